@@ -1,0 +1,335 @@
+//! Events: facts about a merchant, in the past tense.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use ts_rs::TS;
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use crate::Moment;
+use crate::ids::{OutletId, PaymentId, ProductId, RegisterId, SaleId, StaffId, VariantId};
+use crate::quantity::Quantity;
+use crate::topic::{Channel, Topic};
+use crate::view::View;
+
+/// Something that happened to a merchant: complete on its own, never edited once released.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema, TS)]
+#[serde(tag = "type", content = "data")]
+pub enum Event {
+    #[serde(rename = "sale.completed")]
+    SaleCompleted(SaleCompleted),
+    #[serde(rename = "payment.captured")]
+    PaymentCaptured(PaymentCaptured),
+    #[serde(rename = "stock.changed")]
+    StockChanged(StockChanged),
+    #[serde(rename = "product.changed")]
+    ProductChanged(ProductChanged),
+    #[serde(rename = "outlet.opened")]
+    OutletOpened(OutletOpened),
+    #[serde(rename = "register.enrolled")]
+    RegisterEnrolled(RegisterEnrolled),
+    #[serde(rename = "access.revoked")]
+    AccessRevoked(AccessRevoked),
+}
+
+impl Event {
+    /// The word of every variant.
+    pub const KINDS: &'static [&'static str] = &[
+        "sale.completed",
+        "payment.captured",
+        "stock.changed",
+        "product.changed",
+        "outlet.opened",
+        "register.enrolled",
+        "access.revoked",
+    ];
+
+    /// The channels on which this event is heard.
+    pub fn channels(&self) -> Vec<Channel> {
+        vec![match self {
+            Self::SaleCompleted(sale) => Topic::Sales.at(sale.outlet).by(sale.register),
+            Self::PaymentCaptured(payment) => Topic::Payments.at(payment.outlet).by(payment.register),
+            Self::StockChanged(level) => Topic::Stock.at(level.outlet),
+            Self::ProductChanged(_) => Topic::Catalog.everywhere(),
+            Self::OutletOpened(opened) => Topic::Outlets.at(opened.outlet),
+            Self::RegisterEnrolled(enrolled) => Topic::Outlets.at(enrolled.outlet),
+            Self::AccessRevoked(_) => Topic::Access.everywhere(),
+        }]
+    }
+
+    /// The least view that hears of it at all.
+    pub fn least_view(&self) -> View {
+        match self {
+            Self::SaleCompleted(_)
+            | Self::StockChanged(_)
+            | Self::ProductChanged(_)
+            | Self::OutletOpened(_)
+            | Self::RegisterEnrolled(_) => View::Display,
+            Self::PaymentCaptured(_) => View::Till,
+            Self::AccessRevoked(_) => View::Office,
+        }
+    }
+
+    /// Where it happened.
+    pub fn place(&self) -> (Option<OutletId>, Option<RegisterId>) {
+        match self {
+            Self::SaleCompleted(sale) => (Some(sale.outlet), Some(sale.register)),
+            Self::PaymentCaptured(payment) => (Some(payment.outlet), Some(payment.register)),
+            Self::StockChanged(level) => (Some(level.outlet), None),
+            Self::OutletOpened(opened) => (Some(opened.outlet), None),
+            Self::RegisterEnrolled(enrolled) => (Some(enrolled.outlet), Some(enrolled.register)),
+            Self::ProductChanged(_) | Self::AccessRevoked(_) => (None, None),
+        }
+    }
+}
+
+/// A sale was completed: its lines are out of stock and its total is paid.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema, TS, ToSchema)]
+pub struct SaleCompleted {
+    pub sale: SaleId,
+    /// The receipt's number, unique for the merchant.
+    pub number: String,
+    pub outlet: OutletId,
+    pub register: RegisterId,
+    /// The day it counts for at the outlet, as `YYYY-MM-DD`.
+    pub business_date: String,
+    /// ISO 4217. Amounts are integers in its minor unit; the rupiah's is the rupiah.
+    pub currency: String,
+    pub lines: Vec<SaleLine>,
+    /// The lines before any discount.
+    #[ts(type = "number")]
+    pub subtotal_minor: i64,
+    /// All discounts, of lines and of the sale.
+    #[ts(type = "number")]
+    pub discount_minor: i64,
+    #[ts(type = "number")]
+    pub total_minor: i64,
+    pub tenders: Vec<Tender>,
+}
+
+/// A line of a sale.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema, TS, ToSchema)]
+pub struct SaleLine {
+    /// From 1, as on the receipt.
+    pub line: u32,
+    pub variant: VariantId,
+    pub sku: String,
+    /// The name as it was on the day.
+    pub name: String,
+    pub quantity: Quantity,
+    #[ts(type = "number")]
+    pub unit_price_minor: i64,
+    /// The line's own discount and its share of the sale's.
+    #[ts(type = "number")]
+    pub discount_minor: i64,
+    #[ts(type = "number")]
+    pub total_minor: i64,
+}
+
+/// How a sale was paid, or a part of it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema, TS, ToSchema)]
+pub struct Tender {
+    pub payment: PaymentId,
+    pub method: Method,
+    /// What it pays of the sale.
+    #[ts(type = "number")]
+    pub amount_minor: i64,
+    /// What was handed over; more than the amount only for cash.
+    #[ts(type = "number")]
+    pub tendered_minor: i64,
+    /// What was given back.
+    #[ts(type = "number")]
+    pub change_minor: i64,
+}
+
+/// A way to pay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema, TS, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Method {
+    Cash,
+    Card,
+    Qris,
+    Transfer,
+    Ewallet,
+}
+
+impl Method {
+    /// The word on the wire and in the database.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Cash => "cash",
+            Self::Card => "card",
+            Self::Qris => "qris",
+            Self::Transfer => "transfer",
+            Self::Ewallet => "ewallet",
+        }
+    }
+
+    /// Reads the word.
+    pub fn of(word: &str) -> Option<Self> {
+        [Self::Cash, Self::Card, Self::Qris, Self::Transfer, Self::Ewallet].into_iter().find(|it| it.as_str() == word)
+    }
+}
+
+/// Money arrived for a sale.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema, TS)]
+pub struct PaymentCaptured {
+    pub payment: PaymentId,
+    pub sale: SaleId,
+    pub outlet: OutletId,
+    pub register: RegisterId,
+    pub method: Method,
+    pub currency: String,
+    #[ts(type = "number")]
+    pub amount_minor: i64,
+    #[ts(type = "number")]
+    pub tendered_minor: i64,
+    #[ts(type = "number")]
+    pub change_minor: i64,
+}
+
+/// The level of a variant at an outlet is now another.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema, TS)]
+pub struct StockChanged {
+    pub outlet: OutletId,
+    pub variant: VariantId,
+    pub sku: String,
+    pub name: String,
+    /// What is there now.
+    pub on_hand: Quantity,
+    /// By how much it changed; negative for what left.
+    pub change: Quantity,
+    pub reason: StockReason,
+    /// The document that moved it: a sale, a delivery, a count.
+    pub document: Option<Uuid>,
+}
+
+/// Why stock moved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema, TS, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum StockReason {
+    /// Sold.
+    Sale,
+    /// Bought in.
+    Received,
+    /// Corrected after a count.
+    Counted,
+    /// Broken, spoiled or stolen.
+    Lost,
+}
+
+impl StockReason {
+    /// The word on the wire and in the database.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Sale => "sale",
+            Self::Received => "received",
+            Self::Counted => "counted",
+            Self::Lost => "lost",
+        }
+    }
+
+    /// Reads the word.
+    pub fn of(word: &str) -> Option<Self> {
+        [Self::Sale, Self::Received, Self::Counted, Self::Lost].into_iter().find(|it| it.as_str() == word)
+    }
+}
+
+/// A product is new or was changed; this is all of it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema, TS)]
+pub struct ProductChanged {
+    pub product: ProductId,
+    pub name: String,
+    pub department: Option<String>,
+    pub category: Option<String>,
+    pub brand: Option<String>,
+    pub package: Option<String>,
+    pub currency: String,
+    /// Whether it can be sold.
+    pub active: bool,
+    /// Counts the changes of this product, from 1.
+    #[ts(type = "number")]
+    pub version: i64,
+    pub variants: Vec<VariantState>,
+}
+
+/// A variant, as an event or a snapshot shows it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema, TS, ToSchema)]
+pub struct VariantState {
+    pub variant: VariantId,
+    pub sku: String,
+    /// What tells it from the product's other variants, if it has any.
+    pub name: Option<String>,
+    /// Its price for one unit.
+    #[ts(type = "number")]
+    pub price_minor: i64,
+    pub barcodes: Vec<String>,
+}
+
+/// The merchant opened an outlet.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema, TS)]
+pub struct OutletOpened {
+    pub outlet: OutletId,
+    pub code: String,
+    pub name: String,
+    /// An IANA name such as `Asia/Jakarta`.
+    pub time_zone: String,
+}
+
+/// An outlet has a new register.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema, TS)]
+pub struct RegisterEnrolled {
+    pub outlet: OutletId,
+    pub register: RegisterId,
+    pub code: String,
+    pub name: String,
+}
+
+/// Someone's tokens are no longer good.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema, TS)]
+pub struct AccessRevoked {
+    pub staff: StaffId,
+    /// Tokens issued up to this moment are dead.
+    #[serde(with = "time::serde::rfc3339")]
+    #[schemars(with = "String", extend("format" = "date-time"))]
+    #[ts(type = "string")]
+    pub issued_until: Moment,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::schema::EventKind;
+    use crate::topic::TOPICS;
+
+    #[test]
+    fn every_variant_is_in_the_list_and_in_one_topic() {
+        let variants: Vec<String> = EventKind::all().into_iter().map(|kind| kind.name).collect();
+        assert_eq!(variants, Event::KINDS);
+        let mut listed: Vec<&str> = TOPICS.iter().flat_map(|row| row.events).copied().collect();
+        let mut variants = Event::KINDS.to_vec();
+        listed.sort_unstable();
+        variants.sort_unstable();
+        assert_eq!(listed, variants);
+    }
+
+    #[test]
+    fn an_event_is_heard_where_the_table_says() {
+        for kind in EventKind::all() {
+            for channel in kind.sample.channels() {
+                let row = channel.topic.row();
+                assert!(row.events.contains(&kind.name.as_str()), "{} is heard on {channel}", kind.name);
+                assert_eq!(channel.to_string().parse(), Ok(channel), "{} is heard where nobody can join", kind.name);
+            }
+        }
+    }
+
+    #[test]
+    fn whoever_may_join_a_topic_hears_all_of_it() {
+        for kind in EventKind::all() {
+            for role in kind.sample.channels().iter().flat_map(|channel| channel.topic.row().roles) {
+                assert!(role.view() >= kind.sample.least_view(), "{role:?} joins and never hears {}", kind.name);
+            }
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! One event of each type: examples for the documents, and what tests hold against them.
+
+use time::macros::datetime;
+use uuid::Uuid;
+
+use crate::Moment;
+use crate::envelope::{Envelope, Stored};
+use crate::event::{
+    AccessRevoked, Event, Method, OutletOpened, PaymentCaptured, ProductChanged, RegisterEnrolled, SaleCompleted,
+    SaleLine, StockChanged, StockReason, Tender, VariantState,
+};
+use crate::ids::{OutletId, PaymentId, ProductId, RegisterId, SaleId, StaffId, VariantId};
+use crate::position::Position;
+use crate::quantity::Quantity;
+use crate::view::View;
+
+const COMPLETED_AT: Moment = datetime!(2026-03-14 09:26:53 UTC);
+const RECORDED_AT: Moment = datetime!(2026-03-14 09:26:53.118 UTC);
+
+const OUTLET: OutletId = OutletId(id(1));
+const REGISTER: RegisterId = RegisterId(id(2));
+const STAFF: StaffId = StaffId(id(3));
+const PRODUCT: ProductId = ProductId(id(4));
+const VARIANT: VariantId = VariantId(id(5));
+const SALE: SaleId = SaleId(id(6));
+const PAYMENT: PaymentId = PaymentId(id(7));
+
+/// An id that reads like the real ones and never changes.
+const fn id(number: u128) -> Uuid {
+    Uuid::from_u128(0x0196_0000_0000_7000_8000_0000_0000_0000 | number)
+}
+
+/// Where a sample stands in its journal.
+pub const POSITION: Position = Position { seq: 1041, event: Some(1), tag: [0x9f, 0x3a, 0xc2, 0xd1] };
+
+/// One event of each type, in the order of [`Event`].
+pub fn events() -> Vec<Event> {
+    vec![
+        Event::SaleCompleted(sale()),
+        Event::PaymentCaptured(PaymentCaptured {
+            payment: PAYMENT,
+            sale: SALE,
+            outlet: OUTLET,
+            register: REGISTER,
+            method: Method::Cash,
+            currency: "IDR".into(),
+            amount_minor: 45_000,
+            tendered_minor: 50_000,
+            change_minor: 5_000,
+        }),
+        Event::StockChanged(StockChanged {
+            outlet: OUTLET,
+            variant: VARIANT,
+            sku: "KOPI-SUSU".into(),
+            name: "Kopi susu".into(),
+            on_hand: units(38),
+            change: units(-2),
+            reason: StockReason::Sale,
+            document: Some(SALE.0),
+        }),
+        Event::ProductChanged(ProductChanged {
+            product: PRODUCT,
+            name: "Kopi susu".into(),
+            department: Some("Drinks".into()),
+            category: Some("Coffee".into()),
+            brand: None,
+            package: None,
+            currency: "IDR".into(),
+            active: true,
+            version: 2,
+            variants: vec![VariantState {
+                variant: VARIANT,
+                sku: "KOPI-SUSU".into(),
+                name: None,
+                price_minor: 25_000,
+                barcodes: vec!["8991234567897".into()],
+            }],
+        }),
+        Event::OutletOpened(OutletOpened {
+            outlet: OUTLET,
+            code: "JKT1".into(),
+            name: "Corner Bakery Menteng".into(),
+            time_zone: "Asia/Jakarta".into(),
+        }),
+        Event::RegisterEnrolled(RegisterEnrolled {
+            outlet: OUTLET,
+            register: REGISTER,
+            code: "K1".into(),
+            name: "Front till".into(),
+        }),
+        Event::AccessRevoked(AccessRevoked { staff: STAFF, issued_until: COMPLETED_AT }),
+    ]
+}
+
+fn sale() -> SaleCompleted {
+    SaleCompleted {
+        sale: SALE,
+        number: "JKT1-K1-000172".into(),
+        outlet: OUTLET,
+        register: REGISTER,
+        business_date: "2026-03-14".into(),
+        currency: "IDR".into(),
+        lines: vec![SaleLine {
+            line: 1,
+            variant: VARIANT,
+            sku: "KOPI-SUSU".into(),
+            name: "Kopi susu".into(),
+            quantity: units(2),
+            unit_price_minor: 25_000,
+            discount_minor: 5_000,
+            total_minor: 45_000,
+        }],
+        subtotal_minor: 50_000,
+        discount_minor: 5_000,
+        total_minor: 45_000,
+        tenders: vec![Tender {
+            payment: PAYMENT,
+            method: Method::Cash,
+            amount_minor: 45_000,
+            tendered_minor: 50_000,
+            change_minor: 5_000,
+        }],
+    }
+}
+
+fn units(units: i64) -> Quantity {
+    Quantity::from_thousandths(units * 1000).expect("a sample's quantity is small")
+}
+
+/// The sample as its entry stores it.
+pub fn stored(event: &Event) -> Stored {
+    Stored::new(event, COMPLETED_AT, Some(STAFF)).expect("the contract's own types are JSON")
+}
+
+/// The stored sample as a view sees it.
+pub fn envelope(stored: &Stored, view: View) -> Envelope<'_> {
+    stored.envelope(view, POSITION.seq, (1, 1), RECORDED_AT).expect("what was just stored is JSON")
+}

@@ -1,0 +1,171 @@
+//! The wire: what travels between a screen and a gateway besides the events themselves.
+//!
+//! Namespace `/`. No packet to a screen but events, `ready`, `caught_up`, `snapshot` and `position` ends in a string:
+//! the stock client takes any last string as its offset.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use ts_rs::TS;
+
+use crate::position::Position;
+use crate::topic::Channel;
+
+/// The most channels that one screen may have joined.
+pub const CHANNELS_MAX: usize = 64;
+
+/// The longest text that can name a channel, in bytes. Longer ones are unknown without being read.
+pub const CHANNEL_BYTES_MAX: usize = 128;
+
+/// What a screen sends when it connects: the `auth` of a Socket.IO client.
+#[derive(Clone, Debug, Deserialize, JsonSchema, TS)]
+pub struct Connect {
+    /// A bearer token, as for REST. The client should pass `auth` as a function, so that a reconnect sends a fresh one.
+    pub token: String,
+    /// What to join at once; names that are not allowed come back as denied.
+    #[serde(default)]
+    #[ts(optional, as = "Option<_>")]
+    pub channels: Vec<String>,
+    /// The last position seen, to hear everything that followed it.
+    #[serde(default)]
+    #[ts(optional)]
+    pub after: Option<String>,
+    /// Set by clients that recover by themselves: the private id of the connection that was lost.
+    #[serde(default)]
+    #[ts(optional)]
+    pub pid: Option<String>,
+    /// Set by clients that recover by themselves: the last offset seen. It beats `after`.
+    #[serde(default)]
+    #[ts(optional)]
+    pub offset: Option<String>,
+}
+
+/// `ready`: the first packet to a screen. The position that replay starts from follows it.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema, TS)]
+pub struct Ready {
+    pub joined: Vec<Channel>,
+    pub denied: Vec<Denied>,
+    /// Whether a lost connection was taken up again, its channels with it.
+    pub recovered: bool,
+}
+
+/// A channel that was not joined.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema, TS)]
+pub struct Denied {
+    /// The channel, as it was asked for.
+    pub channel: String,
+    pub code: DeniedCode,
+}
+
+/// Why a channel was not joined.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema, TS)]
+#[serde(rename_all = "snake_case")]
+pub enum DeniedCode {
+    /// No such topic, or it cannot be narrowed like that.
+    UnknownChannel,
+    /// The token does not allow it.
+    Forbidden,
+    /// More than a screen may have joined.
+    TooMany,
+}
+
+/// `caught_up`: a replay ended, what follows is live. The position it ended at follows it.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, JsonSchema, TS)]
+pub struct CaughtUp {
+    /// How many events were replayed.
+    #[ts(type = "number")]
+    pub replayed: u64,
+}
+
+/// `position`: nothing for this screen, but the journal has moved. The position follows it.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, JsonSchema, TS)]
+pub struct Moved {}
+
+/// `snapshot_required`: the position cannot be served. Fetch `GET /v1/snapshot` and go on from the position there.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema, TS)]
+pub struct SnapshotRequired {
+    pub reason: SnapshotReason,
+    /// The oldest position that could be served, if any.
+    pub oldest: Option<OldestPosition>,
+}
+
+/// A position inside an object, so that no packet ends in a string by accident.
+pub type OldestPosition = Position;
+
+/// Why a position cannot be served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema, TS)]
+#[serde(rename_all = "snake_case")]
+pub enum SnapshotReason {
+    /// The journal no longer reaches back that far.
+    Expired,
+    /// The journal's history is another: a backup was restored, or the position is of another merchant.
+    Diverged,
+}
+
+/// `join` and `leave`, sent by a screen.
+#[derive(Clone, Debug, Deserialize, JsonSchema, TS)]
+pub struct Join {
+    pub channels: Vec<String>,
+}
+
+/// The acknowledgement of `join` and `leave`.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema, TS)]
+pub struct Joined {
+    pub ok: bool,
+    /// Everything that is joined now.
+    pub joined: Vec<Channel>,
+    pub denied: Vec<Denied>,
+    /// Where it took effect: later events follow the new channels.
+    pub position: Option<Position>,
+}
+
+/// `auth`, sent by a screen: a fresh token, in band.
+#[derive(Clone, Debug, Deserialize, JsonSchema, TS)]
+pub struct Auth {
+    pub token: String,
+}
+
+/// The acknowledgement of `auth`, and of anything that went wrong.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema, TS)]
+pub struct Acknowledged {
+    pub ok: bool,
+    /// A stable word for what went wrong.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[ts(optional)]
+    pub code: Option<String>,
+}
+
+/// The `data` of a refused connection, beside its `message`.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema, TS)]
+pub struct Refused {
+    /// `unauthenticated`, `invalid_auth`, `unavailable` …
+    pub code: String,
+    /// Whether trying again later with the same token can help.
+    pub retry: bool,
+}
+
+/// `signed_out`: the token is no longer good; the connection closes after it.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema, TS)]
+pub struct SignedOut {
+    pub reason: SignedOutReason,
+}
+
+/// Why a screen was signed out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema, TS)]
+#[serde(rename_all = "snake_case")]
+pub enum SignedOutReason {
+    Expired,
+    Revoked,
+    /// The gateway could not reach the database for too long to vouch for anyone.
+    Unverifiable,
+}
+
+/// `token_expiring`: send `auth` with a fresh token within so many seconds.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, JsonSchema, TS)]
+pub struct TokenExpiring {
+    #[ts(type = "number")]
+    pub seconds: u64,
+}
+
+/// `draining`: this node is going away; the connection closes and should be made again.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, JsonSchema, TS)]
+pub struct Draining {}

@@ -1,0 +1,124 @@
+//! What a server may be told, with defaults that are safe on an open network.
+
+use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
+
+use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
+use http::{Extensions, HeaderName, HeaderValue, header};
+
+/// Finds a client's address among a request's extensions.
+pub type RemoteAddr = Arc<dyn Fn(&Extensions) -> Option<SocketAddr> + Send + Sync>;
+
+/// Settings of one server. Every bound is per connection unless it says otherwise.
+#[derive(Clone)]
+pub struct Config {
+    /// Time from a pong (or the handshake) to the next ping. 25 s.
+    pub ping_interval: Duration,
+    /// Time a peer has to answer a ping. 20 s.
+    pub ping_timeout: Duration,
+    /// Largest message from a client in bytes: HTTP body, WebSocket message and frame. 64 KiB.
+    pub max_payload: usize,
+    /// Time a client has to join its first namespace. 45 s.
+    pub connect_timeout: Duration,
+    /// Time an upgrade to WebSocket may take, from the request to packet `5`. 10 s.
+    pub upgrade_timeout: Duration,
+    /// A WebSocket whose peer takes no byte for this long is closed. 30 s. What counts is the kernel taking bytes from us, and Linux
+    /// says that it may only when a third of the send buffer is free: the listener should cap `SO_SNDBUF` (64 KiB, say), or a
+    /// slow but honest reader looks stalled behind megabytes that the kernel took at once.
+    pub write_deadline: Duration,
+    /// Time [`emit_with_ack`](crate::SocketRef::emit_with_ack) waits for an answer. 10 s.
+    pub ack_timeout: Duration,
+    /// Events whose acknowledgement a socket may wait for at once. 64.
+    pub pending_acks_max: usize,
+    /// Packets queued for one connection, those being written included. 256.
+    pub queue_packets_max: usize,
+    /// Bytes queued for one connection, those being written included. 1 MiB.
+    pub queue_bytes_max: usize,
+    /// Events read but not yet handled; beyond it the connection is not read further. 32.
+    pub incoming_events_max: usize,
+    /// Binary attachments of one incoming event. Their sum is bounded by `max_payload`. 16.
+    pub attachments_max: usize,
+    /// Who may call from a browser.
+    pub origins: Origins,
+    /// Sessions of this server at once, all connections together. 65,536.
+    pub sockets_max: usize,
+    /// What `Retry-After` says on a 503, in whole seconds. 5 s.
+    pub retry_after: Duration,
+    /// Request headers copied out for middleware; nothing else of a request is kept.
+    /// `origin`, `user-agent`, `x-forwarded-for`, `traceparent`.
+    pub headers_kept: Vec<HeaderName>,
+    /// Makes Engine.IO session ids. Whoever knows one owns its polling session: it must be unguessable, unique and URL-safe.
+    /// 144 random bits by default.
+    pub session_id: Arc<dyn Fn() -> String + Send + Sync>,
+    /// Finds the client's address among a request's extensions. The default knows a bare [`SocketAddr`];
+    /// with axum: `Arc::new(|e| e.get::<ConnectInfo<SocketAddr>>().map(|info| info.0))`.
+    pub remote_addr: RemoteAddr,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            ping_interval: Duration::from_secs(25),
+            ping_timeout: Duration::from_secs(20),
+            max_payload: 64 * 1024,
+            connect_timeout: Duration::from_secs(45),
+            upgrade_timeout: Duration::from_secs(10),
+            write_deadline: Duration::from_secs(30),
+            ack_timeout: Duration::from_secs(10),
+            pending_acks_max: 64,
+            queue_packets_max: 256,
+            queue_bytes_max: 1024 * 1024,
+            incoming_events_max: 32,
+            attachments_max: 16,
+            origins: Origins::List(Vec::new()),
+            sockets_max: 65_536,
+            retry_after: Duration::from_secs(5),
+            headers_kept: vec![
+                header::ORIGIN,
+                header::USER_AGENT,
+                HeaderName::from_static("x-forwarded-for"),
+                HeaderName::from_static("traceparent"),
+            ],
+            session_id: Arc::new(random_session_id),
+            remote_addr: Arc::new(|extensions| extensions.get().copied()),
+        }
+    }
+}
+
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Config")
+            .field("ping_interval", &self.ping_interval)
+            .field("ping_timeout", &self.ping_timeout)
+            .field("max_payload", &self.max_payload)
+            .field("origins", &self.origins)
+            .field("sockets_max", &self.sockets_max)
+            .finish_non_exhaustive()
+    }
+}
+
+fn random_session_id() -> String {
+    BASE64_URL_SAFE_NO_PAD.encode(rand::random::<[u8; 18]>())
+}
+
+/// Which `Origin` headers are let in, over both transports. Requests without one (phones, servers) always are.
+#[derive(Clone, Debug)]
+pub enum Origins {
+    /// Every page on the web. CORS answers `*`, hence browsers send no cookies.
+    Any,
+    /// Exactly these, e.g. `https://app.example.com`; the server's own origin needs listing too.
+    List(Vec<HeaderValue>),
+}
+
+impl Origins {
+    /// A list from strings; one that cannot be a header value is left out, hence refused.
+    pub fn list<'a>(origins: impl IntoIterator<Item = &'a str>) -> Self {
+        Origins::List(origins.into_iter().filter_map(|origin| HeaderValue::from_str(origin).ok()).collect())
+    }
+
+    pub(crate) fn admits(&self, origin: Option<&HeaderValue>) -> bool {
+        match (self, origin) {
+            (Origins::Any, _) | (_, None) => true,
+            (Origins::List(list), Some(origin)) => list.contains(origin),
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! Counters for metrics. Reading them costs a few atomic loads and takes no lock.
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+
+use crate::{CloseReason, Transport};
+
+/// Why a request was refused before it reached a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+#[non_exhaustive]
+pub enum RefusedReason {
+    /// Wrong `EIO` or `transport`, a method out of place: 400.
+    BadRequest,
+    /// The `sid` names no session, or one that has ended or been upgraded: 400.
+    UnknownSession,
+    /// An `Origin` that is not allowed: 403.
+    ForeignOrigin,
+    /// As many sessions as allowed, or shutting down: 503.
+    Busy,
+    /// A body above `max_payload`: 413.
+    TooLarge,
+}
+
+impl RefusedReason {
+    /// Names in snake case, in the order of the variants.
+    pub const NAMES: [&'static str; 5] = ["bad_request", "unknown_session", "foreign_origin", "busy", "too_large"];
+}
+
+#[derive(Default)]
+pub(crate) struct Counters {
+    sessions: [AtomicUsize; 2],
+    handshakes: [AtomicU64; 2],
+    upgrades: AtomicU64,
+    refused: [AtomicU64; RefusedReason::NAMES.len()],
+    closed: [AtomicU64; CloseReason::KINDS.len()],
+}
+
+impl Counters {
+    pub fn opened(&self, transport: Transport) {
+        self.sessions[transport as usize].fetch_add(1, Relaxed);
+        self.handshakes[transport as usize].fetch_add(1, Relaxed);
+    }
+
+    pub fn upgraded(&self) {
+        self.sessions[Transport::Polling as usize].fetch_sub(1, Relaxed);
+        self.sessions[Transport::WebSocket as usize].fetch_add(1, Relaxed);
+        self.upgrades.fetch_add(1, Relaxed);
+    }
+
+    pub fn ended(&self, transport: Transport) {
+        self.sessions[transport as usize].fetch_sub(1, Relaxed);
+    }
+
+    pub fn closed(&self, reason: CloseReason) {
+        self.closed[reason.kind()].fetch_add(1, Relaxed);
+    }
+
+    pub fn refused(&self, reason: RefusedReason) {
+        self.refused[reason as usize].fetch_add(1, Relaxed);
+    }
+
+    pub fn read(&self) -> CountersView {
+        let [polling, websocket] = &self.sessions;
+        CountersView {
+            sessions_polling: polling.load(Relaxed),
+            sessions_websocket: websocket.load(Relaxed),
+            handshakes_polling: self.handshakes[0].load(Relaxed),
+            handshakes_websocket: self.handshakes[1].load(Relaxed),
+            upgrades: self.upgrades.load(Relaxed),
+            refused: std::array::from_fn(|k| (RefusedReason::NAMES[k], self.refused[k].load(Relaxed))),
+            closed: std::array::from_fn(|k| (CloseReason::KINDS[k], self.closed[k].load(Relaxed))),
+        }
+    }
+}
+
+/// What the counters showed at one moment. All but the two `sessions_…` only ever grow.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct CountersView {
+    /// Open sessions on long-polling, now.
+    pub sessions_polling: usize,
+    /// Open sessions on WebSocket, now.
+    pub sessions_websocket: usize,
+    /// Sessions that began with long-polling.
+    pub handshakes_polling: u64,
+    /// Sessions that began with WebSocket.
+    pub handshakes_websocket: u64,
+    /// Sessions that went from long-polling to WebSocket.
+    pub upgrades: u64,
+    /// Requests refused, by [`RefusedReason`].
+    pub refused: [(&'static str, u64); RefusedReason::NAMES.len()],
+    /// Sessions closed and sockets that left, by [`CloseReason::name`].
+    pub closed: [(&'static str, u64); CloseReason::KINDS.len()],
+}
+
+impl CountersView {
+    /// Sessions closed, or sockets that left, for this reason.
+    pub fn closed(&self, reason: CloseReason) -> u64 {
+        self.closed[reason.kind()].1
+    }
+
+    /// Requests refused for this reason.
+    pub fn refused(&self, reason: RefusedReason) -> u64 {
+        self.refused[reason as usize].1
+    }
+}

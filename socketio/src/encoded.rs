@@ -1,0 +1,268 @@
+//! Packets encoded once and shared by every socket that sends them.
+//!
+//! An [`Encoded`] holds the very bytes a WebSocket carries, frame headers included: a server's frames are not masked, so
+//! one image fits all connections and a write hands the kernel shared slices. Polling takes the text out of the middle.
+
+use std::{fmt, sync::Arc};
+
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use bytes::Bytes;
+use serde::Serialize;
+use socketioxide_core::{Value, parser::Parse};
+use socketioxide_parser_common::CommonParser;
+
+use crate::EncodeError;
+
+/// Separates packets in a polling payload.
+pub(crate) const SEPARATOR: u8 = 0x1e;
+
+const TEXT: u8 = 0x81;
+const BINARY: u8 = 0x82;
+const CLOSE: u8 = 0x88;
+
+/// A packet ready for the wire, binary attachments included. Cloning shares the bytes.
+#[derive(Clone)]
+pub struct Encoded(Arc<Image>);
+
+struct Image {
+    /// WebSocket frames, one after the other: the text, then one per attachment.
+    frames: Box<[u8]>,
+    /// Where the text's payload lies within `frames`; empty when there is none.
+    text: std::ops::Range<usize>,
+    attachments: Box<[Bytes]>,
+}
+
+impl Encoded {
+    /// `42["name",…]`: an event of the main namespace. A tuple becomes several arguments, anything else is one (`()` is `null`;
+    /// for none at all see [`Encoded::event_json`]); values that serialise as bytes (such as [`Bytes`]) become binary attachments.
+    ///
+    /// # Errors
+    /// When `args` cannot be written as JSON.
+    pub fn event<T: Serialize + ?Sized>(name: &str, args: &T) -> Result<Self, EncodeError> {
+        Self::event_in("/", name, args)
+    }
+
+    /// The same for the namespace `ns`, which begins with a slash.
+    ///
+    /// # Errors
+    /// As [`Encoded::event`].
+    pub fn event_in<T: Serialize + ?Sized>(ns: &str, name: &str, args: &T) -> Result<Self, EncodeError> {
+        Self::message(Kind::Event, ns, None, args_of(args, Some(name))?)
+    }
+
+    /// An event of the main namespace whose arguments are JSON already, one string an argument; they are copied as they are.
+    /// The caller vouches for them: a client closes on what it cannot parse.
+    pub fn event_json(name: &str, args: &[&str]) -> Self {
+        Self::event_json_in("/", name, args)
+    }
+
+    /// The same for the namespace `ns`.
+    pub fn event_json_in(ns: &str, name: &str, args: &[&str]) -> Self {
+        let mut json = String::with_capacity(name.len() + 4 + args.iter().map(|arg| arg.len() + 1).sum::<usize>());
+        json.push('[');
+        json.push_str(&serde_json::Value::from(name).to_string());
+        for arg in args {
+            json.push(',');
+            json.push_str(arg);
+        }
+        json.push(']');
+        Self::socketio(Kind::Event, ns, None, &json, Vec::new())
+    }
+
+    pub(crate) fn event_with_ack<T: Serialize + ?Sized>(
+        ns: &str,
+        name: &str,
+        id: u64,
+        args: &T,
+    ) -> Result<Self, EncodeError> {
+        Self::message(Kind::Event, ns, Some(id), args_of(args, Some(name))?)
+    }
+
+    pub(crate) fn ack<T: Serialize + ?Sized>(ns: &str, id: u64, args: &T) -> Result<Self, EncodeError> {
+        Self::message(Kind::Ack, ns, Some(id), args_of(args, None)?)
+    }
+
+    fn message(kind: Kind, ns: &str, id: Option<u64>, args: Value) -> Result<Self, EncodeError> {
+        match args {
+            Value::Str(json, attachments) => {
+                Ok(Self::socketio(kind, ns, id, &json, attachments.unwrap_or_default().into()))
+            }
+            Value::Bytes(_) => Err(EncodeError::NotText),
+        }
+    }
+
+    /// Any Socket.IO packet: its type, namespace, ack id, JSON and attachments.
+    pub(crate) fn socketio(kind: Kind, ns: &str, id: Option<u64>, json: &str, attachments: Vec<Bytes>) -> Self {
+        use std::fmt::Write as _;
+        let mut text = String::with_capacity(json.len() + ns.len() + 24);
+        text.push('4');
+        // Writing to a String cannot fail.
+        if attachments.is_empty() {
+            let _ = write!(text, "{}", kind as u8);
+        } else {
+            let _ = write!(text, "{}{}-", kind as u8 + 3, attachments.len());
+        }
+        if ns != "/" {
+            text.push_str(ns);
+            text.push(',');
+        }
+        if let Some(id) = id {
+            let _ = write!(text, "{id}");
+        }
+        text.push_str(json);
+        Self::image(&text, attachments)
+    }
+
+    /// A bare Engine.IO packet, e.g. `4hello` or the ping `2`.
+    pub fn engine_text(packet: &str) -> Self {
+        Self::image(packet, Vec::new())
+    }
+
+    /// A bare Engine.IO binary message.
+    pub fn engine_binary(message: Bytes) -> Self {
+        Self::image("", vec![message])
+    }
+
+    fn image(text: &str, attachments: Vec<Bytes>) -> Self {
+        let size = text.len() + attachments.iter().map(|bytes| bytes.len() + FRAME_HEADER_MAX).sum::<usize>();
+        let mut frames = Vec::with_capacity(size + FRAME_HEADER_MAX);
+        let mut at = 0..0;
+        if !text.is_empty() {
+            frame(&mut frames, TEXT, text.as_bytes());
+            at = frames.len() - text.len()..frames.len();
+        }
+        for attachment in &attachments {
+            frame(&mut frames, BINARY, attachment);
+        }
+        Encoded(Arc::new(Image { frames: frames.into(), text: at, attachments: attachments.into() }))
+    }
+
+    /// A WebSocket close frame, which polling never sees.
+    pub(crate) fn close_frame(code: u16, reason: &str) -> Self {
+        let mut payload = code.to_be_bytes().to_vec();
+        payload.extend_from_slice(&reason.as_bytes()[..reason.floor_char_boundary(123)]);
+        let mut frames = Vec::with_capacity(payload.len() + 2);
+        frame(&mut frames, CLOSE, &payload);
+        Encoded(Arc::new(Image { frames: frames.into(), text: 0..0, attachments: Box::default() }))
+    }
+
+    /// Bytes this packet takes on a WebSocket; what a queue's byte bound counts.
+    pub fn size(&self) -> usize {
+        self.0.frames.len()
+    }
+
+    pub(crate) fn frames(&self) -> &[u8] {
+        &self.0.frames
+    }
+
+    /// Appends the packet as polling carries it, after a separator if something came before.
+    pub(crate) fn write_payload(&self, payload: &mut Vec<u8>) {
+        if !self.0.text.is_empty() {
+            separate(payload);
+            payload.extend_from_slice(&self.0.frames[self.0.text.clone()]);
+        }
+        for attachment in &self.0.attachments {
+            separate(payload);
+            payload.push(b'b');
+            payload.extend_from_slice(BASE64_STANDARD.encode(attachment).as_bytes());
+        }
+    }
+
+    /// The text of the packet, e.g. `42["name",1]`; empty for a binary Engine.IO message.
+    pub fn text(&self) -> &str {
+        std::str::from_utf8(&self.0.frames[self.0.text.clone()]).unwrap_or_default()
+    }
+}
+
+impl fmt::Debug for Encoded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Payloads are the application's and may be private; their size is not.
+        f.debug_struct("Encoded").field("size", &self.size()).finish()
+    }
+}
+
+/// The text types of Socket.IO packets that a server sends; with attachments, event and ack are three higher.
+#[derive(Clone, Copy)]
+pub(crate) enum Kind {
+    Connect = 0,
+    Disconnect = 1,
+    Event = 2,
+    Ack = 3,
+    ConnectError = 4,
+}
+
+fn args_of<T: Serialize + ?Sized>(args: &T, event: Option<&str>) -> Result<Value, EncodeError> {
+    CommonParser.encode_value(args, event).map_err(EncodeError::Json)
+}
+
+fn separate(payload: &mut Vec<u8>) {
+    if !payload.is_empty() {
+        payload.push(SEPARATOR);
+    }
+}
+
+const FRAME_HEADER_MAX: usize = 10;
+
+/// One final, unmasked frame (RFC 6455 §5.2).
+fn frame(out: &mut Vec<u8>, opcode: u8, payload: &[u8]) {
+    out.push(opcode);
+    match payload.len() {
+        len @ 0..126 => out.push(len as u8),
+        len @ 126..0x1_0000 => {
+            out.push(126);
+            out.extend_from_slice(&(len as u16).to_be_bytes());
+        }
+        len => {
+            out.push(127);
+            out.extend_from_slice(&(len as u64).to_be_bytes());
+        }
+    }
+    out.extend_from_slice(payload);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_is_written_once_for_both_transports() {
+        let packet = Encoded::event("sale", &(1, "two")).unwrap();
+        assert_eq!(packet.text(), r#"42["sale",1,"two"]"#);
+        assert_eq!(packet.frames()[..2], [TEXT, packet.text().len() as u8]);
+        let mut payload = b"2".to_vec();
+        packet.write_payload(&mut payload);
+        assert_eq!(payload, b"2\x1e42[\"sale\",1,\"two\"]");
+    }
+
+    #[test]
+    fn bytes_become_attachments() {
+        let packet = Encoded::event_in("/file", "put", &Bytes::from_static(&[1, 2, 3, 4])).unwrap();
+        assert_eq!(packet.text(), r#"451-/file,["put",{"_placeholder":true,"num":0}]"#);
+        let mut payload = Vec::new();
+        packet.write_payload(&mut payload);
+        assert!(payload.ends_with(b"\x1ebAQIDBA=="));
+        assert!(packet.frames().ends_with(&[BINARY, 4, 1, 2, 3, 4]));
+    }
+
+    #[test]
+    fn raw_json_is_copied_and_names_are_escaped() {
+        let packet = Encoded::event_json("say \"hi\"", &["{\"a\":1}", "\"1041.2\""]);
+        assert_eq!(packet.text(), r#"42["say \"hi\"",{"a":1},"1041.2"]"#);
+        assert_eq!(Encoded::event_json("bare", &[]).text(), r#"42["bare"]"#);
+    }
+
+    #[test]
+    fn frame_headers_grow_with_their_payload() {
+        for (len, header) in [(125, 2), (126, 4), (65_535, 4), (65_536, 10)] {
+            let mut out = Vec::new();
+            frame(&mut out, TEXT, &vec![b'a'; len]);
+            assert_eq!(out.len(), len + header);
+        }
+    }
+
+    #[test]
+    fn a_close_reason_is_cut_between_characters() {
+        let packet = Encoded::close_frame(1012, &"é".repeat(100));
+        assert_eq!(packet.frames().len(), 2 + 2 + 122);
+    }
+}

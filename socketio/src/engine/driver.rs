@@ -1,0 +1,243 @@
+//! The one task of a session: reads, writes, heartbeats, and moves the application's work on, all in one poll.
+//!
+//! Invariant: messages reach the conversation in the order they came, those posted before an upgrade first.
+
+use std::{
+    future::{Future, poll_fn},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Instant,
+};
+
+use tokio::time::Sleep;
+use tokio_tungstenite::tungstenite;
+use tracing::debug;
+
+use super::{
+    Conversation, Message, Registered, Session,
+    packet::{Head, Packet, head},
+    polling::{CLOSE_GRACE, FAREWELL_WAIT, Found},
+    websocket::WebSocket,
+};
+use crate::CloseReason;
+
+pub(super) struct Driver<C> {
+    registered: Registered,
+    conversation: C,
+    socket: Option<Box<WebSocket>>,
+    /// One timer for every deadline below. It may fire early, never late.
+    timer: Pin<Box<Sleep>>,
+    ping_at: Instant,
+    pong_due: Option<Instant>,
+    connect_by: Option<Instant>,
+}
+
+impl<C: Conversation> Driver<C> {
+    pub fn new(registered: Registered, conversation: C, socket: Option<Box<WebSocket>>) -> Self {
+        let config = &registered.session.shared.config;
+        let now = Instant::now();
+        let ping_at = now + config.ping_interval;
+        let connect_by = Some(now + config.connect_timeout);
+        let timer = Box::pin(tokio::time::sleep_until(ping_at.into()));
+        Driver { registered, conversation, socket, timer, ping_at, pong_due: None, connect_by }
+    }
+
+    /// Runs the session to its end.
+    pub async fn run(mut self) {
+        let reason = poll_fn(|cx| self.poll(cx)).await;
+        let session = self.session().clone();
+        session.close(reason);
+        // Whoever closed first named the reason.
+        let reason = session.closing().unwrap_or(reason);
+        session.release_post();
+        session.shared.counters.closed(reason);
+        debug!(reason = reason.name(), "Closing a session");
+        let Driver { registered, conversation, mut socket, .. } = self;
+        let part = async move {
+            match &mut socket {
+                Some(socket) => part_websocket(socket, &session, reason).await,
+                None => part_polling(&session, reason).await,
+            }
+            drop(registered);
+        };
+        // Side by side, for a handler must not wait for a peer that is slow to leave. On the heap, for this comes once and the
+        // task is this large all its life.
+        Box::pin(async move { tokio::join!(part, conversation.finish(reason)) }).await;
+    }
+
+    fn session(&self) -> &Arc<Session> {
+        &self.registered.session
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<CloseReason> {
+        self.session().wake_on_change(cx.waker());
+        loop {
+            if let Poll::Ready(reason) = self.conversation.poll_work(cx) {
+                return Poll::Ready(reason);
+            }
+            if let Some(reason) = self.session().closing() {
+                return Poll::Ready(reason);
+            }
+            let read = match self.poll_read(cx) {
+                Ok(read) => read,
+                Err(reason) => return Poll::Ready(reason),
+            };
+            if let Err(reason) = self.poll_write(cx) {
+                return Poll::Ready(reason);
+            }
+            if !read {
+                return self.poll_timers(cx);
+            }
+        }
+    }
+
+    /// Reads one message, if there is one and room for it. True if something moved.
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Result<bool, CloseReason> {
+        if !self.conversation.has_room() {
+            return Ok(false);
+        }
+        let Some(socket) = &mut self.socket else { return self.read_posted() };
+        let message = match socket.poll_read(cx) {
+            Poll::Pending => return Ok(false),
+            Poll::Ready(None) => return Err(CloseReason::ClientClosed),
+            Poll::Ready(Some(message)) => message?,
+        };
+        match message {
+            tungstenite::Message::Text(text) => match head(&text).ok_or(CloseReason::BadPacket)? {
+                Head::Message(message) => self.conversation.receive(Message::Text(message))?,
+                Head::Close => return Err(CloseReason::ClientClosed),
+                Head::Pong => self.pong(),
+                Head::Nothing => {}
+            },
+            tungstenite::Message::Binary(bytes) => self.conversation.receive(Message::Binary(&bytes))?,
+            // WebSocket's own pings are answered by tungstenite; they are no Engine.IO heartbeat.
+            _ => {}
+        }
+        Ok(true)
+    }
+
+    fn read_posted(&mut self) -> Result<bool, CloseReason> {
+        match self.session().next_posted() {
+            Found::Nothing => return Ok(false),
+            Found::Upgraded(socket) => {
+                self.session().shared.counters.upgraded();
+                self.socket = Some(socket);
+            }
+            Found::Packet(Packet::Text(message)) => self.conversation.receive(Message::Text(&message))?,
+            Found::Packet(Packet::Binary(message)) => self.conversation.receive(Message::Binary(&message))?,
+            Found::Packet(Packet::Close) => return Err(CloseReason::ClientClosed),
+            Found::Packet(Packet::Pong) => self.pong(),
+            Found::Packet(Packet::Nothing) => {}
+        }
+        Ok(true)
+    }
+
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> Result<(), CloseReason> {
+        let Driver { socket, registered, .. } = self;
+        match socket.as_mut().map(|socket| socket.poll_write(cx, &registered.session)) {
+            Some(Poll::Ready(Err(_))) => Err(CloseReason::ConnectionLost),
+            _ => Ok(()),
+        }
+    }
+
+    fn poll_timers(&mut self, cx: &mut Context<'_>) -> Poll<CloseReason> {
+        loop {
+            let now = Instant::now();
+            if let Some(reason) = self.overdue(now) {
+                return Poll::Ready(reason);
+            }
+            if self.pong_due.is_none() && now >= self.ping_at {
+                self.ping(now);
+                // The ping is in the queue; on a WebSocket this poll writes it.
+                if let Err(reason) = self.poll_write(cx) {
+                    return Poll::Ready(reason);
+                }
+            }
+            let next = self.next_deadline();
+            // An earlier deadline re-arms the timer; a later one only makes it fire once for nothing.
+            if next < self.timer.deadline().into_std() || self.timer.is_elapsed() {
+                self.timer.as_mut().reset(next.into());
+            }
+            if self.timer.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    fn overdue(&mut self, now: Instant) -> Option<CloseReason> {
+        if self.connect_by.is_some() && self.conversation.is_established() {
+            self.connect_by = None;
+        }
+        if self.connect_by.is_some_and(|by| now >= by) {
+            return Some(CloseReason::ConnectTimeout);
+        }
+        if self.stalls_at().is_some_and(|at| now >= at) {
+            return Some(CloseReason::Stalled);
+        }
+        if self.pong_due.is_some_and(|due| now >= due) {
+            if self.conversation.has_room() {
+                return Some(CloseReason::PingTimeout);
+            }
+            // We are the slow ones: the pong may lie unread behind events nobody has handled yet.
+            self.wait_for_pong(now);
+        }
+        None
+    }
+
+    fn next_deadline(&self) -> Instant {
+        let heartbeat = self.pong_due.unwrap_or(self.ping_at);
+        [self.connect_by, self.stalls_at()].into_iter().flatten().fold(heartbeat, Instant::min)
+    }
+
+    fn stalls_at(&self) -> Option<Instant> {
+        let since = self.socket.as_ref()?.waiting_since()?;
+        Some(since + self.session().shared.config.write_deadline)
+    }
+
+    fn ping(&mut self, now: Instant) {
+        let before = self.conversation.before_ping();
+        let pong_due = now + self.session().shared.config.ping_timeout;
+        self.pong_due = Some(pong_due);
+        self.session().ping(before, self.session().shared.packets.ping.clone(), pong_due);
+    }
+
+    fn wait_for_pong(&mut self, now: Instant) {
+        let pong_due = now + self.session().shared.config.ping_timeout;
+        self.pong_due = Some(pong_due);
+        self.session().state().pong_due = Some(pong_due);
+    }
+
+    fn pong(&mut self) {
+        self.session().pong();
+        self.pong_due = None;
+        self.ping_at = Instant::now() + self.session().shared.config.ping_interval;
+    }
+}
+
+/// Ends a WebSocket: what is queued goes out first if the server chose to close, then the close frame.
+async fn part_websocket(socket: &mut WebSocket, session: &Arc<Session>, reason: CloseReason) {
+    if reason.is_ours() {
+        let flush = poll_fn(|cx| socket.poll_write(cx, session));
+        let _ = tokio::time::timeout(session.shared.config.write_deadline, flush).await;
+    }
+    if !reason.is_silent() {
+        let (code, text) = reason.frame();
+        socket.part(Some(session), code, text).await;
+    }
+    socket.abandon(session);
+}
+
+/// Ends long-polling: the GET in flight gets the last word; where there is one to say, the next GET is waited for.
+async fn part_polling(session: &Arc<Session>, reason: CloseReason) {
+    let wait = match reason {
+        CloseReason::ClientClosed => CLOSE_GRACE,
+        reason if reason.is_ours() || session.has_get() => FAREWELL_WAIT,
+        _ => return,
+    };
+    let said = poll_fn(|cx| {
+        session.wake_on_change(cx.waker());
+        if session.has_said_all() { Poll::Ready(()) } else { Poll::Pending }
+    });
+    let _ = tokio::time::timeout(wait, said).await;
+}

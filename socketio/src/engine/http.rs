@@ -1,0 +1,407 @@
+//! The HTTP face of Engine.IO: which request is a handshake, a poll, a post or an upgrade, and what each is refused for.
+
+use std::{
+    convert::Infallible,
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::upgrade::OnUpgrade;
+use tokio_tungstenite::tungstenite::{Message as Frames, handshake::derive_accept_key};
+use tower_service::Service;
+
+use super::{
+    Application, EngineSocket, Handshake, Registered, Session, Shared, Transport,
+    driver::Driver,
+    handshake::{Query, detached},
+    packet,
+    polling::{self, Answer, Delivery, Posted},
+    websocket::WebSocket,
+};
+use crate::{CloseReason, Encoded, Origins, RefusedReason};
+
+/// An Engine.IO endpoint: a tower service for any HTTP/1.1 server on hyper, axum included. It does not look at the path.
+///
+/// TCP_NODELAY is the listener's to set, and it must be: without it a small write waits 40 ms for the peer.
+pub struct EngineService<A> {
+    shared: Arc<Shared>,
+    application: Arc<A>,
+}
+
+impl<A: Application> EngineService<A> {
+    /// A server of its own for an application that speaks bare Engine.IO.
+    pub fn new(config: crate::Config, application: A) -> Self {
+        Self::sharing(Shared::new(config), application)
+    }
+
+    pub(crate) fn sharing(shared: Arc<Shared>, application: A) -> Self {
+        EngineService { shared, application: Arc::new(application) }
+    }
+
+    /// Refuses new sessions, closes those there are and waits until every task of theirs has ended.
+    pub async fn shutdown(&self) {
+        self.shared.shutdown().await;
+    }
+}
+
+impl<A> Clone for EngineService<A> {
+    fn clone(&self) -> Self {
+        EngineService { shared: self.shared.clone(), application: self.application.clone() }
+    }
+}
+
+impl<A> fmt::Debug for EngineService<A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EngineService").finish_non_exhaustive()
+    }
+}
+
+impl<A, B> Service<Request<B>> for EngineService<A>
+where
+    A: Application,
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    type Response = Response<ReplyBody>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        let shared = self.shared.clone();
+        let origin = request.headers().get(header::ORIGIN).and_then(detached);
+        let route = self.route(&mut request);
+        // Only a POST still needs its request, and of that only the body.
+        let body = matches!(route, Ok(Route::Post(_))).then(|| request.into_body());
+        Box::pin(async move {
+            let answer = match (route, body) {
+                (Ok(Route::Reply(reply)), _) => Ok(reply),
+                (Ok(Route::Poll(session)), _) => poll(session).await,
+                (Ok(Route::Post(session)), Some(body)) => post(session, body).await,
+                (Ok(Route::Post(_)), None) => Err(RefusedReason::BadRequest),
+                (Err(refused), _) => Err(refused),
+            };
+            let mut reply = answer.unwrap_or_else(|reason| refuse(&shared, reason));
+            allow_origin(&shared.config.origins, origin, reply.headers_mut());
+            Ok(reply)
+        })
+    }
+}
+
+/// What a request turns out to be. Everything but waiting is done by then.
+enum Route {
+    Reply(Response<ReplyBody>),
+    Poll(Arc<Session>),
+    Post(Arc<Session>),
+}
+
+impl<A: Application> EngineService<A> {
+    fn route<B>(&self, request: &mut Request<B>) -> Result<Route, RefusedReason> {
+        let shared = &self.shared;
+        if !shared.config.origins.admits(request.headers().get(header::ORIGIN)) {
+            return Err(RefusedReason::ForeignOrigin);
+        }
+        if request.method() == Method::OPTIONS {
+            return Ok(Route::Reply(preflight(request.headers())));
+        }
+        let on_upgrade = hyper::upgrade::on(&mut *request);
+        let query = Query::parse(request.uri().query()).ok_or(RefusedReason::BadRequest)?;
+        let session = match query.sid {
+            Some(sid) => Some(shared.sessions.get(sid).ok_or(RefusedReason::UnknownSession)?),
+            None => None,
+        };
+        match (query.transport, request.method(), session) {
+            (Transport::Polling, &Method::GET, Some(session)) => Ok(Route::Poll(session)),
+            (Transport::Polling, &Method::POST, Some(session)) => Ok(Route::Post(session)),
+            (Transport::Polling, &Method::GET, None) => self.open_polling(request).map(Route::Reply),
+            (Transport::WebSocket, &Method::GET, session) => {
+                let accept = accept_key(request.headers()).ok_or(RefusedReason::BadRequest)?;
+                match session {
+                    Some(session) => self.upgrade(session, on_upgrade),
+                    None => self.open_websocket(request, on_upgrade)?,
+                }
+                Ok(Route::Reply(switching(accept)))
+            }
+            _ => Err(RefusedReason::BadRequest),
+        }
+    }
+
+    fn open_polling<B>(&self, request: &Request<B>) -> Result<Response<ReplyBody>, RefusedReason> {
+        let seat = self.shared.seat().ok_or(RefusedReason::Busy)?;
+        let registered = Registered::new(seat, Transport::Polling).ok_or(RefusedReason::Busy)?;
+        let greeting = greeting(&registered.session, Transport::Polling);
+        let handshake = self.handshake(request, Transport::Polling);
+        let application = self.application.clone();
+        self.shared.tasks.spawn(async move { converse(&*application, registered, handshake, None).await });
+        Ok(text(StatusCode::OK, greeting))
+    }
+
+    fn open_websocket<B>(&self, request: &Request<B>, on_upgrade: OnUpgrade) -> Result<(), RefusedReason> {
+        let seat = self.shared.seat().ok_or(RefusedReason::Busy)?;
+        let handshake = self.handshake(request, Transport::WebSocket);
+        let (shared, application) = (self.shared.clone(), self.application.clone());
+        self.shared.tasks.spawn(async move {
+            let Some(socket) = accept(&shared, on_upgrade).await else { return };
+            let Some(registered) = Registered::new(seat, Transport::WebSocket) else { return };
+            let greeting = Encoded::engine_text(&greeting(&registered.session, Transport::WebSocket));
+            registered.session.send_control(&[greeting]);
+            converse(&*application, registered, handshake, Some(socket)).await;
+        });
+        Ok(())
+    }
+
+    /// A WebSocket wants to take over a polling session. One that comes too late is accepted and closed: refusing it over
+    /// HTTP would look to a browser like a broken server.
+    fn upgrade(&self, session: Arc<Session>, on_upgrade: OnUpgrade) {
+        let claimed = session.claim_upgrade();
+        let shared = self.shared.clone();
+        self.shared.tasks.spawn(async move {
+            let probing = async {
+                let mut socket = accept(&shared, on_upgrade).await?;
+                if !claimed {
+                    socket.part(None, 1008, "session is taken").await;
+                    return None;
+                }
+                let probed = tokio::select! {
+                    probed = probe(&mut socket, &session) => probed,
+                    _ = session.closed() => None,
+                };
+                if probed.is_none() {
+                    session.upgrade_failed();
+                    socket.part(None, 1002, "upgrade failed").await;
+                    return None;
+                }
+                Some(socket)
+            };
+            match tokio::time::timeout(shared.config.upgrade_timeout, probing).await {
+                Ok(Some(socket)) => session.upgraded(socket),
+                _ if claimed => session.upgrade_failed(),
+                _ => {}
+            }
+        });
+    }
+
+    fn handshake<B>(&self, request: &Request<B>, transport: Transport) -> Handshake {
+        Handshake::copy(&self.shared.config, transport, request.uri(), request.headers(), request.extensions())
+    }
+}
+
+async fn converse<A: Application>(
+    application: &A,
+    registered: Registered,
+    handshake: Handshake,
+    socket: Option<Box<WebSocket>>,
+) {
+    let conversation = application.open(EngineSocket { session: registered.session.clone() }, handshake);
+    Driver::new(registered, conversation, socket).run().await;
+}
+
+async fn accept(shared: &Shared, on_upgrade: OnUpgrade) -> Option<Box<WebSocket>> {
+    let upgraded = tokio::select! {
+        upgraded = tokio::time::timeout(shared.config.upgrade_timeout, on_upgrade) => upgraded.ok()?.ok()?,
+        () = shared.stopping.cancelled() => return None,
+    };
+    Some(WebSocket::new(upgraded, shared.config.max_payload).await)
+}
+
+/// `2probe`, `3probe`, `5`: the way from polling to WebSocket.
+async fn probe(socket: &mut WebSocket, session: &Session) -> Option<()> {
+    expect(socket, "2probe").await?;
+    // Before the answer leaves, so that a GET sent upon it already finds the session probed.
+    session.probed();
+    socket.say(session.shared.packets.probed.clone()).await.ok()?;
+    expect(socket, "5").await
+}
+
+async fn expect(socket: &mut WebSocket, packet: &str) -> Option<()> {
+    loop {
+        match std::future::poll_fn(|cx| socket.poll_read(cx)).await? {
+            Ok(Frames::Text(text)) => return (text.as_str() == packet).then_some(()),
+            Ok(Frames::Ping(_) | Frames::Pong(_)) => {}
+            _ => return None,
+        }
+    }
+}
+
+/// The handshake packet. Exactly these five keys; suites and clients look.
+fn greeting(session: &Session, transport: Transport) -> String {
+    let config = &session.shared.config;
+    let upgrades: &[&str] = match transport {
+        Transport::Polling => &["websocket"],
+        Transport::WebSocket => &[],
+    };
+    let greeting = serde_json::json!({
+        "sid": &*session.sid,
+        "upgrades": upgrades,
+        "pingInterval": config.ping_interval.as_millis() as u64,
+        "pingTimeout": config.ping_timeout.as_millis() as u64,
+        "maxPayload": config.max_payload,
+    });
+    format!("0{greeting}")
+}
+
+async fn poll(session: Arc<Session>) -> Result<Response<ReplyBody>, RefusedReason> {
+    match polling::get(session).await {
+        Answer::Packets(delivery) => Ok(respond(StatusCode::OK, ReplyBody(Reply::Delivery(delivery)))),
+        Answer::Noop => Ok(text(StatusCode::OK, "6")),
+        Answer::Refused => Err(RefusedReason::UnknownSession),
+    }
+}
+
+async fn post<B>(session: Arc<Session>, body: B) -> Result<Response<ReplyBody>, RefusedReason>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let config = &session.shared.config;
+    // A body that dribbles in longer than a heartbeat may take is no better than none.
+    let patience = config.ping_interval + config.ping_timeout;
+    let body = Limited::new(body, config.max_payload).collect();
+    let bytes = match tokio::time::timeout(patience, body).await {
+        Ok(Ok(collected)) => collected.to_bytes(),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => {
+            session.close(CloseReason::TooLarge);
+            return Err(RefusedReason::TooLarge);
+        }
+        _ => {
+            session.close(CloseReason::ConnectionLost);
+            return Err(RefusedReason::BadRequest);
+        }
+    };
+    let Some(packets) = std::str::from_utf8(&bytes).ok().and_then(packet::payload) else {
+        session.close(CloseReason::BadPacket);
+        return Err(RefusedReason::BadRequest);
+    };
+    match polling::post(&session, packets).await {
+        Posted::Taken => Ok(text(StatusCode::OK, "ok")),
+        Posted::Refused => Err(RefusedReason::UnknownSession),
+    }
+}
+
+fn accept_key(headers: &HeaderMap) -> Option<HeaderValue> {
+    let lists = |name, wanted: &str| {
+        let values = headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok());
+        values.flat_map(|value| value.split(',')).any(|value| value.trim().eq_ignore_ascii_case(wanted))
+    };
+    let asks = lists(header::CONNECTION, "upgrade")
+        && lists(header::UPGRADE, "websocket")
+        && headers.get(header::SEC_WEBSOCKET_VERSION).is_some_and(|version| version == "13");
+    let key = headers.get(header::SEC_WEBSOCKET_KEY).filter(|_| asks)?;
+    HeaderValue::from_str(&derive_accept_key(key.as_bytes())).ok()
+}
+
+fn switching(accept: HeaderValue) -> Response<ReplyBody> {
+    let mut reply = Response::new(ReplyBody(Reply::Text(Full::default())));
+    *reply.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let headers = reply.headers_mut();
+    headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
+    reply
+}
+
+fn preflight(headers: &HeaderMap) -> Response<ReplyBody> {
+    let mut reply = text(StatusCode::NO_CONTENT, "");
+    reply.headers_mut().insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, POST, OPTIONS"));
+    if let Some(wanted) = headers.get(header::ACCESS_CONTROL_REQUEST_HEADERS).and_then(detached) {
+        reply.headers_mut().insert(header::ACCESS_CONTROL_ALLOW_HEADERS, wanted);
+    }
+    reply
+}
+
+/// CORS: what was let in may be read by the page that asked.
+fn allow_origin(origins: &Origins, origin: Option<HeaderValue>, headers: &mut HeaderMap) {
+    match origins {
+        Origins::Any => {
+            headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+        }
+        Origins::List(_) => {
+            headers.insert(header::VARY, HeaderValue::from_static("origin"));
+            if let Some(origin) = origin.filter(|origin| origins.admits(Some(origin))) {
+                headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+                headers.insert(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
+            }
+        }
+    }
+}
+
+fn refuse(shared: &Shared, reason: RefusedReason) -> Response<ReplyBody> {
+    shared.counters.refused(reason);
+    // The codes and words of Node's server, which some clients look at.
+    let (status, body) = match reason {
+        RefusedReason::BadRequest => (StatusCode::BAD_REQUEST, r#"{"code":3,"message":"Bad request"}"#),
+        RefusedReason::UnknownSession => (StatusCode::BAD_REQUEST, r#"{"code":1,"message":"Session ID unknown"}"#),
+        RefusedReason::ForeignOrigin => (StatusCode::FORBIDDEN, r#"{"code":4,"message":"Forbidden"}"#),
+        RefusedReason::Busy => (StatusCode::SERVICE_UNAVAILABLE, r#"{"code":4,"message":"Busy"}"#),
+        RefusedReason::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, r#"{"code":3,"message":"Payload too large"}"#),
+    };
+    let mut reply = text(status, body);
+    reply.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    if reason == RefusedReason::Busy {
+        reply.headers_mut().insert(header::RETRY_AFTER, shared.config.retry_after.as_secs().into());
+    }
+    reply
+}
+
+fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<ReplyBody> {
+    respond(status, ReplyBody(Reply::Text(Full::new(body.into()))))
+}
+
+fn respond(status: StatusCode, body: ReplyBody) -> Response<ReplyBody> {
+    let mut reply = Response::new(body);
+    *reply.status_mut() = status;
+    let headers = reply.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=UTF-8"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    reply
+}
+
+/// The body of a reply.
+pub struct ReplyBody(Reply);
+
+enum Reply {
+    Text(Full<Bytes>),
+    Delivery(Delivery),
+}
+
+impl Body for ReplyBody {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        match &mut self.0 {
+            Reply::Text(body) => Pin::new(body).poll_frame(cx),
+            Reply::Delivery(body) => Pin::new(body).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.0 {
+            Reply::Text(body) => body.is_end_stream(),
+            Reply::Delivery(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.0 {
+            Reply::Text(body) => body.size_hint(),
+            Reply::Delivery(body) => body.size_hint(),
+        }
+    }
+}
+
+impl fmt::Debug for ReplyBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ReplyBody").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,322 @@
+//! A socket: one client's membership of one namespace.
+
+use std::{
+    borrow::Cow,
+    fmt,
+    ops::Deref,
+    str::FromStr,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
+use http::Extensions;
+use serde::{Serialize, de::DeserializeOwned};
+
+use crate::{
+    AckError, CloseReason, Encoded, Handshake, SendError, Transport,
+    ack::{AckFuture, PendingAcks},
+    encoded::Kind,
+    engine::Session,
+    handler::{AnyHandler, Handler, any},
+    io::Room,
+};
+
+/// A socket's public id: 128 random bits, written as 22 characters. It is not the Engine.IO session id and opens nothing.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SocketId([u8; 16]);
+
+impl SocketId {
+    /// A fresh id.
+    pub fn random() -> Self {
+        SocketId(rand::random())
+    }
+}
+
+impl fmt::Display for SocketId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&BASE64_URL_SAFE_NO_PAD.encode(self.0))
+    }
+}
+
+impl fmt::Debug for SocketId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// A text is no socket id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotASocketId;
+
+impl fmt::Display for NotASocketId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("not a socket id")
+    }
+}
+
+impl std::error::Error for NotASocketId {}
+
+impl FromStr for SocketId {
+    type Err = NotASocketId;
+
+    fn from_str(text: &str) -> Result<Self, NotASocketId> {
+        let bytes = BASE64_URL_SAFE_NO_PAD.decode(text).map_err(|_| NotASocketId)?;
+        bytes.try_into().map(SocketId).map_err(|_| NotASocketId)
+    }
+}
+
+/// A handle to a [`Socket`]: cheap to clone, and it may outlive the connection.
+#[derive(Clone, Debug)]
+pub struct SocketRef(pub(crate) Arc<Socket>);
+
+/// One client in one namespace. See [`SocketRef`], which dereferences to it.
+pub struct Socket {
+    id: SocketId,
+    pub(crate) room: Arc<Room>,
+    session: Arc<Session>,
+    handshake: Arc<Handshake>,
+    extensions: Extensions,
+    recovered: bool,
+    connected: AtomicBool,
+    local: Mutex<Local>,
+}
+
+/// What this socket alone has; most have nothing.
+#[derive(Default)]
+pub(crate) struct Local {
+    events: Vec<(Cow<'static, str>, AnyHandler)>,
+    fallback: Option<AnyHandler>,
+    disconnected: Option<AnyHandler>,
+    pub acks: PendingAcks,
+}
+
+impl Socket {
+    pub(crate) fn new(room: Arc<Room>, session: Arc<Session>, request: crate::ConnectRequest) -> Arc<Self> {
+        Arc::new(Socket {
+            id: request.id,
+            room,
+            session,
+            handshake: request.handshake,
+            extensions: request.extensions,
+            recovered: request.recovered,
+            connected: AtomicBool::new(true),
+            local: Mutex::default(),
+        })
+    }
+
+    /// The public id.
+    pub fn id(&self) -> SocketId {
+        self.id
+    }
+
+    /// The namespace's name.
+    pub fn ns(&self) -> &str {
+        &self.room.name
+    }
+
+    /// Whether middleware [recovered](crate::ConnectRequest::recover) this socket.
+    pub fn recovered(&self) -> bool {
+        self.recovered
+    }
+
+    /// The transport the session is on now.
+    pub fn transport(&self) -> Transport {
+        self.session.transport()
+    }
+
+    /// The session's first request.
+    pub fn handshake(&self) -> &Handshake {
+        &self.handshake
+    }
+
+    /// A value that middleware [left](crate::ConnectRequest::insert). For one that changes, leave an `Arc<Mutex<…>>`.
+    pub fn extension<T: Send + Sync + 'static>(&self) -> Option<&T> {
+        self.extensions.get()
+    }
+
+    /// Whether the socket is in its namespace and its session not closing.
+    pub fn is_connected(&self) -> bool {
+        self.connected.load(Ordering::Acquire) && self.session.closing().is_none()
+    }
+
+    /// Queues a batch whole, or nothing of it. The packets leave together, in one write if the kernel takes them, with nothing
+    /// between. They must have been encoded for this namespace. The queue's bounds are the connection's.
+    ///
+    /// # Errors
+    /// [`SendError::Full`], [`SendError::TooLarge`] or [`SendError::Closed`].
+    pub fn try_send(&self, batch: &[Encoded]) -> Result<(), SendError> {
+        self.check_connected()?;
+        self.session.try_send(batch)
+    }
+
+    /// Queues a batch once there is room for all of it.
+    ///
+    /// # Errors
+    /// [`SendError::TooLarge`] or [`SendError::Closed`].
+    pub async fn send(&self, batch: &[Encoded]) -> Result<(), SendError> {
+        self.session.send(batch, || self.has_left()).await
+    }
+
+    /// Resolves when the connection's queue is empty and written: taken by the kernel, or by the poll that fetched it.
+    /// That is not yet received; see [`Socket::confirmed`].
+    ///
+    /// # Errors
+    /// [`SendError::Closed`].
+    pub async fn drained(&self) -> Result<(), SendError> {
+        self.session.drained().await
+    }
+
+    /// Sends an Engine.IO ping of its own behind all that is queued and resolves when the client, as every client does, has
+    /// answered it: everything queued before has been received.
+    ///
+    /// # Errors
+    /// [`SendError::Full`] or [`SendError::Closed`].
+    pub async fn confirmed(&self) -> Result<(), SendError> {
+        self.check_connected()?;
+        self.session.confirmed(self.session.shared.packets.ping.clone()).await
+    }
+
+    /// Encodes an event and queues it. A tuple becomes several arguments; bytes become attachments.
+    ///
+    /// # Errors
+    /// As [`Socket::try_send`], or [`SendError::Encode`].
+    pub fn emit<T: Serialize + ?Sized>(&self, event: &str, args: &T) -> Result<(), SendError> {
+        self.try_send(&[Encoded::event_in(self.ns(), event, args)?])
+    }
+
+    /// Leaves the namespace: the client gets packet `41` after all that was queued, and does not come back by itself.
+    pub fn disconnect(&self) {
+        if self.leave() {
+            self.session.send_control(&[Encoded::socketio(Kind::Disconnect, self.ns(), None, "", Vec::new())]);
+            self.session.socket_left();
+        }
+    }
+
+    /// Closes the whole session. What is queued leaves first (for at most `write_deadline`), then a WebSocket gets the reason's
+    /// code and text; a polling client gets `1` as the end of its last answer.
+    pub fn close(&self, reason: CloseReason) {
+        self.session.close(reason);
+    }
+
+    /// Resolves when the connection's session is closing, with the reason.
+    pub async fn closed(&self) -> CloseReason {
+        self.session.closed().await
+    }
+
+    /// Handles one kind of event of this socket, in place of the namespace's handler. Events that came before are not
+    /// handled again; in a connect handler none has.
+    pub fn on<Args: 'static>(&self, event: impl Into<Cow<'static, str>>, handler: impl Handler<Args>) {
+        let event = event.into();
+        let mut local = self.local();
+        local.events.retain(|(name, _)| *name != event);
+        local.events.push((event, any(handler)));
+    }
+
+    /// Handles events of this socket that nothing else handles.
+    pub fn on_fallback<Args: 'static>(&self, handler: impl Handler<Args>) {
+        self.local().fallback = Some(any(handler));
+    }
+
+    /// Runs when this socket has left, before the namespace's handler of the same kind.
+    pub fn on_disconnect<Args: 'static>(&self, handler: impl Handler<Args>) {
+        self.local().disconnected = Some(any(handler));
+    }
+
+    fn check_connected(&self) -> Result<(), SendError> {
+        if self.connected.load(Ordering::Acquire) { Ok(()) } else { Err(SendError::Closed) }
+    }
+
+    /// True for the one who made it leave.
+    pub(crate) fn leave(&self) -> bool {
+        self.connected.swap(false, Ordering::AcqRel)
+    }
+
+    pub(crate) fn has_left(&self) -> bool {
+        !self.connected.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn local(&self) -> MutexGuard<'_, Local> {
+        self.local.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What handles an event: the socket's own handler, the namespace's, or a fallback.
+    pub(crate) fn handler(&self, event: &str) -> Option<AnyHandler> {
+        let ns = &self.room.namespace;
+        let local = self.local();
+        let own = local.events.iter().find(|(name, _)| name == event).map(|(_, handler)| handler);
+        own.or_else(|| ns.events.get(event)).or(local.fallback.as_ref()).or(ns.fallback.as_ref()).cloned()
+    }
+
+    pub(crate) fn take_disconnected(&self) -> Option<AnyHandler> {
+        self.local().disconnected.take()
+    }
+}
+
+impl SocketRef {
+    /// Sends an event and waits for the client's answer, for at most `ack_timeout`.
+    ///
+    /// ```no_run
+    /// # async fn example(socket: tillwire_socketio::SocketRef) -> Result<(), Box<dyn std::error::Error>> {
+    /// let seen: bool = socket.emit_with_ack("ask", &"did you see it?")?.await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Socket::emit`]; also [`SendError::Full`] while `pending_acks_max` answers are waited for.
+    pub fn emit_with_ack<A, T>(&self, event: &str, args: &A) -> Result<AckFuture<T>, SendError>
+    where
+        A: Serialize + ?Sized,
+        T: DeserializeOwned,
+    {
+        let config = &self.session.shared.config;
+        let (id, answer) = self.local().acks.expect(config.pending_acks_max).ok_or(SendError::Full)?;
+        // Made first, so that a packet that is not sent is forgotten with it.
+        let future = AckFuture::new(self.0.clone(), id, answer, config.ack_timeout);
+        self.try_send(&[Encoded::event_with_ack(self.ns(), event, id, args)?])?;
+        Ok(future)
+    }
+
+    /// As [`SocketRef::emit_with_ack`], in one await.
+    ///
+    /// # Errors
+    /// The [`AckError`]; a packet that could not be sent is [`AckError::Closed`].
+    pub async fn ask<A, T>(&self, event: &str, args: &A) -> Result<T, AckError>
+    where
+        A: Serialize + ?Sized,
+        T: DeserializeOwned,
+    {
+        self.emit_with_ack(event, args).map_err(|_| AckError::Closed)?.await
+    }
+}
+
+impl Deref for SocketRef {
+    type Target = Socket;
+
+    fn deref(&self) -> &Socket {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Socket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Socket").field("id", &self.id).field("ns", &self.ns()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_survives_being_written() {
+        let id = SocketId::random();
+        assert_eq!(id.to_string().len(), 22);
+        assert_eq!(id.to_string().parse(), Ok(id));
+        for wrong in ["", "abc", "é", &"A".repeat(23)] {
+            assert_eq!(wrong.parse::<SocketId>(), Err(NotASocketId));
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! The end of a server: nobody is forgotten.
+
+use std::{sync::Arc, time::Duration};
+
+use http::StatusCode;
+use tillwire_socketio::{CloseReason, Namespace, Transport};
+use tokio::sync::Notify;
+
+use crate::{
+    peer::{BOTH, End, Peer, SOCKET, get, websocket},
+    server::{Server, quiet},
+};
+
+#[tokio::test]
+async fn shutdown_closes_everyone_and_waits_for_their_handlers() {
+    let (entered, release, left) = (Arc::new(Notify::new()), Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let server = Server::start(quiet(), |io| {
+        let (entered, release, left) = (entered.clone(), release.clone(), left.clone());
+        let ns = Namespace::new()
+            .on("work", move || {
+                let (entered, release) = (entered.clone(), release.clone());
+                async move {
+                    entered.notify_one();
+                    release.notified().await;
+                }
+            })
+            .on_disconnect(move |reason: CloseReason| {
+                assert_eq!(reason, CloseReason::ShuttingDown);
+                left.notify_one();
+                async {}
+            });
+        io.ns("/", ns);
+    })
+    .await;
+    let mut peer = Peer::joined(server.addr, Transport::WebSocket).await;
+    peer.says(r#"42["work"]"#).await;
+    entered.notified().await;
+
+    let stopping = tokio::spawn({
+        let io = server.io.clone();
+        async move { io.shutdown().await }
+    });
+    assert_eq!(peer.ends().await, (vec![], End::Closed(1012, "service restart".into())));
+    assert_eq!(
+        get(server.addr, &format!("{SOCKET}?EIO=4&transport=polling")).await.status,
+        StatusCode::SERVICE_UNAVAILABLE
+    );
+    let refused = websocket(server.addr, &format!("{SOCKET}?EIO=4&transport=websocket"), &[]).await;
+    assert_eq!(refused.err(), Some(StatusCode::SERVICE_UNAVAILABLE));
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert!(!stopping.is_finished(), "a handler is still at work");
+    release.notify_one();
+    stopping.await.unwrap();
+    tokio::time::timeout(Duration::from_secs(1), left.notified()).await.expect("told before shutdown ended");
+    assert!(server.io.sockets("/").is_empty());
+}
+
+#[tokio::test]
+async fn everyone_is_closed_in_slices() {
+    let server = Server::start(quiet(), |io| io.ns("/", Namespace::new())).await;
+    let mut peers = Vec::new();
+    for k in 0..9 {
+        peers.push(Peer::joined(server.addr, BOTH[k % 2]).await);
+    }
+    let begun = std::time::Instant::now();
+    let pause = Duration::from_millis(40);
+    server.io.close_all_in_slices(4, pause, CloseReason::RESTART).await;
+    assert!(begun.elapsed() >= 2 * pause, "two pauses between three slices");
+    for peer in &mut peers {
+        let (_, end) = peer.ends().await;
+        assert!(matches!(end, End::Refused | End::Closed(1012, _)), "{end:?}");
+    }
+    // The server itself goes on.
+    Peer::joined(server.addr, BOTH[0]).await;
+}

@@ -1,0 +1,92 @@
+//! How an entry travels between nodes: JSON with one-letter names, the events as the very text that is hashed.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use tillwire_channels::{MerchantId, Moment};
+
+use super::{CARRIED_BYTES_MAX, Carried};
+use crate::journal::{Entry, chain};
+
+#[derive(Serialize, Deserialize)]
+struct Form<'a> {
+    /// The merchant.
+    m: MerchantId,
+    /// The number.
+    s: u64,
+    /// The tag of the entry before, and its own.
+    p: String,
+    t: String,
+    /// When it was recorded, in microseconds since 1970.
+    r: i64,
+    /// The events, unless they are too large to carry.
+    #[serde(borrow, skip_serializing_if = "Option::is_none", default)]
+    e: Option<&'a RawValue>,
+}
+
+/// Encodes an entry; one that is too large as its place only.
+pub fn encode(entry: &Entry) -> serde_json::Result<Vec<u8>> {
+    let e = if entry.text.len() <= CARRIED_BYTES_MAX { Some(serde_json::from_str(&entry.text)?) } else { None };
+    serde_json::to_vec(&Form {
+        m: entry.merchant,
+        s: entry.seq,
+        p: entry.prev.to_string(),
+        t: entry.tag.to_string(),
+        r: (entry.recorded_at.unix_timestamp_nanos() / 1_000) as i64, // Microseconds of any year that PostgreSQL knows fit.
+        e,
+    })
+}
+
+/// Decodes what a node encoded. A message whose events do not hash to its tag is refused: whoever can write to a broker
+/// still cannot put words into a journal unnoticed.
+///
+/// # Errors
+/// If it is not a message of ours.
+pub fn decode(bytes: &[u8]) -> anyhow::Result<Carried> {
+    let form: Form<'_> = serde_json::from_slice(bytes)?;
+    let (prev, tag) = (form.p.parse()?, form.t.parse()?);
+    let Some(events) = form.e else {
+        return Ok(Carried::Place { merchant: form.m, seq: form.s, tag });
+    };
+    anyhow::ensure!(chain::tag(prev, form.m, form.s, events.get()) == tag, "events that do not fit their tag");
+    let recorded_at = Moment::from_unix_timestamp_nanos(i128::from(form.r) * 1_000)?;
+    let entry = Entry::new(form.m, form.s, prev, tag, recorded_at, events.get().into());
+    Ok(Carried::Entry(Arc::new(entry)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tillwire_channels::Tag;
+
+    fn entry(events: &str) -> Entry {
+        let merchant = MerchantId::new();
+        let at = Moment::from_unix_timestamp(1_800_000_000).unwrap();
+        Entry::new(merchant, 7, Tag::GENESIS, chain::tag(Tag::GENESIS, merchant, 7, events), at, events.into())
+    }
+
+    #[test]
+    fn arrives_as_it_left() {
+        let sent = entry(r#"[{"a":  "exact  spaces"}]"#);
+        let Carried::Entry(heard) = decode(&encode(&sent).unwrap()).unwrap() else { panic!("no entry") };
+        assert_eq!((heard.seq, heard.tag, &heard.text, heard.recorded_at), (7, sent.tag, &sent.text, sent.recorded_at));
+    }
+
+    #[test]
+    fn a_large_one_travels_as_its_place() {
+        let sent = entry(&format!("[\"{}\"]", "x".repeat(CARRIED_BYTES_MAX)));
+        let bytes = encode(&sent).unwrap();
+        assert!(bytes.len() < 300);
+        assert!(matches!(decode(&bytes).unwrap(), Carried::Place { seq: 7, tag, .. } if tag == sent.tag));
+    }
+
+    #[test]
+    fn refuses_what_was_changed_on_the_way() {
+        let sent = String::from_utf8(encode(&entry(r#"[{"total":1}]"#)).unwrap()).unwrap();
+        assert!(decode(sent.replace("\"total\":1", "\"total\":2").as_bytes()).is_err());
+        for bytes in ["", "{}", "null", "[]", "{\"m\":1}"] {
+            assert!(decode(bytes.as_bytes()).is_err());
+        }
+    }
+}

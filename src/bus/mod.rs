@@ -1,0 +1,99 @@
+//! Buses: carry entries between nodes, fast, and may lose, repeat and reorder them.
+//!
+//! Nothing relies on a bus. A feed takes an entry only if it is the next one, and reads the journal for what is missing;
+//! a bus only makes it sooner. So a broker that is down is logged, counted and tried again, and never waited for: each
+//! bus has a short queue of its own, and what does not fit is dropped.
+
+pub mod codec;
+mod interest;
+mod local;
+
+use std::sync::Arc;
+
+use tillwire_channels::{MerchantId, Tag};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::journal::Entry;
+pub use interest::Interest;
+
+/// How many entries wait for one bus. At 500 sales a second it rides out a pause of two seconds.
+const QUEUE_ENTRIES_MAX: usize = 1_024;
+/// How many entries wait between the journal and the buses, or between the buses and the feeds.
+const HALL_ENTRIES_MAX: usize = 8_192;
+/// Above this size a bus carries only the position, and whoever hears it reads the journal.
+pub const CARRIED_BYTES_MAX: usize = 64 * 1024;
+
+/// What arrives by a bus.
+#[derive(Clone, Debug)]
+pub enum Carried {
+    /// An entry, whole.
+    Entry(Arc<Entry>),
+    /// There is an entry, too large to carry.
+    Place { merchant: MerchantId, seq: u64, tag: Tag },
+}
+
+/// A bus between processes.
+pub trait Bus: Send + 'static {
+    /// Its name in logs and metrics.
+    const NAME: &'static str;
+
+    /// Runs until `ends.stop`: publishes what comes out of `ends.outgoing`, hands what it hears to `ends.heard`, and
+    /// listens to the merchants in `ends.interest`. It never ends before: a broker that is away is tried again.
+    fn run(self, ends: Ends) -> impl Future<Output = ()> + Send;
+}
+
+/// A bus's two ends, and whom it listens to.
+pub struct Ends {
+    pub outgoing: mpsc::Receiver<Arc<Entry>>,
+    pub heard: mpsc::Sender<Carried>,
+    pub interest: Arc<Interest>,
+    pub stop: CancellationToken,
+}
+
+/// The buses of a node.
+pub struct Buses {
+    announced: mpsc::Receiver<Arc<Entry>>,
+    outgoing: Vec<(&'static str, mpsc::Sender<Arc<Entry>>)>,
+    heard: mpsc::Sender<Carried>,
+    interest: Arc<Interest>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+/// What a node's rooms hold of its buses.
+pub struct Doors {
+    /// Where the journal announces what it committed.
+    pub announce: mpsc::Sender<Arc<Entry>>,
+    /// What the feeds hear.
+    pub heard: mpsc::Receiver<Carried>,
+    /// Whom the feeds listen to.
+    pub interest: Arc<Interest>,
+}
+
+impl Buses {
+    /// Makes the halls; buses are then added, and [`Buses::open`] starts carrying.
+    pub fn new(tasks: TaskTracker, stop: CancellationToken) -> (Self, Doors) {
+        let (announce, announced) = mpsc::channel(HALL_ENTRIES_MAX);
+        let (heard_in, heard) = mpsc::channel(HALL_ENTRIES_MAX);
+        let interest = Arc::new(Interest::default());
+        let doors = Doors { announce, heard, interest: interest.clone() };
+        (Self { announced, outgoing: Vec::new(), heard: heard_in, interest, tasks, stop }, doors)
+    }
+
+    /// Adds a bus and starts it.
+    pub fn add<B: Bus>(&mut self, bus: B) {
+        let (sender, outgoing) = mpsc::channel(QUEUE_ENTRIES_MAX);
+        self.outgoing.push((B::NAME, sender));
+        let ends =
+            Ends { outgoing, heard: self.heard.clone(), interest: self.interest.clone(), stop: self.stop.clone() };
+        self.tasks.spawn(bus.run(ends));
+    }
+
+    /// Carries what is announced to every bus and, in this process, straight to the feeds.
+    pub fn open(self) {
+        let Self { announced, outgoing, heard, tasks, stop, .. } = self;
+        tasks.spawn(local::run(announced, outgoing, heard, stop));
+    }
+}

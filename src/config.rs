@@ -1,0 +1,216 @@
+//! Configuration: one struct, read once in `main`. `tillwire --help` is its reference, and nothing else reads the
+//! environment.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use secrecy::SecretString;
+use tillwire_channels::{MerchantId, Moment, OutletId, RegisterId, Role as StaffRole, StaffId};
+
+/// A real-time commerce hub. Kasir → layar, live.
+#[derive(Debug, Parser)]
+#[command(name = "tillwire", version)]
+pub struct Config {
+    #[command(subcommand)]
+    pub role: Role,
+
+    /// What to log, e.g. `info` or `tillwire=debug,sqlx=warn`.
+    #[arg(long, global = true, env = "TILLWIRE_LOG", default_value = "info")]
+    pub log: String,
+
+    /// Log one JSON object a line.
+    #[arg(long, global = true, env = "TILLWIRE_LOG_JSON")]
+    pub log_json: bool,
+}
+
+/// What this process is.
+#[derive(Debug, Subcommand)]
+pub enum Role {
+    /// The REST API, on the database named by the configuration.
+    Serve(Node),
+    /// Brings the database's schema up to date.
+    Migrate(Migrate),
+    /// Mints a token, or makes a key to sign tokens with.
+    Token(Token),
+    /// Looks after journals.
+    Journal(Journal),
+}
+
+/// A node that serves.
+#[derive(Debug, Args)]
+pub struct Node {
+    #[command(flatten)]
+    pub database: Database,
+    #[command(flatten)]
+    pub tokens: Tokens,
+    #[command(flatten)]
+    pub listen: Listen,
+}
+
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Database")]
+pub struct Database {
+    /// PostgreSQL 15 as `tillwire_app`: `postgres://tillwire_app:…@host/tillwire`. May go through PgBouncer.
+    #[arg(long, env = "TILLWIRE_DATABASE_URL", hide_env_values = true)]
+    pub database_url: SecretString,
+
+    /// The same database as `tillwire_feed`. The primary, never a replica.
+    #[arg(long, env = "TILLWIRE_FEED_DATABASE_URL", hide_env_values = true)]
+    pub feed_database_url: SecretString,
+
+    /// The most connections that this process opens as `tillwire_app`; a quarter as many as `tillwire_feed`.
+    #[arg(long, env = "TILLWIRE_DATABASE_CONNECTIONS", default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub database_connections: u32,
+}
+
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Tokens")]
+pub struct Tokens {
+    /// The public keys that tokens are verified with: a JWK set in a file.
+    #[arg(long, env = "TILLWIRE_TOKEN_KEYS")]
+    pub token_keys: PathBuf,
+
+    #[command(flatten)]
+    pub realm: Realm,
+}
+
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Tokens")]
+pub struct Realm {
+    /// Who issues tokens: their `iss`.
+    #[arg(long, env = "TILLWIRE_TOKEN_ISSUER", default_value = "tillwire")]
+    pub token_issuer: String,
+
+    /// Whom tokens are for: their `aud`.
+    #[arg(long, env = "TILLWIRE_TOKEN_AUDIENCE", default_value = "tillwire")]
+    pub token_audience: String,
+}
+
+impl From<Realm> for crate::identity::tokens::Realm {
+    fn from(realm: Realm) -> Self {
+        Self { issuer: realm.token_issuer, audience: realm.token_audience }
+    }
+}
+
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Listening")]
+pub struct Listen {
+    /// Where REST is served.
+    #[arg(long, env = "TILLWIRE_LISTEN", default_value = "127.0.0.1:8080")]
+    pub listen: SocketAddr,
+
+    /// Where Prometheus finds `/metrics`: another listener, not to be opened to the public.
+    #[arg(long, env = "TILLWIRE_METRICS_LISTEN", default_value = "127.0.0.1:9464")]
+    pub metrics_listen: SocketAddr,
+
+    /// How many seconds a node that was told to stop keeps answering, while balancers learn that it is not ready.
+    #[arg(long, env = "TILLWIRE_DRAIN_SECONDS", default_value_t = 5)]
+    pub drain_seconds: u64,
+}
+
+#[derive(Debug, Args)]
+pub struct Migrate {
+    /// The database as its owner, `tillwire_migrate`, directly and not through a pooler.
+    #[arg(long, env = "TILLWIRE_MIGRATE_DATABASE_URL", hide_env_values = true)]
+    pub migrate_database_url: SecretString,
+}
+
+#[derive(Debug, Args)]
+pub struct Token {
+    #[command(subcommand)]
+    pub what: TokenCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum TokenCommand {
+    /// Prints a token.
+    Mint(Mint),
+    /// Writes a new private key to sign tokens with, and prints the set of public keys to verify them with.
+    NewKey {
+        /// Where to write it; an existing file is not overwritten.
+        path: PathBuf,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct Mint {
+    /// The private key: PKCS#8 in PEM, Ed25519 or P-256.
+    #[arg(long, env = "TILLWIRE_SIGNING_KEY")]
+    pub signing_key: PathBuf,
+
+    #[command(flatten)]
+    pub realm: Realm,
+
+    /// For which merchant; `new` for one that is to be opened.
+    #[arg(long)]
+    pub merchant: String,
+
+    /// For whom; a new id if left out.
+    #[arg(long)]
+    pub staff: Option<StaffId>,
+
+    /// What the bearer is to the merchant.
+    #[arg(long, value_parser = staff_role)]
+    pub role: StaffRole,
+
+    /// Only these outlets, comma-separated.
+    #[arg(long, value_delimiter = ',')]
+    pub outlets: Vec<OutletId>,
+
+    /// Only this register.
+    #[arg(long)]
+    pub register: Option<RegisterId>,
+
+    /// How long it is good for, in seconds.
+    #[arg(long, default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub ttl_seconds: u64,
+}
+
+fn staff_role(word: &str) -> Result<StaffRole, String> {
+    serde_json::from_value(word.into())
+        .map_err(|_| "owner, manager, cashier, clerk, accountant, auditor or display".to_owned())
+}
+
+#[derive(Debug, Args)]
+pub struct Journal {
+    #[command(subcommand)]
+    pub what: JournalCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum JournalCommand {
+    /// Reads a whole journal and checks every link of its chain.
+    Verify {
+        /// The database as `tillwire_feed`.
+        #[arg(long, env = "TILLWIRE_FEED_DATABASE_URL", hide_env_values = true)]
+        feed_database_url: SecretString,
+        /// Whose journal.
+        #[arg(long)]
+        merchant: MerchantId,
+    },
+    /// Drops the monthly partitions in which nothing is younger than a moment. Positions in them can then no longer be
+    /// served.
+    Prune {
+        /// The database as its owner.
+        #[arg(long, env = "TILLWIRE_MIGRATE_DATABASE_URL", hide_env_values = true)]
+        migrate_database_url: SecretString,
+        /// RFC 3339, e.g. `2026-01-01T00:00:00Z`.
+        #[arg(long, value_parser = moment)]
+        before: Moment,
+    },
+}
+
+fn moment(text: &str) -> Result<Moment, String> {
+    Moment::parse(text, &time::format_description::well_known::Rfc3339).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        super::Config::command().debug_assert();
+    }
+}

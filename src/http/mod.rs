@@ -1,0 +1,84 @@
+//! REST: parse, authorise, make one call, shape the reply. This room holds no rule and no SQL.
+//!
+//! Everything under `/v1` speaks JSON in snake_case and answers errors as problem+json (RFC 9457), see [`problem`].
+
+mod catalog;
+mod docs;
+mod extract;
+mod guard;
+mod health;
+mod journal;
+mod merchants;
+mod outlets;
+mod problem;
+mod reply;
+mod sales;
+mod staff;
+mod stock;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use tokio::sync::Semaphore;
+use tower_http::catch_panic::CatchPanicLayer;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::hub::Hub;
+
+pub use docs::openapi;
+pub use health::metrics_router;
+
+/// The largest body of a request, in bytes, where a route does not say otherwise.
+pub const BODY_BYTES_MAX: usize = 1024 * 1024;
+/// The largest body of an import, in bytes.
+pub const IMPORT_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// How many requests a node works on at once; more are refused with 503.
+pub const REQUESTS_MAX: usize = 512;
+/// How long a request may take before it is answered with 504, its outcome unknown.
+pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long an import may take.
+pub const IMPORT_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// Every route of the REST API, with its description.
+fn api() -> OpenApiRouter<Hub> {
+    let import = OpenApiRouter::new()
+        .routes(routes!(catalog::import))
+        .layer(DefaultBodyLimit::max(IMPORT_BYTES_MAX))
+        .layer(axum::Extension(guard::Deadline(IMPORT_TIMEOUT)));
+    OpenApiRouter::with_openapi(docs::description())
+        .routes(routes!(merchants::get, merchants::open))
+        .routes(routes!(outlets::list, outlets::open))
+        .routes(routes!(outlets::get))
+        .routes(routes!(outlets::enrol))
+        .routes(routes!(staff::list, staff::add))
+        .routes(routes!(staff::revoke))
+        .routes(routes!(catalog::list, catalog::create))
+        .routes(routes!(catalog::get, catalog::replace))
+        .routes(routes!(stock::levels))
+        .routes(routes!(stock::level))
+        .routes(routes!(stock::moves))
+        .routes(routes!(stock::apply))
+        .routes(routes!(sales::list, sales::complete))
+        .routes(routes!(sales::get))
+        .routes(routes!(journal::after))
+        .routes(routes!(journal::snapshot))
+        .merge(import)
+}
+
+/// The public listener's routes: the API, its documentation and the health checks.
+pub fn router(hub: Hub) -> Router {
+    let (api, openapi) = api().split_for_parts();
+    let limits = Arc::new(Semaphore::new(REQUESTS_MAX));
+    api.layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .layer(axum::middleware::from_fn_with_state(limits, guard::admit))
+        .merge(docs::router(openapi))
+        .merge(health::router())
+        .fallback(problem::no_such_route)
+        .method_not_allowed_fallback(problem::no_such_method)
+        .layer(CatchPanicLayer::custom(problem::of_panic))
+        .layer(axum::middleware::from_fn(guard::trace))
+        .with_state(hub)
+}

@@ -1,0 +1,62 @@
+//! What can be allowed, and to whom. Denied unless listed.
+
+use std::fmt;
+
+use tillwire_channels::Role;
+use tillwire_channels::Role::*;
+
+/// Something that a role allows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Permission {
+    /// Complete sales.
+    Sell,
+    /// Read sales and payments.
+    ReadSales,
+    /// Read products and prices.
+    ReadCatalog,
+    /// Create and change products and prices.
+    ChangeCatalog,
+    /// Read levels of stock and what moved them.
+    ReadStock,
+    /// Receive, count and write off stock.
+    MoveStock,
+    /// Read outlets and registers.
+    ReadOutlets,
+    /// Open outlets and enrol registers.
+    ManageOutlets,
+    /// Read and add staff, and revoke their tokens.
+    ManageStaff,
+    /// Read the change feed.
+    ReadJournal,
+}
+
+impl Permission {
+    /// The roles that have it.
+    pub fn roles(self) -> &'static [Role] {
+        match self {
+            Self::Sell => &[Owner, Manager, Cashier],
+            Self::ReadSales => &[Owner, Manager, Cashier, Accountant, Auditor],
+            Self::ReadCatalog | Self::ReadStock | Self::ReadOutlets | Self::ReadJournal => Role::ALL,
+            Self::ChangeCatalog => &[Owner, Manager],
+            Self::MoveStock => &[Owner, Manager, Clerk],
+            Self::ManageOutlets | Self::ManageStaff => &[Owner],
+        }
+    }
+}
+
+impl fmt::Display for Permission {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Sell => "sell",
+            Self::ReadSales => "read_sales",
+            Self::ReadCatalog => "read_catalog",
+            Self::ChangeCatalog => "change_catalog",
+            Self::ReadStock => "read_stock",
+            Self::MoveStock => "move_stock",
+            Self::ReadOutlets => "read_outlets",
+            Self::ManageOutlets => "manage_outlets",
+            Self::ManageStaff => "manage_staff",
+            Self::ReadJournal => "read_journal",
+        })
+    }
+}

@@ -1,0 +1,252 @@
+//! Bearer tokens: JWTs signed with EdDSA or ES256, every claim checked.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, bail, ensure};
+use jsonwebtoken::jwk::{Jwk, JwkSet, KeyAlgorithm, ThumbprintHash};
+use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
+use serde::{Deserialize, Serialize};
+use tillwire_channels::{MerchantId, Moment, OutletId, RegisterId, Role, StaffId};
+use time::OffsetDateTime;
+
+use super::Staff;
+use crate::error::{Error, Result};
+
+/// The only `typ` of a token that opens anything (RFC 9068).
+const TYPE: &str = "at+jwt";
+/// How far clocks may differ.
+const LEEWAY_SECONDS: u64 = 5;
+/// The longest token that is looked at, in bytes.
+pub const TOKEN_BYTES_MAX: usize = 8 * 1024;
+/// The longest life of a token.
+pub const TTL_MAX: Duration = Duration::from_secs(24 * 3600);
+/// Keys made by `tillwire demo` say so in their id, and `serve` refuses them.
+pub const DEMO_KEY_PREFIX: &str = "demo-";
+
+/// Chooses the cryptography, once for the process. First thing in `main` and in tests.
+pub fn install_crypto() {
+    // It is chosen already: by an earlier test of the same process.
+    let _ = jsonwebtoken::crypto::aws_lc::DEFAULT_PROVIDER.install_default();
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+}
+
+/// What a token says.
+#[derive(Debug, Serialize, Deserialize)]
+struct Claims {
+    iss: String,
+    aud: String,
+    sub: StaffId,
+    jti: uuid::Uuid,
+    iat: i64,
+    nbf: i64,
+    exp: i64,
+    merchant: MerchantId,
+    role: Role,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    outlets: Vec<OutletId>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    register: Option<RegisterId>,
+}
+
+/// Whom a token is for.
+#[derive(Clone, Debug)]
+pub struct Bearer {
+    pub merchant: MerchantId,
+    pub staff: StaffId,
+    pub role: Role,
+    pub outlets: Vec<OutletId>,
+    pub register: Option<RegisterId>,
+}
+
+/// Who issues tokens, and for whom.
+#[derive(Clone, Debug)]
+pub struct Realm {
+    pub issuer: String,
+    pub audience: String,
+}
+
+/// Makes tokens. Holds a private key: only `tillwire token` and `tillwire demo` have one.
+pub struct Signer {
+    realm: Realm,
+    key: EncodingKey,
+    algorithm: Algorithm,
+    id: String,
+}
+
+impl Signer {
+    /// Reads a private key: PKCS#8 in PEM, Ed25519 or P-256. Its id is the thumbprint of its public part (RFC 7638).
+    pub fn open(path: &Path, realm: Realm) -> anyhow::Result<Self> {
+        let pem = std::fs::read(path).with_context(|| format!("reading the signing key {}", path.display()))?;
+        let (key, algorithm) = match EncodingKey::from_ed_pem(&pem) {
+            Ok(key) => (key, Algorithm::EdDSA),
+            Err(_) => match EncodingKey::from_ec_pem(&pem) {
+                Ok(key) => (key, Algorithm::ES256),
+                Err(_) => bail!("{} is no Ed25519 or P-256 private key in PKCS#8 PEM", path.display()),
+            },
+        };
+        let mut signer = Self { realm, key, algorithm, id: String::new() };
+        let thumbprint = signer.public_key()?.thumbprint(ThumbprintHash::SHA256)?;
+        let prefix = if pem.starts_with(DEMO_MARK) { DEMO_KEY_PREFIX } else { "" };
+        signer.id = format!("{prefix}{thumbprint}");
+        Ok(signer)
+    }
+
+    /// The public part, as a verifier wants it.
+    pub fn public_key(&self) -> anyhow::Result<Jwk> {
+        let mut jwk = Jwk::from_encoding_key(&self.key, self.algorithm).context("deriving the public key")?;
+        jwk.common.key_id = Some(self.id.clone());
+        Ok(jwk)
+    }
+
+    /// The public part as a set, for a file that a verifier opens.
+    pub fn public_keys(&self) -> anyhow::Result<JwkSet> {
+        Ok(JwkSet { keys: vec![self.public_key()?] })
+    }
+
+    /// Makes a token that lives for `ttl` from now.
+    pub fn mint(&self, bearer: &Bearer, ttl: Duration) -> anyhow::Result<String> {
+        ensure!(ttl <= TTL_MAX, "a token lives for {} hours at most", TTL_MAX.as_secs() / 3600);
+        let now = OffsetDateTime::now_utc().unix_timestamp();
+        let claims = Claims {
+            iss: self.realm.issuer.clone(),
+            aud: self.realm.audience.clone(),
+            sub: bearer.staff,
+            jti: uuid::Uuid::new_v4(),
+            iat: now,
+            nbf: now,
+            exp: now + i64::try_from(ttl.as_secs())?,
+            merchant: bearer.merchant,
+            role: bearer.role,
+            outlets: bearer.outlets.clone(),
+            register: bearer.register,
+        };
+        let mut header = Header::new(self.algorithm);
+        header.typ = Some(TYPE.to_owned());
+        header.kid = Some(self.id.clone());
+        jsonwebtoken::encode(&header, &claims, &self.key).context("signing a token")
+    }
+}
+
+/// Marks the demo's key file. A comment before the PEM block is allowed by RFC 7468.
+const DEMO_MARK: &[u8] = b"# tillwire demo key";
+
+/// Writes a new Ed25519 private key, readable by its owner only. An existing file is never overwritten.
+pub fn write_new_key(path: &Path, for_demo: bool) -> anyhow::Result<()> {
+    use std::io::Write;
+    use std::os::unix::fs::OpenOptionsExt;
+
+    use aws_lc_rs::signature::Ed25519KeyPair;
+    use base64::Engine;
+
+    // The v1 form: the later one cannot be turned into a JWK.
+    let pkcs8 = Ed25519KeyPair::generate_pkcs8v1(&aws_lc_rs::rand::SystemRandom::new())?;
+    let mark = if for_demo { [DEMO_MARK, b": refused by every other role\n"].concat() } else { Vec::new() };
+    let body = base64::engine::general_purpose::STANDARD.encode(pkcs8.as_ref());
+    let mut file = std::fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+        .with_context(|| format!("writing a new signing key to {}", path.display()))?;
+    file.write_all(&mark)?;
+    writeln!(file, "-----BEGIN PRIVATE KEY-----\n{body}\n-----END PRIVATE KEY-----")?;
+    file.sync_all()?;
+    Ok(())
+}
+
+/// Checks tokens against configured public keys.
+pub struct Verifier {
+    realm: Realm,
+    keys: HashMap<String, (DecodingKey, Algorithm)>,
+}
+
+impl Verifier {
+    /// Trusts these keys and no others: headers that bring a key or name an address are not looked at.
+    pub fn new(realm: Realm, set: &JwkSet) -> anyhow::Result<Self> {
+        let mut keys = HashMap::new();
+        for jwk in &set.keys {
+            let id = jwk.common.key_id.clone().context("a key without `kid`")?;
+            let algorithm = match jwk.common.key_algorithm {
+                Some(KeyAlgorithm::EdDSA) => Algorithm::EdDSA,
+                Some(KeyAlgorithm::ES256) => Algorithm::ES256,
+                _ => bail!("key {id} must say `alg` EdDSA or ES256"),
+            };
+            let key = DecodingKey::from_jwk(jwk).with_context(|| format!("key {id}"))?;
+            ensure!(keys.insert(id.clone(), (key, algorithm)).is_none(), "two keys are called {id}");
+        }
+        ensure!(!keys.is_empty(), "no key to verify tokens with");
+        Ok(Self { realm, keys })
+    }
+
+    /// Reads the keys from a JWK set in a file.
+    pub fn open(path: &Path, realm: Realm) -> anyhow::Result<Self> {
+        let text = std::fs::read(path).with_context(|| format!("reading the token keys {}", path.display()))?;
+        let set: JwkSet = serde_json::from_slice(&text).with_context(|| format!("{} is no JWK set", path.display()))?;
+        Self::new(realm, &set)
+    }
+
+    /// Whether any of the keys is the demo's, which is lying in a data directory unprotected.
+    pub fn trusts_demo(&self) -> bool {
+        self.keys.keys().any(|id| id.starts_with(DEMO_KEY_PREFIX))
+    }
+
+    /// Checks signature, type and every claim. The error says what was wrong, in a word.
+    pub fn verify(&self, token: &str) -> Result<Staff> {
+        let bad = Error::Unauthenticated;
+        if token.len() > TOKEN_BYTES_MAX || !is_compact_jws(token) {
+            return Err(bad("token_malformed"));
+        }
+        let header = jsonwebtoken::decode_header(token).map_err(|_| bad("token_malformed"))?;
+        if header.typ.as_deref() != Some(TYPE) {
+            return Err(bad("token_type"));
+        }
+        let Some((key, algorithm)) = header.kid.as_ref().and_then(|id| self.keys.get(id)) else {
+            return Err(bad("token_key_unknown"));
+        };
+        let mut rules = Validation::new(*algorithm);
+        rules.leeway = LEEWAY_SECONDS;
+        rules.validate_nbf = true;
+        rules.set_issuer(&[&self.realm.issuer]);
+        rules.set_audience(&[&self.realm.audience]);
+        rules.set_required_spec_claims(&["exp", "nbf", "iss", "aud", "sub"]);
+        let claims = jsonwebtoken::decode::<Claims>(token, key, &rules)
+            .map_err(|error| {
+                use jsonwebtoken::errors::ErrorKind;
+                bad(match error.kind() {
+                    ErrorKind::ExpiredSignature => "token_expired",
+                    ErrorKind::ImmatureSignature => "token_not_yet_valid",
+                    ErrorKind::InvalidSignature | ErrorKind::InvalidAlgorithm => "token_signature",
+                    ErrorKind::InvalidIssuer => "token_issuer",
+                    ErrorKind::InvalidAudience => "token_audience",
+                    _ => "token_claims",
+                })
+            })?
+            .claims;
+        let moment = |seconds| Moment::from_unix_timestamp(seconds).map_err(|_| bad("token_claims"));
+        let now = OffsetDateTime::now_utc().unix_timestamp();
+        // A token from the future, or one that outlives what we would have issued, was not made by our rules.
+        if claims.iat > now + LEEWAY_SECONDS.cast_signed() || claims.exp - claims.iat > TTL_MAX.as_secs().cast_signed()
+        {
+            return Err(bad("token_claims"));
+        }
+        Ok(Staff {
+            merchant: claims.merchant,
+            id: claims.sub,
+            role: claims.role,
+            outlets: claims.outlets,
+            register: claims.register,
+            issued_at: moment(claims.iat)?,
+            expires_at: moment(claims.exp)?,
+        })
+    }
+}
+
+/// Three parts of base64url: anything else is refused before it is parsed.
+fn is_compact_jws(token: &str) -> bool {
+    let part = |part: &str| {
+        !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+    };
+    token.split('.').count() == 3 && token.split('.').all(part)
+}

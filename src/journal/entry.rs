@@ -1,0 +1,59 @@
+//! An entry: all events of one committed transaction.
+
+use std::sync::{Arc, OnceLock};
+
+use anyhow::{Context, ensure};
+use tillwire_channels::{MerchantId, Moment, Position, Stored, Tag};
+
+/// The most that an entry's events may take, in bytes. Larger work is done in several transactions.
+pub const ENTRY_BYTES_MAX: usize = 256 * 1024;
+
+/// All events of one committed transaction, numbered and chained.
+#[derive(Debug)]
+pub struct Entry {
+    pub merchant: MerchantId,
+    pub seq: u64,
+    pub prev: Tag,
+    pub tag: Tag,
+    pub recorded_at: Moment,
+    /// The events as stored: these very bytes are hashed.
+    pub text: Arc<str>,
+    parsed: OnceLock<Vec<Stored>>,
+}
+
+impl Entry {
+    pub fn new(merchant: MerchantId, seq: u64, prev: Tag, tag: Tag, recorded_at: Moment, text: Arc<str>) -> Self {
+        Self { merchant, seq, prev, tag, recorded_at, text, parsed: OnceLock::new() }
+    }
+
+    /// The place of the whole entry.
+    pub fn position(&self) -> Position {
+        Position::of_entry(self.seq, self.tag)
+    }
+
+    /// The events, parsed on first use.
+    ///
+    /// # Errors
+    /// If the text is not a list of events: a journal that was tampered with.
+    pub fn events(&self) -> anyhow::Result<&[Stored]> {
+        if let Some(events) = self.parsed.get() {
+            return Ok(events);
+        }
+        let events = serde_json::from_str(&self.text)
+            .with_context(|| format!("reading entry {} of merchant {}", self.seq, self.merchant))?;
+        Ok(self.parsed.get_or_init(|| events))
+    }
+}
+
+/// A number from the database, where it is `bigint` and never negative.
+pub(super) fn seq_of(seq: i64) -> anyhow::Result<u64> {
+    u64::try_from(seq).context("a negative number in the journal")
+}
+
+/// A tag from the database, where its length is checked.
+pub(super) fn tag_of(bytes: &[u8]) -> anyhow::Result<Tag> {
+    ensure!(bytes.len() == 8, "a tag of {} bytes in the journal", bytes.len());
+    let mut tag = [0; 8];
+    tag.copy_from_slice(bytes);
+    Ok(Tag(tag))
+}

@@ -1,0 +1,79 @@
+//! The pools of database connections, and the only way to begin a transaction.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use anyhow::Context;
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::{ConnectOptions, Executor, PgPool, Postgres, Row, Transaction};
+
+/// How long a request waits for a free connection before it is told to come back.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A pool for each database role that a node uses.
+#[derive(Clone)]
+pub struct Pools {
+    /// `tillwire_app`: requests, walled off by merchant.
+    pub app: PgPool,
+    /// `tillwire_feed`: reads the journals of all merchants.
+    pub feed: PgPool,
+}
+
+impl Pools {
+    /// Opens both pools without connecting: a database that is down at start is waited for by whoever needs it.
+    pub fn open(app_url: &str, feed_url: &str, connections_max: u32) -> anyhow::Result<Self> {
+        Ok(Self {
+            app: open(app_url, connections_max).context("the database URL of the application")?,
+            // The feed reads in few, large steps.
+            feed: open(feed_url, (connections_max / 4).max(2)).context("the database URL of the feed")?,
+        })
+    }
+
+    /// Closes every connection once it is free.
+    pub async fn close(&self) {
+        self.app.close().await;
+        self.feed.close().await;
+    }
+}
+
+/// Opens a pool. The only constructor, for its hook closes a hole of sqlx 0.9.0: see [`begin`].
+pub fn open(url: &str, connections_max: u32) -> anyhow::Result<PgPool> {
+    // The URL holds a password: the parse error must not repeat it.
+    let options = PgConnectOptions::from_str(url)
+        .map_err(|_| anyhow::anyhow!("not a postgres:// URL"))?
+        .application_name("tillwire")
+        // Bounds for whatever is asked outside of a transaction; one of a merchant sets its own, which also hold where a
+        // pooler drops these.
+        .options([("statement_timeout", "10s"), ("lock_timeout", "3s"), ("idle_in_transaction_session_timeout", "2s")])
+        .log_slow_statements(tracing::log::LevelFilter::Off, Duration::ZERO);
+    Ok(PgPoolOptions::new()
+        .max_connections(connections_max)
+        .acquire_timeout(ACQUIRE_TIMEOUT)
+        // A connection inside a transaction must never be lent again. In a fresh transaction, and only there, `now()`
+        // is the statement's own time; anywhere else the connection is closed.
+        .after_release(|connection, _| {
+            Box::pin(async move {
+                let row = connection.fetch_one("select now() = statement_timestamp()").await?;
+                row.try_get(0)
+            })
+        })
+        .connect_lazy_with(options))
+}
+
+/// Opens a pool for a command that takes its time: migrations, verification. No time-outs, few connections.
+pub fn open_for_owner(url: &str) -> anyhow::Result<PgPool> {
+    let options = PgConnectOptions::from_str(url).map_err(|_| anyhow::anyhow!("not a postgres:// URL"))?;
+    Ok(PgPoolOptions::new().max_connections(2).connect_lazy_with(options.application_name("tillwire")))
+}
+
+/// Begins a transaction that cannot be cancelled half-way.
+///
+/// A cancelled `begin` of sqlx 0.9.0 leaves the connection inside a transaction that the pool knows nothing of, and the
+/// writes of its next user vanish (transact-rs/sqlx#4385). In a task of its own it always ends: if nobody waits any
+/// more, the transaction is dropped there and rolled back.
+pub async fn begin(pool: &PgPool) -> sqlx::Result<Transaction<'static, Postgres>> {
+    let pool = pool.clone();
+    #[allow(clippy::disallowed_methods)] // The one place where it is sound.
+    let task = tokio::spawn(async move { pool.begin().await });
+    task.await.map_err(|error| sqlx::Error::Io(std::io::Error::other(error)))?
+}

@@ -1,0 +1,169 @@
+//! `MerchantTx`: rows and their entry, in one commit.
+
+use std::sync::Arc;
+
+use sqlx::{PgConnection, PgPool, Postgres, Transaction};
+use tillwire_channels::{Event, MerchantId, Moment, StaffId, Stored};
+
+use super::entry::{ENTRY_BYTES_MAX, Entry, seq_of, tag_of};
+use super::once::Once;
+use super::write::Written;
+use super::{Caller, pool};
+use crate::error::{Error, Result};
+
+/// A transaction of one merchant: its rows, and the events that tell of them.
+///
+/// INVARIANT: rows and entry commit together or not at all, and the lock on the head is held for the last statement
+/// and the commit only. Locks are taken in this order: document, attempt, stock in variant order, head.
+pub struct MerchantTx {
+    sql: Transaction<'static, Postgres>,
+    caller: Caller,
+    now: Moment,
+    events: Vec<Stored>,
+}
+
+/// What a transaction began as.
+pub(super) enum Begun {
+    First(MerchantTx),
+    /// The same request was answered before.
+    Again(Written),
+}
+
+impl MerchantTx {
+    /// Begins; with a key, only if no twin is running and none was answered.
+    pub(super) async fn begin(pool: &PgPool, caller: Caller, once: Option<&Once>) -> Result<Begun> {
+        let mut sql = pool::begin(pool).await?;
+        let lock = once.map(|once| once.lock_name(caller.merchant));
+        let begun = sqlx::query!(
+            r#"select set_config('tillwire.merchant', $1, true) as merchant,
+                 set_config('statement_timeout', '10s', true) as statement_timeout,
+                 set_config('lock_timeout', '3s', true) as lock_timeout,
+                 set_config('idle_in_transaction_session_timeout', '2s', true) as idle_timeout,
+                 clock_timestamp() as "now!",
+                 case when $2::text is null then true
+                      else pg_try_advisory_xact_lock(hashtextextended($2, 0)) end as "alone!""#,
+            caller.merchant.to_string(),
+            lock,
+        )
+        .fetch_one(&mut *sql)
+        .await?;
+        if !begun.alone {
+            return Err(Error::InFlight);
+        }
+        refuse_revoked(&mut sql, caller).await?;
+        if let Some(once) = once
+            && let Some(written) = once.answered(&mut sql, caller.merchant).await?
+        {
+            return Ok(Begun::Again(written));
+        }
+        Ok(Begun::First(Self { sql, caller, now: begun.now, events: Vec::new() }))
+    }
+
+    /// The connection, for the statements of a command. Each of them names the merchant.
+    pub fn sql(&mut self) -> &mut PgConnection {
+        &mut self.sql
+    }
+
+    pub fn merchant(&self) -> MerchantId {
+        self.caller.merchant
+    }
+
+    /// Who acts.
+    pub fn actor(&self) -> StaffId {
+        self.caller.staff
+    }
+
+    /// The database's clock when the transaction began.
+    pub fn now(&self) -> Moment {
+        self.now
+    }
+
+    /// Adds an event to the transaction's entry.
+    pub fn append(&mut self, event: &Event, occurred_at: Moment) -> Result<()> {
+        self.events.push(Stored::new(event, occurred_at, Some(self.caller.staff))?);
+        Ok(())
+    }
+
+    /// The last statement and the commit: takes the next number, inserts the entry, stores the answer.
+    pub(super) async fn commit(mut self, once: Option<&Once>, status: u16, reply: &str) -> Result<Option<Entry>> {
+        let entry = if self.events.is_empty() {
+            self.keep_answer(once, status, reply).await?;
+            None
+        } else {
+            Some(self.number(once, status, reply).await?)
+        };
+        self.sql.commit().await?;
+        Ok(entry)
+    }
+
+    async fn number(&mut self, once: Option<&Once>, status: u16, reply: &str) -> Result<Entry> {
+        let text: Arc<str> = serde_json::to_string(&self.events)?.into();
+        if text.len() > ENTRY_BYTES_MAX {
+            return Err(Error::TooLarge { limit_bytes: ENTRY_BYTES_MAX });
+        }
+        let merchant = self.caller.merchant;
+        let row = sqlx::query!(
+            "with head as (
+                 update journal_heads
+                 set seq = seq + 1, prev = tag,
+                     tag = substring(sha256(tag || uuid_send(merchant_id) || int8send(seq + 1)
+                                            || convert_to($2, 'UTF8')) from 1 for 8),
+                     recorded_at = greatest(recorded_at, clock_timestamp())
+                 where merchant_id = $1
+                 returning seq, prev, tag, recorded_at
+             ), entry as (
+                 insert into journal_entries (merchant_id, seq, recorded_at, prev, tag, events)
+                 select $1, seq, recorded_at, prev, tag, $2 from head
+             ), answer as (
+                 insert into idempotency_keys (merchant_id, route, key, fingerprint, status, reply, seq, tag)
+                 select $1, $3, $4, $5, $6, $7, seq, tag from head where $3::text is not null
+             )
+             select seq, prev, tag, recorded_at from head",
+            merchant.0,
+            &*text,
+            once.map(Once::route),
+            once.map(Once::key),
+            once.map(Once::fingerprint),
+            status.cast_signed(),
+            reply,
+        )
+        .fetch_optional(&mut *self.sql)
+        .await?
+        .ok_or(Error::NotFound("merchant"))?;
+        let (seq, prev, tag) = (seq_of(row.seq)?, tag_of(&row.prev)?, tag_of(&row.tag)?);
+        Ok(Entry::new(merchant, seq, prev, tag, row.recorded_at, text))
+    }
+
+    /// Stores the answer of a request that nobody will hear of.
+    async fn keep_answer(&mut self, once: Option<&Once>, status: u16, reply: &str) -> Result<()> {
+        let Some(once) = once else { return Ok(()) };
+        sqlx::query!(
+            "insert into idempotency_keys (merchant_id, route, key, fingerprint, status, reply)
+             values ($1, $2, $3, $4, $5, $6)",
+            self.caller.merchant.0,
+            once.route(),
+            once.key(),
+            once.fingerprint(),
+            status.cast_signed(),
+            reply,
+        )
+        .execute(&mut *self.sql)
+        .await?;
+        Ok(())
+    }
+}
+
+/// Refuses a token that was issued before its bearer was revoked.
+pub(super) async fn refuse_revoked(sql: &mut PgConnection, caller: Caller) -> Result<()> {
+    let until = sqlx::query_scalar!(
+        "select issued_until from revocations where merchant_id = $1 and staff_id = $2",
+        caller.merchant.0,
+        caller.staff.0,
+    )
+    .fetch_optional(sql)
+    .await?;
+    match until {
+        Some(until) if caller.issued_at <= until => Err(Error::Unauthenticated("token_revoked")),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,77 @@
+//! Upkeep: partitions ahead of time, old idempotency keys out, old entries out where retention is asked for.
+
+use std::time::Duration;
+
+use anyhow::Context;
+use sqlx::PgPool;
+use tillwire_channels::Moment;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+/// How many months of partitions are made ahead.
+const MONTHS_AHEAD: i32 = 3;
+/// How often upkeep is done.
+const EVERY: Duration = Duration::from_secs(3600);
+/// How many keys are forgotten in one statement.
+const KEYS_BATCH: i32 = 5_000;
+
+/// Does the upkeep now and then every hour, until the node stops. `pool` is the application's.
+pub async fn run(pool: PgPool, stop: CancellationToken) {
+    while stop.run_until_cancelled(once(&pool)).await.is_some() {
+        if stop.run_until_cancelled(tokio::time::sleep(EVERY)).await.is_none() {
+            return;
+        }
+    }
+}
+
+async fn once(pool: &PgPool) {
+    match make_partitions(pool).await {
+        Ok(0) => {}
+        Ok(made) => info!(made, "Made {made} partitions of the journal"),
+        Err(error) => warn!(error = format!("{error:#}"), "Could not make the journal's partitions"),
+    }
+    loop {
+        match expire_keys(pool).await {
+            Ok(gone) if gone < KEYS_BATCH => break,
+            Ok(_) => {}
+            Err(error) => {
+                warn!(error = format!("{error:#}"), "Could not forget old idempotency keys");
+                break;
+            }
+        }
+    }
+}
+
+/// Makes the journal's partitions of this month and the coming ones.
+pub async fn make_partitions(pool: &PgPool) -> anyhow::Result<i32> {
+    let made = sqlx::query_scalar!("select journal_partitions_ahead($1)", MONTHS_AHEAD).fetch_one(pool).await?;
+    Ok(made.unwrap_or(0))
+}
+
+async fn expire_keys(pool: &PgPool) -> anyhow::Result<i32> {
+    let gone = sqlx::query_scalar!("select idempotency_keys_expire($1)", KEYS_BATCH).fetch_one(pool).await?;
+    Ok(gone.unwrap_or(0))
+}
+
+/// Drops the partitions that hold nothing younger than `before`, and names them. `pool` is the owner's: the application
+/// may not forget history.
+pub async fn prune(pool: &PgPool, before: Moment) -> anyhow::Result<Vec<String>> {
+    let partitions = sqlx::query!(
+        r#"select child.relname::text as "name!"
+           from pg_inherits join pg_class child on child.oid = inhrelid
+           where inhparent = 'journal_entries'::regclass
+             and child.relname < 'journal_entries_' || to_char($1::timestamptz at time zone 'utc', 'YYYY_MM')
+           order by child.relname"#,
+        before
+    )
+    .fetch_all(pool)
+    .await?;
+    let mut dropped = Vec::new();
+    for partition in partitions {
+        // A name from the catalogue, which only `journal_partitions_ahead` gives: letters, digits and underscores.
+        let drop = sqlx::AssertSqlSafe(format!("drop table \"{}\"", partition.name));
+        sqlx::query(drop).execute(pool).await.with_context(|| format!("dropping {}", partition.name))?;
+        dropped.push(partition.name);
+    }
+    Ok(dropped)
+}

@@ -1,0 +1,110 @@
+//! Writing: a command is run in a transaction, again if the database asks for it, and announced when it is committed.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use serde::Serialize;
+use tillwire_channels::Position;
+use tokio::sync::mpsc;
+use tokio_util::task::TaskTracker;
+use tracing::{Instrument, Span, debug};
+
+use super::entry::Entry;
+use super::once::Once;
+use super::tx::{Begun, MerchantTx};
+use super::{Caller, Pools};
+use crate::error::{Error, Result};
+
+/// How often a command is tried when it deadlocks or fails to serialise.
+const TRIES_MAX: u32 = 3;
+
+/// The journal, as the one way to write.
+#[derive(Clone)]
+pub struct Journal {
+    pub pools: Pools,
+    announce: mpsc::Sender<Arc<Entry>>,
+    tasks: TaskTracker,
+}
+
+/// A committed write: what to answer, and where in the journal it stands.
+#[derive(Clone, Debug)]
+pub struct Written {
+    /// Always 2xx.
+    pub status: u16,
+    /// The answer's body, JSON.
+    pub reply: String,
+    /// The entry it was committed with, if anyone will hear of it.
+    pub position: Option<Position>,
+    /// Whether this is the stored answer of an earlier request with the same key.
+    pub replayed: bool,
+}
+
+impl Journal {
+    /// `announce` takes what was committed; `tasks` owns the writes that are running.
+    pub fn new(pools: Pools, announce: mpsc::Sender<Arc<Entry>>, tasks: TaskTracker) -> Self {
+        Self { pools, announce, tasks }
+    }
+
+    /// Runs `command` and commits its rows with one entry of the events it appended, and with `once`'s answer.
+    ///
+    /// It runs in a task of its own: a caller who hangs up cancels nothing half-way, and what was committed is
+    /// announced in any case. The command may run up to three times, so it must not keep anything from a failed run.
+    ///
+    /// # Errors
+    /// What the command answers; [`Error::InFlight`] if a twin is running, [`Error::KeyReused`] if the key was used for
+    /// another request. After [`Error::Internal`] the outcome is unknown, and the same key gives the one there was.
+    pub async fn write<T, F>(&self, caller: Caller, once: Option<Once>, status: u16, command: F) -> Result<Written>
+    where
+        T: Serialize + Send + 'static,
+        F: for<'t> Fn(&'t mut MerchantTx) -> BoxFuture<'t, Result<T>> + Send + Sync + 'static,
+    {
+        let journal = self.clone();
+        let work = async move {
+            let mut tried = 0;
+            loop {
+                tried += 1;
+                match journal.attempt(caller, once.as_ref(), status, &command).await {
+                    Err(error) if tried < TRIES_MAX && wants_another_try(&error) => {
+                        metrics::counter!("tillwire_write_retries_total").increment(1);
+                        debug!(merchant = %caller.merchant, tried, "A write met a deadlock and is tried again");
+                        // Unequal pauses, so that the two do not meet again.
+                        let jitter = u64::from(uuid::Uuid::new_v4().as_bytes()[0] % 16);
+                        tokio::time::sleep(Duration::from_millis(u64::from(tried) * 5 + jitter)).await;
+                    }
+                    outcome => return outcome,
+                }
+            }
+        };
+        self.tasks.spawn(work.instrument(Span::current())).await?
+    }
+
+    async fn attempt<T, F>(&self, caller: Caller, once: Option<&Once>, status: u16, command: &F) -> Result<Written>
+    where
+        T: Serialize + Send + 'static,
+        F: for<'t> Fn(&'t mut MerchantTx) -> BoxFuture<'t, Result<T>> + Send + Sync + 'static,
+    {
+        let mut tx = match MerchantTx::begin(&self.pools.app, caller, once).await? {
+            Begun::First(tx) => tx,
+            Begun::Again(written) => return Ok(written),
+        };
+        let reply = serde_json::to_string(&command(&mut tx).await?)?;
+        let entry = tx.commit(once, status, &reply).await?;
+        let position = entry.as_ref().map(Entry::position);
+        if let Some(entry) = entry {
+            metrics::counter!("tillwire_journal_entries_total").increment(1);
+            // A full queue is a slow bus. Feeds find the entry in the journal; the writer does not wait.
+            if self.announce.try_send(Arc::new(entry)).is_err() {
+                metrics::counter!("tillwire_announcements_dropped_total").increment(1);
+            }
+        }
+        Ok(Written { status, reply, position, replayed: false })
+    }
+}
+
+/// Whether the database chose this transaction as the one to give way.
+fn wants_another_try(error: &Error) -> bool {
+    let Error::Internal(cause) = error else { return false };
+    let Some(sqlx::Error::Database(refusal)) = cause.downcast_ref::<sqlx::Error>() else { return false };
+    matches!(refusal.code().as_deref(), Some("40P01" | "40001"))
+}

@@ -1,0 +1,23 @@
+//! Tillwire: a real-time commerce hub. *Kasir → layar, live.*
+//!
+//! The rooms, in reading order. Imports go one way: `channels` ← `journal` ← `commerce` ← edges.
+
+// What everything stands on.
+pub mod config;
+pub mod embedded;
+pub mod error;
+pub mod shutdown;
+pub mod telemetry;
+
+// The truth: who may write, what was written, and in which order.
+pub mod commerce;
+pub mod identity;
+pub mod journal;
+
+// The ways in and out.
+pub mod bus;
+pub mod http;
+
+// What a role is given, and the roles themselves.
+pub mod hub;
+pub mod roles;

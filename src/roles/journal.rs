@@ -1,0 +1,30 @@
+//! `tillwire journal`: looks after journals.
+
+use anyhow::bail;
+use secrecy::ExposeSecret;
+
+use crate::config::{Journal, JournalCommand};
+use crate::journal::{chain, pool, upkeep};
+
+pub async fn run(config: Journal) -> anyhow::Result<()> {
+    match config.what {
+        JournalCommand::Verify { feed_database_url, merchant } => {
+            let pool = pool::open_for_owner(feed_database_url.expose_secret())?;
+            match chain::verify(&pool, merchant).await? {
+                Ok(verified) if verified.entries == 0 => println!("No entries; the head is at {}.", verified.head),
+                Ok(verified) => {
+                    let chain::Verified { first, entries, head } = verified;
+                    println!("{entries} entries from number {first}, every link good; the head is at {head}.");
+                }
+                Err(broken) => bail!("the journal of {merchant} is broken: {broken}"),
+            }
+        }
+        JournalCommand::Prune { migrate_database_url, before } => {
+            let pool = pool::open_for_owner(migrate_database_url.expose_secret())?;
+            for partition in upkeep::prune(&pool, before).await? {
+                println!("Dropped {partition}.");
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,150 @@
+//! The journal: gapless, in commit order, chained; and what happens when a commit's answer is lost.
+
+use serde_json::json;
+use tillwire::journal::chain::{self, Broken};
+use uuid::Uuid;
+
+use super::support::hub::TestHub;
+use super::support::services::postgres::Postgres;
+use super::support::services::proxy::{Cut, Proxy};
+
+#[tokio::test]
+async fn numbers_have_no_gap_under_32_writers_and_every_link_is_good() {
+    let hub = TestHub::start().await;
+    let shop = hub.merchant("Toko Roti").await;
+    let bread = shop.stocked("roti", 7_500, "1000").await;
+    let writers = (0..32).map(|_| async {
+        let mut positions = Vec::new();
+        for _ in 0..5 {
+            let answer = shop.post(&shop.sales(), shop.sale(&bread, "1", 7_500)).await;
+            answer.created();
+            positions.push(answer.position());
+        }
+        positions
+    });
+    let mut answered: Vec<u64> = futures_util::future::join_all(writers)
+        .await
+        .concat()
+        .iter()
+        .map(|position| position.split('-').next().unwrap().parse().unwrap())
+        .collect();
+    answered.sort_unstable();
+    let first = answered[0];
+    assert_eq!(answered, (first..first + 160).collect::<Vec<_>>());
+
+    let verified = chain::verify(&hub.pools.feed, shop.merchant).await.unwrap().unwrap();
+    assert_eq!((verified.first, verified.entries), (1, first + 159));
+    // On hand falls by one with each entry: the order of the journal is the order of the commits.
+    let levels: Vec<String> = shop
+        .journal()
+        .await
+        .iter()
+        .filter(|it| it["event"]["data"]["reason"] == "sale")
+        .map(|it| it["event"]["data"]["on_hand"].as_str().unwrap().to_owned())
+        .collect();
+    assert_eq!(levels, (840..1000).rev().map(|left| format!("{left}.000")).collect::<Vec<_>>());
+    let clock = "select count(*) from (select recorded_at < lag(recorded_at) over (order by seq) as back
+        from journal_entries) t where back";
+    assert_eq!(hub.database.psql(clock).await.trim(), "0", "recorded_at never runs backwards");
+}
+
+#[tokio::test]
+async fn whoever_changes_history_is_found_out() {
+    let hub = TestHub::start().await;
+    let shop = hub.merchant("Toko Roti").await;
+    shop.stocked("roti", 7_500, "10").await;
+    let verify = async || chain::verify(&hub.pools.feed, shop.merchant).await.unwrap();
+    let whole = verify().await.unwrap();
+    let change = "update journal_entries set events = replace(events, '7500', '7501') where seq = 3";
+    hub.database.psql(change).await;
+    assert_eq!(verify().await, Err(Broken::Changed { seq: 3 }));
+    hub.database.psql("update journal_entries set events = replace(events, '7501', '7500') where seq = 3").await;
+    assert_eq!(verify().await, Ok(whole));
+    hub.database.psql("delete from journal_entries where seq = 2").await;
+    assert_eq!(verify().await, Err(Broken::Hole { seq: 2 }));
+}
+
+#[tokio::test]
+async fn a_position_that_was_forgotten_or_never_was_needs_a_snapshot() {
+    let hub = TestHub::start().await;
+    let shop = hub.merchant("Toko Roti").await;
+    shop.stocked("roti", 7_500, "10").await;
+    let positions: Vec<String> =
+        shop.journal().await.iter().map(|it| it["position"].as_str().unwrap().to_owned()).collect();
+    let after = async |position: &str| shop.get(&format!("/v1/journal?after={position}")).await;
+    let reason = async |position: &str| {
+        after(position).await.refused(410, "snapshot_required")["snapshot"]["reason"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(after(&positions[0]).await.ok()["events"].as_array().unwrap().len(), positions.len() - 1);
+    assert_eq!(reason("2-00000000").await, "diverged");
+    assert_eq!(reason("99-00000000").await, "diverged");
+    // As retention does, though by the row.
+    hub.database.psql("delete from journal_entries where seq <= 2").await;
+    assert_eq!(reason(&positions[0]).await, "expired");
+    assert_eq!(reason("0-00000000").await, "expired");
+    // Right before the oldest that is left, nothing is missing.
+    let whole_second = positions[1].replacen(".1", "", 1);
+    assert_eq!(after(&whole_second).await.ok()["events"].as_array().unwrap().len(), positions.len() - 2);
+    after("x").await.refused(400, "invalid_parameter");
+}
+
+#[tokio::test]
+async fn a_commit_whose_answer_is_lost_is_settled_by_the_same_key() {
+    let port = Postgres::shared().await.tcp_port().expect("a cluster with TCP");
+    let proxy = Proxy::to(port).await;
+    let hub = TestHub::start_through(Some(proxy.port)).await;
+    let shop = hub.merchant("Toko Roti").await;
+    let bread = shop.stocked("roti", 7_500, "10").await;
+    for (cut, left) in [(Cut::Before, "9.000"), (Cut::After, "8.000")] {
+        let (key, sale) = (Uuid::new_v4().to_string(), shop.sale(&bread, "1", 7_500));
+        let entries = shop.journal().await.len();
+        let done = proxy.cut_when(|bytes| bytes.windows(6).any(|it| it.eq_ignore_ascii_case(b"commit")), cut);
+        shop.post_once(&key, &shop.sales(), sale.clone()).await.refused(500, "internal");
+        done.await.unwrap();
+        let settled = shop.post_once(&key, &shop.sales(), sale).await;
+        settled.created();
+        let before_the_server_got_it = matches!(cut, Cut::Before);
+        assert_eq!(settled.headers.contains_key("idempotent-replayed"), !before_the_server_got_it);
+        assert_eq!(shop.stock_of(&bread).await, left);
+        assert_eq!(shop.journal().await.len(), entries + 3, "once");
+    }
+    chain::verify(&hub.pools.feed, shop.merchant).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_cancelled_begin_never_poisons_a_pooled_connection() {
+    let hub = TestHub::start().await;
+    hub.database.psql("create table kept (n int); grant insert, select on kept to tillwire_app").await;
+    for round in 0..300_u64 {
+        let begin = tillwire::journal::pool::begin(&hub.pools.app);
+        let patience = std::time::Duration::from_micros(round % 40 * 10);
+        let _ = tokio::time::timeout(patience, begin).await;
+    }
+    for n in 0..40 {
+        sqlx::query("insert into kept values ($1)").bind(n).execute(&hub.pools.app).await.unwrap();
+    }
+    assert_eq!(hub.database.psql("select count(*) from kept").await.trim(), "40");
+}
+
+#[tokio::test]
+async fn baskets_in_opposite_order_never_wait_for_each_other_in_a_ring() {
+    let hub = TestHub::start().await;
+    let shop = hub.merchant("Toko Roti").await;
+    let mut variants = Vec::new();
+    for n in 0..6 {
+        variants.push(shop.stocked(&format!("roti {n}"), 1_000, "500").await);
+    }
+    let sell = |reversed: bool| {
+        let mut lines: Vec<_> = variants.iter().map(|it| json!({ "variant": it, "quantity": "1" })).collect();
+        if reversed {
+            lines.reverse();
+        }
+        let body = json!({ "register": shop.register, "lines": lines,
+            "tenders": [{ "method": "qris", "amount_minor": 6_000 }] });
+        let path = shop.sales();
+        let shop = &shop;
+        async move { shop.post(&path, body).await.created() }
+    };
+    futures_util::future::join_all((0..40).map(|n| sell(n % 2 == 0))).await;
+    assert_eq!(shop.stock_of(&variants[0]).await, "460.000");
+}

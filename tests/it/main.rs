@@ -1,0 +1,9 @@
+//! The one integration test binary: stories of a shop, told from outside, on real services that it starts itself.
+
+mod embedded;
+mod journal;
+mod rest;
+mod sales;
+mod services;
+mod support;
+mod walls;

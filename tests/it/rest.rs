@@ -1,0 +1,122 @@
+//! Bad input gets a clear problem and changes nothing.
+
+use serde_json::json;
+use tillwire_channels::{OutletId, Role};
+
+use super::support::hub::TestHub;
+
+#[tokio::test]
+async fn bad_sales_name_the_field_and_change_nothing() {
+    let hub = TestHub::start().await;
+    let shop = hub.merchant("Toko Roti").await;
+    let bread = shop.stocked("roti", 7_500, "10").await;
+    let before = shop.journal().await.len();
+    let good = || shop.sale(&bread, "1", 7_500);
+    let cases = [
+        ("/lines/0/quantity", json!("-1"), "/lines/0/quantity", "invalid"),
+        ("/lines/0/quantity", json!("1.0005"), "/lines/0/quantity", "invalid_field"),
+        ("/lines/0/quantity", json!(1), "/lines/0/quantity", "invalid_field"),
+        ("/lines/0/discount_minor", json!(-1), "/lines/0/discount_minor", "invalid"),
+        ("/lines/0/variant", json!(uuid::Uuid::nil()), "/lines/0/variant", "unknown_variant"),
+        ("/tenders/0/amount_minor", json!(7_499), "/tenders", "tenders_mismatch"),
+        ("/tenders/0/amount_minor", json!(i64::MAX), "/tenders/0/amount_minor", "invalid"),
+        ("/tenders/0/method", json!("shells"), "/tenders/0/method", "invalid_field"),
+        ("/lines", json!([]), "/lines", "invalid"),
+        ("/register", json!(uuid::Uuid::nil()), "/register", "unknown_register"),
+    ];
+    for (at, value, pointer, code) in cases {
+        let mut sale = good();
+        *sale.pointer_mut(at).unwrap() = value;
+        let problem = shop.post(&shop.sales(), sale).await.refused(422, code);
+        assert_eq!(problem["errors"][0]["pointer"], pointer, "{problem}");
+    }
+    let mut unknown = good();
+    unknown["colour"] = json!("red");
+    shop.post(&shop.sales(), unknown).await.refused(422, "invalid_field");
+    let malformed = shop.post_as(&shop.owner, "k1", &shop.sales(), b"{\"lines\": [".to_vec()).await;
+    malformed.refused(400, "malformed_json");
+    let huge = shop.post_as(&shop.owner, "k2", &shop.sales(), vec![b' '; 2 * 1024 * 1024]).await;
+    huge.refused(413, "too_large");
+    let nowhere = format!("/v1/outlets/{}/sales", OutletId::new());
+    shop.post(&nowhere, good()).await.refused(404, "not_found");
+
+    assert_eq!(shop.journal().await.len(), before);
+    assert_eq!(shop.stock_of(&bread).await, "10.000");
+    // What was refused is not remembered: the same key may be used for the corrected request.
+    shop.post_once("k1", &shop.sales(), good()).await.created();
+}
+
+#[tokio::test]
+async fn only_good_tokens_open_anything() {
+    let hub = TestHub::start().await;
+    let shop = hub.merchant("Toko Roti").await;
+    hub.send("GET", "/v1/outlets", &[], vec![]).await.refused(401, "token_missing");
+    for token in ["", "x", "a.b.c", "{}.{}.{}"] {
+        assert_eq!(shop.get_as(token, "/v1/outlets").await.status, 401, "{token}");
+    }
+    let mut parts: Vec<String> = shop.owner.split('.').map(str::to_owned).collect();
+    parts[2] = parts[2].chars().rev().collect();
+    shop.get_as(&parts.join("."), "/v1/outlets").await.refused(401, "token_signature");
+
+    let display = hub.token(shop.merchant, Role::Display, &[]);
+    shop.get_as(&display, "/v1/outlets").await.ok();
+    shop.post_as(&display, "k", "/v1/outlets", b"{}".to_vec()).await.refused(422, "invalid_field");
+    let body = json!({ "code": "X", "name": "X", "time_zone": "Asia/Jakarta" }).to_string();
+    shop.post_as(&display, "k", "/v1/outlets", body.into_bytes()).await.refused(403, "denied");
+    let elsewhere = hub.token(shop.merchant, Role::Cashier, &[OutletId::new()]);
+    shop.get_as(&elsewhere, &shop.sales()).await.refused(403, "denied");
+}
+
+#[tokio::test]
+async fn a_revoked_token_is_dead_at_once_and_the_journal_says_so() {
+    let hub = TestHub::start().await;
+    let shop = hub.merchant("Toko Roti").await;
+    let bearer = tillwire::identity::tokens::Bearer {
+        merchant: shop.merchant,
+        staff: tillwire_channels::StaffId::new(),
+        role: Role::Cashier,
+        outlets: vec![],
+        register: None,
+    };
+    let token = hub.signer.mint(&bearer, std::time::Duration::from_secs(60)).unwrap();
+    shop.get_as(&token, "/v1/outlets").await.ok();
+    shop.post(&format!("/v1/staff/{}/revocations", bearer.staff), json!({})).await.created();
+    shop.get_as(&token, "/v1/outlets").await.refused(401, "token_revoked");
+    shop.post_as(
+        &token,
+        "k",
+        &shop.sales(),
+        shop.sale(&uuid::Uuid::nil().to_string(), "1", 1).to_string().into_bytes(),
+    )
+    .await
+    .refused(401, "token_revoked");
+    let last = shop.journal().await.pop().unwrap();
+    assert_eq!(last["event"]["type"], "access.revoked");
+    assert_eq!(last["event"]["data"]["staff"], bearer.staff.to_string());
+}
+
+#[tokio::test]
+async fn a_catalogue_is_imported_in_chunks_with_a_result_for_each_item() {
+    let hub = TestHub::start().await;
+    let shop = hub.merchant("Toko Besar").await;
+    let mut items: Vec<_> = (0..450)
+        .map(|n| json!({ "name": format!("Barang {n}"), "variants": [{ "sku": format!("S{n}"), "price_minor": n }] }))
+        .collect();
+    items[3]["variants"][0]["price_minor"] = json!(-1);
+    items[9]["variants"][0]["sku"] = json!("S8");
+    let import = json!({ "items": items });
+    let before = shop.journal().await.len();
+    let answer = shop.post_once("catalogue", "/v1/products/import", import.clone()).await;
+    let imported = answer.ok();
+    assert_eq!((&imported["created"], &imported["refused"]), (&json!(448), &json!(2)));
+    assert_eq!(imported["results"][3]["errors"][0]["pointer"], "/variants/0/price_minor");
+    assert_eq!(imported["results"][9]["errors"][0]["code"], "sku_repeated");
+    let events = shop.journal().await;
+    assert_eq!(events.len() - before, 448);
+    let entries: std::collections::BTreeSet<_> =
+        events[before..].iter().map(|it| it["event"]["seq"].as_u64().unwrap()).collect();
+    assert_eq!(entries.len(), 3, "a transaction for each chunk");
+    // The same request again is answered alike, and done once.
+    let again = shop.post_once("catalogue", "/v1/products/import", import).await;
+    assert_eq!((again.ok(), shop.journal().await.len()), (imported, events.len()));
+}

@@ -1,0 +1,83 @@
+//! A sale at the till.
+
+use serde_json::json;
+use uuid::Uuid;
+
+use super::support::hub::TestHub;
+
+#[tokio::test]
+async fn a_sale_moves_stock_takes_payment_and_stands_in_the_journal() {
+    let hub = TestHub::start().await;
+    let shop = hub.merchant("Toko Roti").await;
+    let bread = shop.stocked("roti", 7_500, "10").await;
+    let mut sale = shop.sale(&bread, "2", 14_500);
+    sale["discount_minor"] = json!(500);
+    let answer = shop.post(&shop.sales(), sale).await;
+    let view = answer.created();
+    assert_eq!((view["number"].as_str(), view["total_minor"].as_i64()), (Some("JKT-R1-000001"), Some(14_500)));
+    assert_eq!(shop.stock_of(&bread).await, "8.000");
+    let read = shop.get(&format!("/v1/sales/{}", view["id"].as_str().unwrap())).await.ok();
+    assert_eq!(read, view);
+
+    let journal = shop.journal().await;
+    let last: Vec<&str> = journal.iter().rev().take(3).map(|it| it["event"]["type"].as_str().unwrap()).collect();
+    assert_eq!(last, ["stock.changed", "payment.captured", "sale.completed"]);
+    let [third, _, first] = [1, 2, 3].map(|back| &journal[journal.len() - back]);
+    assert_eq!(first["event"]["of"], json!([1, 3]));
+    assert_eq!(third["event"]["data"]["on_hand"], "8.000");
+    let position = answer.position();
+    let (seq, tag) = position.split_once('-').unwrap();
+    assert_eq!(third["position"], format!("{seq}.3-{tag}"));
+}
+
+#[tokio::test]
+async fn the_same_sale_posted_50_times_at_once_is_recorded_once() {
+    let hub = TestHub::start().await;
+    let shop = hub.merchant("Toko Roti").await;
+    let bread = shop.stocked("roti", 7_500, "100").await;
+    let (key, sale, path) = (Uuid::new_v4().to_string(), shop.sale(&bread, "1", 7_500), shop.sales());
+    let posts = (0..50).map(|_| shop.post_once(&key, &path, sale.clone()));
+    let answers = futures_util::future::join_all(posts).await;
+    let good: Vec<_> = answers.iter().filter(|answer| answer.status == 201).collect();
+    assert!(!good.is_empty());
+    for answer in &answers {
+        match answer.status {
+            201 => assert_eq!((&answer.body, answer.position()), (&good[0].body, good[0].position())),
+            409 => drop(answer.refused(409, "request_in_flight")),
+            _ => panic!("{answer:?}"),
+        }
+    }
+    assert_eq!(shop.stock_of(&bread).await, "99.000");
+    let again = shop.post_once(&key, &path, sale.clone()).await;
+    assert_eq!((again.created(), &again.headers["idempotent-replayed"]), (good[0].json(), &"true".parse().unwrap()));
+    let other = shop.post_once(&key, &path, shop.sale(&bread, "2", 15_000)).await;
+    other.refused(422, "idempotency_key_reused");
+}
+
+#[tokio::test]
+async fn of_200_buyers_of_the_last_unit_one_gets_it() {
+    let hub = TestHub::start().await;
+    let shop = hub.merchant("Toko Roti").await;
+    let cake = shop.stocked("kue", 90_000, "1").await;
+    let path = shop.sales();
+    let buyers = (0..200).map(|_| async {
+        loop {
+            let answer = shop.post(&path, shop.sale(&cake, "1", 90_000)).await;
+            // Overload is refused early; the buyer tries again.
+            if answer.status != 503 {
+                return answer;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    });
+    let answers = futures_util::future::join_all(buyers).await;
+    let sold = answers.iter().filter(|answer| answer.status == 201).count();
+    assert_eq!(sold, 1);
+    for answer in answers.iter().filter(|answer| answer.status != 201) {
+        let problem = answer.refused(409, "out_of_stock");
+        assert_eq!(problem["errors"][0]["pointer"], "/lines/0/quantity");
+    }
+    assert_eq!(shop.stock_of(&cake).await, "0.000");
+    let sales = shop.journal().await.iter().filter(|it| it["event"]["type"] == "sale.completed").count();
+    assert_eq!(sales, 1);
+}

@@ -1,0 +1,233 @@
+//! A hub of a test's own: a database of its own, a listener on a free port, and the people of a shop.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tillwire::hub::Hub;
+use tillwire::identity::tokens::{Bearer, Realm, Signer, Verifier, install_crypto, write_new_key};
+use tillwire::journal::{Journal, Pools};
+use tillwire::{bus, http, roles};
+use tillwire_channels::{MerchantId, OutletId, RegisterId, Role, StaffId};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use uuid::Uuid;
+
+use super::services::postgres::{Database, Postgres};
+use super::services::{dir, unique};
+
+pub struct TestHub {
+    pub database: Database,
+    pub pools: Pools,
+    pub address: SocketAddr,
+    pub signer: Signer,
+}
+
+impl TestHub {
+    /// A hub on a fresh database.
+    pub async fn start() -> Self {
+        Self::start_through(None).await
+    }
+
+    /// A hub that reaches its database through a proxy on this port.
+    pub async fn start_through(proxy: Option<u16>) -> Self {
+        let postgres = Postgres::shared().await;
+        let database = postgres.database(async |url| roles::migrate::up(&url).await.expect("migrations")).await;
+        let url = |role| match proxy {
+            Some(port) => database.url_through(port, role),
+            None => database.url(role),
+        };
+        let pools = Pools::open(&url("tillwire_app"), &database.url("tillwire_feed"), 8).expect("pools");
+        install_crypto();
+        let key: PathBuf = dir("keys").join(unique("key"));
+        write_new_key(&key, false).expect("a key");
+        let signer = Signer::open(&key, realm()).expect("a signer");
+        let verifier = Verifier::new(realm(), &signer.public_keys().expect("keys")).expect("a verifier");
+        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        let (buses, doors) = bus::Buses::new(tasks.clone(), stop.clone());
+        buses.open();
+        let hub = Hub {
+            journal: Journal::new(pools.clone(), doors.announce, tasks),
+            verifier: Arc::new(verifier),
+            draining: stop,
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        tokio::spawn(axum::serve(listener, http::router(hub)).into_future());
+        Self { database, pools, address, signer }
+    }
+
+    /// A merchant that is open, with one outlet and one register.
+    pub async fn merchant(&self, name: &str) -> Shop<'_> {
+        let merchant = MerchantId::new();
+        let (outlet, register) = (OutletId::new(), RegisterId::new());
+        let shop = Shop { hub: self, merchant, outlet, register, owner: self.token(merchant, Role::Owner, &[]) };
+        shop.post("/v1/merchant", json!({ "name": name, "currency": "IDR" })).await.created();
+        let body = json!({ "id": outlet, "code": "JKT", "name": name, "time_zone": "Asia/Jakarta" });
+        shop.post("/v1/outlets", body).await.created();
+        let body = json!({ "id": register, "code": "R1", "name": "Kasir 1" });
+        shop.post(&format!("/v1/outlets/{outlet}/registers"), body).await.created();
+        shop
+    }
+
+    pub fn token(&self, merchant: MerchantId, role: Role, outlets: &[OutletId]) -> String {
+        let outlets = outlets.to_vec();
+        let bearer = Bearer { merchant, staff: StaffId::new(), role, outlets, register: None };
+        self.signer.mint(&bearer, Duration::from_secs(600)).expect("a token")
+    }
+
+    pub async fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: Vec<u8>) -> Answer {
+        let mut request = http_request(method, &format!("http://{}{path}", self.address), headers);
+        *request.body_mut() = http_body_util::Full::new(body.into());
+        // A connection for each request: a fault in one is no other's.
+        let stream = tokio::net::TcpStream::connect(self.address).await.expect("the hub listens");
+        let io = hyper_util::rt::TokioIo::new(stream);
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await.expect("HTTP");
+        tokio::spawn(connection);
+        let response = sender.send_request(request).await.expect("an answer");
+        let (parts, body) = response.into_parts();
+        let bytes = http_body_util::BodyExt::collect(body).await.expect("a body").to_bytes();
+        Answer { status: parts.status.as_u16(), headers: parts.headers, body: bytes.to_vec() }
+    }
+}
+
+fn http_request(
+    method: &str,
+    uri: &str,
+    headers: &[(&str, &str)],
+) -> hyper::Request<http_body_util::Full<bytes::Bytes>> {
+    let uri: hyper::Uri = uri.parse().expect("an address");
+    let host = uri.authority().expect("a host").to_string();
+    let path = uri.path_and_query().expect("a path").to_string();
+    let mut request = hyper::Request::builder().method(method).uri(path).header("host", host);
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    request.body(http_body_util::Full::default()).expect("a request")
+}
+
+pub fn realm() -> Realm {
+    Realm { issuer: "tests".to_owned(), audience: "tests".to_owned() }
+}
+
+/// A merchant, as its owner.
+pub struct Shop<'a> {
+    pub hub: &'a TestHub,
+    pub merchant: MerchantId,
+    pub outlet: OutletId,
+    pub register: RegisterId,
+    pub owner: String,
+}
+
+impl Shop<'_> {
+    pub async fn get(&self, path: &str) -> Answer {
+        self.get_as(&self.owner, path).await
+    }
+
+    pub async fn get_as(&self, token: &str, path: &str) -> Answer {
+        self.hub.send("GET", path, &[("authorization", &format!("Bearer {token}"))], vec![]).await
+    }
+
+    pub async fn post(&self, path: &str, body: Value) -> Answer {
+        self.post_once(&Uuid::new_v4().to_string(), path, body).await
+    }
+
+    pub async fn post_once(&self, key: &str, path: &str, body: Value) -> Answer {
+        self.post_as(&self.owner, key, path, body.to_string().into_bytes()).await
+    }
+
+    pub async fn post_as(&self, token: &str, key: &str, path: &str, body: Vec<u8>) -> Answer {
+        let bearer = format!("Bearer {token}");
+        let headers =
+            [("authorization", bearer.as_str()), ("idempotency-key", key), ("content-type", "application/json")];
+        self.hub.send("POST", path, &headers, body).await
+    }
+
+    /// A product at this price, with so many in stock. Answers its variant.
+    pub async fn stocked(&self, name: &str, price_minor: i64, quantity: &str) -> String {
+        let variant = self.product(name, price_minor).await;
+        let path = format!("/v1/outlets/{}/stock/moves", self.outlet);
+        let lines = json!([{ "variant": variant, "quantity": quantity }]);
+        self.post(&path, json!({ "reason": "received", "lines": lines })).await.created();
+        variant
+    }
+
+    pub async fn product(&self, name: &str, price_minor: i64) -> String {
+        let body = json!({ "name": name, "variants": [{ "sku": name, "price_minor": price_minor }] });
+        let product = self.post("/v1/products", body).await.created();
+        product["variants"][0]["variant"].as_str().expect("a variant").to_owned()
+    }
+
+    /// A sale of some of one variant, paid in cash.
+    pub fn sale(&self, variant: &str, quantity: &str, total_minor: i64) -> Value {
+        json!({
+            "register": self.register,
+            "lines": [{ "variant": variant, "quantity": quantity }],
+            "tenders": [{ "method": "cash", "amount_minor": total_minor }],
+        })
+    }
+
+    pub fn sales(&self) -> String {
+        format!("/v1/outlets/{}/sales", self.outlet)
+    }
+
+    pub async fn stock_of(&self, variant: &str) -> String {
+        let level = self.get(&format!("/v1/outlets/{}/stock/{variant}", self.outlet)).await.ok();
+        level["on_hand"].as_str().expect("a quantity").to_owned()
+    }
+
+    /// Everything in the journal, page by page.
+    pub async fn journal(&self) -> Vec<Value> {
+        let (mut events, mut after) = (Vec::new(), "0-00000000".to_owned());
+        loop {
+            let page = self.get(&format!("/v1/journal?limit=7&after={after}")).await.ok();
+            events.extend(page["events"].as_array().expect("events").clone());
+            after = page["position"].as_str().expect("a position").to_owned();
+            if page["more"] == false {
+                return events;
+            }
+        }
+    }
+}
+
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub headers: hyper::HeaderMap,
+    pub body: Vec<u8>,
+}
+
+impl Answer {
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body)
+            .unwrap_or_else(|_| panic!("no JSON: {}", String::from_utf8_lossy(&self.body)))
+    }
+
+    #[track_caller]
+    pub fn created(&self) -> Value {
+        assert_eq!(self.status, 201, "{}", String::from_utf8_lossy(&self.body));
+        self.json()
+    }
+
+    #[track_caller]
+    pub fn ok(&self) -> Value {
+        assert_eq!(self.status, 200, "{}", String::from_utf8_lossy(&self.body));
+        self.json()
+    }
+
+    /// A problem with this status and code.
+    #[track_caller]
+    pub fn refused(&self, status: u16, code: &str) -> Value {
+        let problem = self.json();
+        assert_eq!((self.status, problem["code"].as_str()), (status, Some(code)), "{problem}");
+        assert_eq!(self.headers["content-type"], "application/problem+json");
+        problem
+    }
+
+    pub fn position(&self) -> String {
+        self.headers["tillwire-position"].to_str().expect("a position").to_owned()
+    }
+}

@@ -1,0 +1,367 @@
+//! A TCP proxy on the loopback address that breaks connections on purpose.
+
+use std::future::pending;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
+
+use super::free_port;
+
+const CHUNK_BYTES_MAX: usize = 16 * 1024;
+/// A match may begin in one read and end in the next.
+const OVERLAP_BYTES: usize = 64;
+const LAST_WORDS_MAX: Duration = Duration::from_secs(10);
+
+/// Forwards connections to one upstream port. Its connections end when it is dropped.
+pub struct Proxy {
+    pub port: u16,
+    shared: Arc<Shared>,
+    faults: watch::Sender<Faults>,
+    /// Invariant: the listener lives in this task; no task, no listener.
+    accepting: Option<JoinHandle<()>>,
+}
+
+/// What connections suffer. A change of `cuts` ends those that there are.
+#[derive(Clone, Default)]
+struct Faults {
+    cuts: u64,
+    paused: bool,
+    delay: Duration,
+    bytes_per_second: Option<u32>,
+}
+
+struct Shared {
+    upstream: u16,
+    trap: Mutex<Option<Trap>>,
+}
+
+type Matches = dyn Fn(&[u8]) -> bool + Send;
+
+/// Waits for the client's bytes that end their connection.
+struct Trap {
+    matches: Box<Matches>,
+    cut: Cut,
+    sprung: oneshot::Sender<()>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cut {
+    /// The upstream never sees the bytes.
+    Before,
+    /// The upstream reads the bytes and then the end of the stream; the client never sees the answer.
+    After,
+}
+
+impl Proxy {
+    pub async fn to(upstream: u16) -> Proxy {
+        let shared = Arc::new(Shared { upstream, trap: Mutex::new(None) });
+        let mut proxy = Proxy { port: free_port(), shared, faults: watch::Sender::default(), accepting: None };
+        proxy.accept().await;
+        proxy
+    }
+
+    /// Resets every connection there is. New ones are welcome.
+    pub fn cut(&self) {
+        self.faults.send_modify(|faults| faults.cuts += 1);
+    }
+
+    /// From now on nobody listens; connections that there are go on.
+    pub async fn refuse(&mut self) {
+        if let Some(accepting) = self.accepting.take() {
+            accepting.abort();
+            let _ = accepting.await;
+        }
+    }
+
+    /// Listens again after [`Proxy::refuse`].
+    pub async fn accept(&mut self) {
+        if self.accepting.is_some() {
+            return;
+        }
+        let listener = TcpListener::bind(("127.0.0.1", self.port)).await.expect("the proxy's port");
+        let (shared, faults) = (self.shared.clone(), self.faults.subscribe());
+        self.accepting = Some(tokio::spawn(async move {
+            loop {
+                let Ok((client, _)) = listener.accept().await else { continue };
+                tokio::spawn(carry(client, shared.clone(), faults.clone()));
+            }
+        }));
+    }
+
+    /// Bytes wait where they are, in both directions, and connections stay open.
+    pub fn pause(&self) {
+        self.faults.send_modify(|faults| faults.paused = true);
+    }
+
+    pub fn resume(&self) {
+        self.faults.send_modify(|faults| faults.paused = false);
+    }
+
+    /// Holds each read this long before it goes on.
+    pub fn delay(&self, delay: Duration) {
+        self.faults.send_modify(|faults| faults.delay = delay);
+    }
+
+    /// Limits each direction of each connection.
+    pub fn throttle(&self, bytes_per_second: Option<u32>) {
+        self.faults.send_modify(|faults| faults.bytes_per_second = bytes_per_second);
+    }
+
+    /// Cuts, once, the first connection whose client sends bytes that match, whatever connection that is. What was read
+    /// together with them shares their fate. The answer arrives when it has happened; after [`Cut::After`] that is when
+    /// the upstream has closed its side, and so has dealt with what it got.
+    pub fn cut_when(&self, matches: impl Fn(&[u8]) -> bool + Send + 'static, cut: Cut) -> oneshot::Receiver<()> {
+        let (sprung, happened) = oneshot::channel();
+        *self.shared.trap.lock().unwrap() = Some(Trap { matches: Box::new(matches), cut, sprung });
+        happened
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        if let Some(accepting) = &self.accepting {
+            accepting.abort();
+        }
+    }
+}
+
+impl Shared {
+    fn spring(&self, bytes: &[u8]) -> Option<Trap> {
+        let mut trap = self.trap.lock().unwrap();
+        if trap.as_ref().is_some_and(|trap| (trap.matches)(bytes)) { trap.take() } else { None }
+    }
+
+    fn is_set(&self) -> bool {
+        self.trap.lock().unwrap().is_some()
+    }
+}
+
+/// One connection, until either side closes it or a fault ends it.
+async fn carry(mut client: TcpStream, shared: Arc<Shared>, mut faults: watch::Receiver<Faults>) {
+    let Ok(mut upstream) = TcpStream::connect(("127.0.0.1", shared.upstream)).await else {
+        return reset(client);
+    };
+    let _ = (client.set_nodelay(true), upstream.set_nodelay(true));
+    let (mut from_client, mut to_client) = client.split();
+    let (mut from_upstream, mut to_upstream) = upstream.split();
+
+    let cuts = faults.borrow_and_update().cuts;
+    let mut later = faults.clone();
+    let fault = async {
+        let _ = later.wait_for(|faults| faults.cuts != cuts).await; // Fails when the proxy is dropped, which cuts too.
+    };
+    let sprung = tokio::select! {
+        sprung = async {
+            // Either side may close its half first.
+            let up = up(&mut from_client, &mut to_upstream, &shared, faults.clone());
+            let down = down(&mut from_upstream, &mut to_client, faults.clone());
+            tokio::pin!(up, down);
+            tokio::select! {
+                sprung = &mut up => match sprung {
+                    Some(trap) => Some(trap),
+                    None => { down.await; None }
+                },
+                () = &mut down => up.await,
+            }
+        } => sprung,
+        () = fault => {
+            reset(upstream);
+            return reset(client);
+        }
+    };
+    let Some(Trap { cut, sprung, .. }) = sprung else { return };
+    reset(client);
+    match cut {
+        Cut::Before => reset(upstream),
+        // A reset could overtake the bytes and make the upstream forget them. So: say goodbye, and hear it out.
+        Cut::After => {
+            let _ = upstream.shutdown().await;
+            let _ = timeout(LAST_WORDS_MAX, tokio::io::copy(&mut upstream, &mut tokio::io::sink())).await;
+        }
+    }
+    let _ = sprung.send(()); // Nobody has to wait for it.
+}
+
+/// From the client; answers with the trap that its bytes sprang.
+async fn up(
+    from: &mut (impl AsyncRead + Unpin),
+    to: &mut (impl AsyncWrite + Unpin),
+    shared: &Shared,
+    mut faults: watch::Receiver<Faults>,
+) -> Option<Trap> {
+    let mut buffer = vec![0; CHUNK_BYTES_MAX];
+    let mut recent = Vec::new();
+    while let Some(chunk) = read(from, &mut buffer, &mut faults).await {
+        recent.extend_from_slice(chunk);
+        let sprung = shared.spring(&recent);
+        // Without a trap nothing is remembered: a later one is for later bytes.
+        let forget = if shared.is_set() { recent.len().saturating_sub(OVERLAP_BYTES) } else { recent.len() };
+        recent.drain(..forget);
+        if sprung.as_ref().is_some_and(|trap| trap.cut == Cut::Before) {
+            return sprung;
+        }
+        to.write_all(chunk).await.ok()?;
+        if sprung.is_some() {
+            return sprung;
+        }
+    }
+    let _ = to.shutdown().await;
+    None
+}
+
+async fn down(
+    from: &mut (impl AsyncRead + Unpin),
+    to: &mut (impl AsyncWrite + Unpin),
+    mut faults: watch::Receiver<Faults>,
+) {
+    let mut buffer = vec![0; CHUNK_BYTES_MAX];
+    while let Some(chunk) = read(from, &mut buffer, &mut faults).await {
+        if to.write_all(chunk).await.is_err() {
+            return;
+        }
+    }
+    let _ = to.shutdown().await;
+}
+
+/// The next bytes that may go on, after what they have to suffer.
+async fn read<'a>(
+    from: &mut (impl AsyncRead + Unpin),
+    buffer: &'a mut [u8],
+    faults: &mut watch::Receiver<Faults>,
+) -> Option<&'a [u8]> {
+    let length = from.read(buffer).await.ok().filter(|length| *length > 0)?;
+    let Faults { delay, bytes_per_second, .. } = faults.borrow().clone();
+    sleep(delay).await;
+    if let Some(bytes_per_second) = bytes_per_second {
+        sleep(Duration::from_secs_f64(length as f64 / f64::from(bytes_per_second))).await;
+    }
+    if faults.wait_for(|faults| !faults.paused).await.is_err() {
+        pending::<()>().await; // The proxy is gone; whoever carries this connection ends it.
+    }
+    Some(&buffer[..length])
+}
+
+fn reset(stream: TcpStream) {
+    let _ = stream.set_zero_linger();
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::task::JoinSet;
+
+    use super::*;
+
+    /// Answers each read with itself; says what it has heard when the client has gone.
+    async fn echo() -> (u16, tokio::sync::mpsc::UnboundedReceiver<String>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (heard, hears) = tokio::sync::mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            let mut connections = JoinSet::new();
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let heard = heard.clone();
+                connections.spawn(async move {
+                    let (mut all, mut buffer) = (String::new(), [0; 1024]);
+                    while let Ok(length @ 1..) = stream.read(&mut buffer).await {
+                        all.push_str(std::str::from_utf8(&buffer[..length]).unwrap());
+                        let _ = stream.write_all(&buffer[..length]).await;
+                    }
+                    let _ = heard.send(all);
+                });
+            }
+        });
+        (port, hears)
+    }
+
+    async fn client(proxy: &Proxy) -> TcpStream {
+        TcpStream::connect(("127.0.0.1", proxy.port)).await.unwrap()
+    }
+
+    async fn says(stream: &mut TcpStream, text: &str) -> std::io::Result<String> {
+        stream.write_all(text.as_bytes()).await?;
+        let mut answer = vec![0; text.len()];
+        stream.read_exact(&mut answer).await?;
+        Ok(String::from_utf8(answer).unwrap())
+    }
+
+    const A_MOMENT: Duration = Duration::from_millis(100);
+
+    #[tokio::test]
+    async fn forwards_cuts_and_refuses() {
+        let (upstream, _hears) = echo().await;
+        let mut proxy = Proxy::to(upstream).await;
+        let mut first = client(&proxy).await;
+        assert_eq!(says(&mut first, "hello").await.unwrap(), "hello");
+
+        proxy.cut();
+        assert!(says(&mut first, "still there?").await.is_err());
+
+        let mut second = client(&proxy).await;
+        assert_eq!(says(&mut second, "again").await.unwrap(), "again");
+        proxy.refuse().await;
+        assert!(TcpStream::connect(("127.0.0.1", proxy.port)).await.is_err());
+        assert_eq!(says(&mut second, "goes on").await.unwrap(), "goes on");
+        proxy.accept().await;
+        assert_eq!(says(&mut client(&proxy).await, "welcome").await.unwrap(), "welcome");
+
+        drop(proxy);
+        assert!(says(&mut second, "gone").await.is_err());
+    }
+
+    #[tokio::test]
+    async fn pauses_delays_and_throttles() {
+        let (upstream, _hears) = echo().await;
+        let proxy = Proxy::to(upstream).await;
+        let mut client = client(&proxy).await;
+
+        proxy.pause();
+        client.write_all(b"wait").await.unwrap();
+        let mut answer = [0; 4];
+        assert!(timeout(A_MOMENT, client.read_exact(&mut answer)).await.is_err());
+        proxy.resume();
+        client.read_exact(&mut answer).await.unwrap();
+        assert_eq!(&answer, b"wait");
+
+        proxy.delay(A_MOMENT);
+        assert!(timeout(A_MOMENT, says(&mut client, "late")).await.is_err());
+        client.read_exact(&mut answer).await.unwrap();
+        proxy.delay(Duration::ZERO);
+
+        proxy.throttle(Some(100)); // 50 bytes take half a second, each way.
+        let started = std::time::Instant::now();
+        says(&mut client, &"x".repeat(50)).await.unwrap();
+        assert!(started.elapsed() >= Duration::from_millis(500));
+    }
+
+    #[tokio::test]
+    async fn cuts_before_the_upstream_hears() {
+        let (upstream, mut hears) = echo().await;
+        let proxy = Proxy::to(upstream).await;
+        let mut client = client(&proxy).await;
+        says(&mut client, "COMMIT one ").await.unwrap();
+
+        let happened = proxy.cut_when(|bytes| bytes.windows(6).any(|word| word == b"COMMIT"), Cut::Before);
+        says(&mut client, "insert ").await.unwrap();
+        assert!(says(&mut client, "COMMIT two").await.is_err());
+        happened.await.unwrap();
+        assert_eq!(hears.recv().await.unwrap(), "COMMIT one insert ");
+    }
+
+    #[tokio::test]
+    async fn cuts_after_the_upstream_heard_even_when_the_match_comes_in_pieces() {
+        let (upstream, mut hears) = echo().await;
+        let proxy = Proxy::to(upstream).await;
+        let mut client = client(&proxy).await;
+
+        let happened = proxy.cut_when(|bytes| bytes.windows(6).any(|word| word == b"COMMIT"), Cut::After);
+        says(&mut client, "insert COM").await.unwrap();
+        assert!(says(&mut client, "MIT").await.is_err());
+        happened.await.unwrap();
+        assert_eq!(hears.recv().await.unwrap(), "insert COMMIT");
+    }
+}
