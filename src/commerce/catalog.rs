@@ -143,6 +143,9 @@ struct Plan<'a> {
     variants: Vec<(ProductId, VariantId, &'a Variant)>,
 }
 
+/// The ids that a product and its variants get.
+type Placed<'a> = (ProductId, Vec<(VariantId, &'a Variant)>);
+
 impl Known {
     async fn read(tx: &mut MerchantTx, products: &[Product]) -> Result<Self> {
         let merchant = tx.merchant();
@@ -210,12 +213,7 @@ impl Known {
     }
 
     /// The ids that a product and its variants get, or why it is refused.
-    fn place<'a>(
-        &self,
-        product: &'a Product,
-        expect: Expect,
-        claimed: &mut Claimed,
-    ) -> Result<(ProductId, Vec<(VariantId, &'a Variant)>), Fault> {
+    fn place<'a>(&self, product: &'a Product, expect: Expect, claimed: &mut Claimed) -> Result<Placed<'a>, Fault> {
         let by_sku = || product.variants.first().and_then(|first| self.skus.get(&first.sku)).map(|(_, owner)| *owner);
         let existing = match (product.id, expect) {
             (Some(id), _) => self.versions.contains_key(&id).then_some(id),

@@ -7,39 +7,41 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use sqlx::{Connection as _, PgConnection};
+use tillwire::roles;
 
+use crate::support::services::postgres::Database;
 use crate::support::services::proxy::Cut;
 use crate::support::services::{self, Postgres, Proxy, RabbitMq, Redis};
 
-async fn migrate(url: String) {
-    let mut connection = PgConnection::connect(&url).await.unwrap();
-    let sql = "create table sales (id int); grant insert, select on sales to tillwire_app";
-    sqlx::raw_sql(sql).execute(&mut connection).await.unwrap();
-    connection.close().await.unwrap();
+/// A database as every test gets it, with a table that only this test knows.
+async fn database() -> Database {
+    let database = Postgres::shared().await.database(async |url| roles::migrate::up(&url).await.unwrap()).await;
+    database.psql("create table scraps (id int); grant insert, select on scraps to tillwire_app").await;
+    database
 }
 
 #[tokio::test]
 async fn tests_have_databases_apart() {
-    let postgres = Postgres::shared().await;
-    let (one, other) = tokio::join!(postgres.database(migrate), postgres.database(migrate));
-    one.psql("insert into sales values (1)").await;
-    assert_eq!(one.psql("select count(*) from sales").await, "1");
-    assert_eq!(other.psql("select count(*) from sales").await, "0");
+    let (one, other) = tokio::join!(database(), database());
+    one.psql("insert into scraps values (1)").await;
+    assert_eq!(one.psql("select count(*) from scraps").await, "1");
+    assert_eq!(other.psql("select count(*) from scraps").await, "0");
 }
 
 #[tokio::test]
 async fn a_commit_is_cut_before_or_after_the_database_has_it() {
-    let database = Postgres::shared().await.database(migrate).await;
+    let database = database().await;
     let proxy = Proxy::to(Postgres::shared().await.tcp_port().unwrap()).await;
     for (cut, sales) in [(Cut::Before, "0"), (Cut::After, "1")] {
         let url = database.url_through(proxy.port, "tillwire_app");
         let mut connection = PgConnection::connect(&url).await.unwrap();
+        #[allow(clippy::disallowed_methods)] // Nobody cancels it here, and the connection is in no pool.
         let mut tx = connection.begin().await.unwrap();
-        sqlx::query("insert into sales values (1)").execute(&mut *tx).await.unwrap();
+        sqlx::query("insert into scraps values (1)").execute(&mut *tx).await.unwrap();
         let happened = proxy.cut_when(|bytes| bytes.windows(7).any(|word| word == b"COMMIT\0"), cut);
         assert!(tx.commit().await.is_err());
         happened.await.unwrap();
-        assert_eq!(database.psql("select count(*) from sales").await, sales, "{cut:?}");
+        assert_eq!(database.psql("select count(*) from scraps").await, sales, "{cut:?}");
     }
 }
 

@@ -165,7 +165,7 @@ impl Shop<'_> {
     pub fn sale(&self, variant: &str, quantity: &str, total_minor: i64) -> Value {
         json!({
             "register": self.register,
-            "lines": [{ "variant": variant, "quantity": quantity }],
+            "lines": [{ "variant": variant, "quantity": quantity, "discount_minor": 0 }],
             "tenders": [{ "method": "cash", "amount_minor": total_minor }],
         })
     }

@@ -36,10 +36,6 @@ impl Redis {
         redis
     }
 
-    pub fn url(&self) -> String {
-        format!("redis://127.0.0.1:{}/", self.port)
-    }
-
     /// The beginning of every key and channel of one test.
     pub fn prefix(&self) -> String {
         format!("{}:", unique("test"))
