@@ -7,6 +7,7 @@ use garde::Validate;
 use serde::de::DeserializeOwned;
 
 use super::BODY_BYTES_MAX;
+use super::guard::Bounds;
 use crate::error::{Error, Fault, Result};
 use crate::hub::Hub;
 use crate::identity::Staff;
@@ -83,9 +84,10 @@ where
         if !json {
             return Err(Error::invalid("unsupported_media_type", "Content-Type", "The body must be application/json."));
         }
+        let limit_bytes = request.extensions().get::<Bounds>().map_or(BODY_BYTES_MAX, |bounds| bounds.body_bytes_max);
         let bytes =
             Bytes::from_request(request, state).await.map_err(|rejection| match rejection.status().as_u16() {
-                413 => Error::TooLarge { limit_bytes: BODY_BYTES_MAX },
+                413 => Error::TooLarge { limit_bytes },
                 _ => Error::invalid("malformed_json", "", "The body could not be read."),
             })?;
         let body = parse::<T>(&bytes)?;

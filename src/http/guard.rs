@@ -13,9 +13,12 @@ use tracing::{Instrument, info, info_span};
 use super::{REQUEST_TIMEOUT, problem};
 use crate::error::Error;
 
-/// A route's own deadline.
+/// What a route allows one request. It must be laid around [`admit`], which reads it.
 #[derive(Clone, Copy)]
-pub struct Deadline(pub Duration);
+pub struct Bounds {
+    pub body_bytes_max: usize,
+    pub timeout: Duration,
+}
 
 /// Gives the request a trace id, counts and logs it, and writes the body of its error.
 pub async fn trace(request: Request, next: Next) -> Response {
@@ -56,9 +59,9 @@ pub async fn admit(State(limits): State<Arc<Semaphore>>, request: Request, next:
         metrics::counter!("tillwire_http_shed_total").increment(1);
         return Error::Busy { retry_after: Duration::from_secs(1) }.into_response();
     };
-    let deadline = request.extensions().get::<Deadline>().map_or(REQUEST_TIMEOUT, |deadline| deadline.0);
-    match tokio::time::timeout(deadline, next.run(request)).await {
+    let timeout = request.extensions().get::<Bounds>().map_or(REQUEST_TIMEOUT, |bounds| bounds.timeout);
+    match tokio::time::timeout(timeout, next.run(request)).await {
         Ok(response) => response,
-        Err(_) => Error::Internal(anyhow::anyhow!("no answer within {deadline:?}")).into_response(),
+        Err(_) => Error::Internal(anyhow::anyhow!("no answer within {timeout:?}")).into_response(),
     }
 }

@@ -37,18 +37,34 @@ pub const BODY_BYTES_MAX: usize = 1024 * 1024;
 pub const IMPORT_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// How many requests a node works on at once; more are refused with 503.
 pub const REQUESTS_MAX: usize = 512;
-/// How long a request may take before it is answered with 504, its outcome unknown.
+/// How long a request may take before it is answered with 500, its outcome unknown.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long an import may take.
 pub const IMPORT_TIMEOUT: Duration = Duration::from_secs(300);
 
-/// Every route of the REST API, with its description.
+/// Every route of the REST API, with its description, within its bounds.
 fn api() -> OpenApiRouter<Hub> {
-    let import = OpenApiRouter::new()
-        .routes(routes!(catalog::import))
-        .layer(DefaultBodyLimit::max(IMPORT_BYTES_MAX))
-        .layer(axum::Extension(guard::Deadline(IMPORT_TIMEOUT)));
-    OpenApiRouter::with_openapi(docs::description())
+    let limits = Arc::new(Semaphore::new(REQUESTS_MAX));
+    let usual = guard::Bounds { body_bytes_max: BODY_BYTES_MAX, timeout: REQUEST_TIMEOUT };
+    let import = guard::Bounds { body_bytes_max: IMPORT_BYTES_MAX, timeout: IMPORT_TIMEOUT };
+    OpenApiRouter::with_openapi(docs::description()).merge(bounded(routes_of_one(), &limits, usual)).merge(bounded(
+        OpenApiRouter::new().routes(routes!(catalog::import)),
+        &limits,
+        import,
+    ))
+}
+
+/// The last layer is the outermost: the bounds are there before anyone asks for them.
+fn bounded(routes: OpenApiRouter<Hub>, limits: &Arc<Semaphore>, bounds: guard::Bounds) -> OpenApiRouter<Hub> {
+    routes
+        .layer(axum::middleware::from_fn_with_state(limits.clone(), guard::admit))
+        .layer(DefaultBodyLimit::max(bounds.body_bytes_max))
+        .layer(axum::Extension(bounds))
+}
+
+/// The routes that take or answer one thing, or a page.
+fn routes_of_one() -> OpenApiRouter<Hub> {
+    OpenApiRouter::new()
         .routes(routes!(merchants::get, merchants::open))
         .routes(routes!(outlets::list, outlets::open))
         .routes(routes!(outlets::get))
@@ -65,16 +81,12 @@ fn api() -> OpenApiRouter<Hub> {
         .routes(routes!(sales::get))
         .routes(routes!(journal::after))
         .routes(routes!(journal::snapshot))
-        .merge(import)
 }
 
 /// The public listener's routes: the API, its documentation and the health checks.
 pub fn router(hub: Hub) -> Router {
     let (api, openapi) = api().split_for_parts();
-    let limits = Arc::new(Semaphore::new(REQUESTS_MAX));
-    api.layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
-        .layer(axum::middleware::from_fn_with_state(limits, guard::admit))
-        .merge(docs::router(openapi))
+    api.merge(docs::router(openapi))
         .merge(health::router())
         .fallback(problem::no_such_route)
         .method_not_allowed_fallback(problem::no_such_method)

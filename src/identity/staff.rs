@@ -96,17 +96,6 @@ pub async fn revoke(tx: &mut MerchantTx, staff: StaffId) -> Result<RevocationVie
     Ok(RevocationView { staff, issued_until })
 }
 
-/// Until when a bearer's tokens are dead, if ever.
-pub async fn revoked_until(sql: &mut PgConnection, merchant: MerchantId, staff: StaffId) -> Result<Option<Moment>> {
-    Ok(sqlx::query_scalar!(
-        "select issued_until from revocations where merchant_id = $1 and staff_id = $2",
-        merchant.0,
-        staff.0
-    )
-    .fetch_optional(sql)
-    .await?)
-}
-
 fn word(role: Role) -> &'static str {
     match role {
         Role::Owner => "owner",

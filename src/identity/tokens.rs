@@ -250,3 +250,82 @@ fn is_compact_jws(token: &str) -> bool {
     };
     token.split('.').count() == 3 && token.split('.').all(part)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn signer() -> (Signer, Verifier) {
+        install_crypto();
+        let path = std::env::temp_dir().join(format!("tillwire-key-{}", uuid::Uuid::new_v4()));
+        write_new_key(&path, false).unwrap();
+        let realm = Realm { issuer: "i".to_owned(), audience: "a".to_owned() };
+        let signer = Signer::open(&path, realm.clone()).unwrap();
+        std::fs::remove_file(path).unwrap();
+        let verifier = Verifier::new(realm, &signer.public_keys().unwrap()).unwrap();
+        (signer, verifier)
+    }
+
+    fn claims() -> Value {
+        let (id, now) = (uuid::Uuid::new_v4(), OffsetDateTime::now_utc().unix_timestamp());
+        json!({ "iss": "i", "aud": "a", "sub": id, "jti": id, "iat": now, "nbf": now, "exp": now + 60,
+                "merchant": id, "role": "owner" })
+    }
+
+    #[test]
+    fn every_claim_is_needed_and_checked() {
+        let (signer, verifier) = signer();
+        let verify = |typ: &str, claims: &Value| {
+            let mut header = Header::new(signer.algorithm);
+            (header.typ, header.kid) = (Some(typ.to_owned()), Some(signer.id.clone()));
+            match verifier.verify(&jsonwebtoken::encode(&header, claims, &signer.key).unwrap()) {
+                Ok(_) => "good",
+                Err(Error::Unauthenticated(why)) => why,
+                Err(other) => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(verify("at+jwt", &claims()), "good");
+        for typ in ["JWT", "refresh+jwt", ""] {
+            assert_eq!(verify(typ, &claims()), "token_type");
+        }
+        let now = OffsetDateTime::now_utc().unix_timestamp();
+        for (claim, value, why) in [
+            ("exp", json!(now - 10), "token_expired"),
+            ("nbf", json!(now + 30), "token_not_yet_valid"),
+            ("iat", json!(now + 30), "token_claims"),
+            ("exp", json!(now + 200_000), "token_claims"),
+            ("iss", json!("other"), "token_issuer"),
+            ("aud", json!("other"), "token_audience"),
+            ("role", json!("king"), "token_claims"),
+        ] {
+            let mut changed = claims();
+            changed[claim] = value;
+            assert_eq!(verify("at+jwt", &changed), why, "{claim}");
+        }
+        for claim in ["iss", "aud", "sub", "jti", "iat", "nbf", "exp", "merchant", "role"] {
+            let mut without = claims();
+            without.as_object_mut().unwrap().remove(claim);
+            assert_ne!(verify("at+jwt", &without), "good", "{claim}");
+        }
+    }
+
+    #[test]
+    fn another_key_or_algorithm_opens_nothing() {
+        let ((signer, _), (_, verifier)) = (signer(), signer());
+        let bearer = Bearer {
+            merchant: MerchantId::new(),
+            staff: StaffId::new(),
+            role: Role::Owner,
+            outlets: vec![],
+            register: None,
+        };
+        let foreign = signer.mint(&bearer, Duration::from_secs(60)).unwrap();
+        assert!(matches!(verifier.verify(&foreign), Err(Error::Unauthenticated("token_key_unknown"))));
+        let mut header = Header::new(Algorithm::HS256);
+        let known = verifier.keys.keys().next().unwrap().clone();
+        (header.typ, header.kid) = (Some(TYPE.to_owned()), Some(known));
+        let forged = jsonwebtoken::encode(&header, &claims(), &EncodingKey::from_secret(b"public")).unwrap();
+        assert!(matches!(verifier.verify(&forged), Err(Error::Unauthenticated("token_signature"))));
+    }
+}

@@ -121,3 +121,40 @@ async fn a_catalogue_is_imported_in_chunks_with_a_result_for_each_item() {
     let again = shop.post_once("catalogue", "/v1/products/import", import).await;
     assert_eq!((again.ok(), shop.journal().await.len()), (imported, events.len()));
 }
+
+#[tokio::test]
+async fn an_import_may_be_larger_than_other_bodies_and_has_a_bound_of_its_own() {
+    let hub = TestHub::start().await;
+    let shop = hub.merchant("Toko Besar").await;
+    let blanks = |bytes: usize| {
+        let mut body = br#"{"items": [{"name": "Roti", "variants": [{"sku": "1", "price_minor": 1}]}]}"#.to_vec();
+        body.resize(bytes, b' ');
+        body
+    };
+    let path = "/v1/products/import";
+    shop.post_as(&shop.owner, "k1", path, blanks(4 * 1024 * 1024)).await.ok();
+    let problem = shop.post_as(&shop.owner, "k2", path, blanks(33 * 1024 * 1024)).await.refused(413, "too_large");
+    assert!(problem["detail"].as_str().unwrap().contains("33554432"), "{problem}");
+}
+
+#[tokio::test]
+async fn a_snapshot_is_true_at_its_position_page_by_page() {
+    let hub = TestHub::start().await;
+    let shop = hub.merchant("Toko Roti").await;
+    let bread = shop.stocked("roti", 7_500, "10").await;
+    shop.stocked("kue", 9_000, "5").await;
+    let sold = shop.post(&shop.sales(), shop.sale(&bread, "2", 15_000)).await;
+    sold.created();
+    let stock = format!("/v1/snapshot?limit=1&channel=stock/{}", shop.outlet);
+    let first = shop.get(&stock).await.ok();
+    assert_eq!(first["position"], sold.position());
+    let cursor = first["next_cursor"].as_str().unwrap();
+    let second = shop.get(&format!("{stock}&cursor={cursor}")).await.ok();
+    assert_eq!((&second["next_cursor"], second["state"].as_array().unwrap().len()), (&json!(null), 1));
+    assert_eq!((&first["state"][0]["on_hand"], &second["state"][0]["on_hand"]), (&json!("8.000"), &json!("5.000")));
+    let day = shop.get("/v1/snapshot?channel=sales").await.ok();
+    assert_eq!((&day["state"][0]["count"], &day["state"][0]["total_minor"]), (&json!(1), &json!(15_000)));
+    let elsewhere = hub.token(shop.merchant, Role::Cashier, &[OutletId::new()]);
+    shop.get_as(&elsewhere, &stock).await.refused(403, "denied");
+    shop.get("/v1/snapshot?channel=access").await.refused(422, "no_snapshot");
+}
