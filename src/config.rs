@@ -27,8 +27,12 @@ pub struct Config {
 /// What this process is.
 #[derive(Debug, Subcommand)]
 pub enum Role {
-    /// The REST API, on the database named by the configuration.
+    /// REST and screens, on the services named by the configuration.
     Serve(Node),
+    /// REST alone; `gateway` nodes hear of it over a bus, or find it in the database.
+    Api(Node),
+    /// Screens alone.
+    Gateway(Node),
     /// Brings the database's schema up to date.
     Migrate(Migrate),
     /// Mints a token, or makes a key to sign tokens with.
@@ -96,7 +100,7 @@ impl From<Realm> for crate::identity::tokens::Realm {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Listening")]
 pub struct Listen {
-    /// Where REST is served.
+    /// Where REST and screens are served.
     #[arg(long, env = "TILLWIRE_LISTEN", default_value = "127.0.0.1:8080")]
     pub listen: SocketAddr,
 

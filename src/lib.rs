@@ -20,4 +20,5 @@ pub mod http;
 
 // What a role is given, and the roles themselves.
 pub mod hub;
+pub mod node;
 pub mod roles;

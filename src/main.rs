@@ -2,6 +2,7 @@
 
 use clap::Parser;
 use tillwire::config::{Config, Role};
+use tillwire::node::Faces;
 use tillwire::{identity, roles, telemetry};
 
 #[tokio::main]
@@ -10,7 +11,9 @@ async fn main() -> anyhow::Result<()> {
     identity::tokens::install_crypto();
     telemetry::log(&config.log, config.log_json)?;
     match config.role {
-        Role::Serve(node) => roles::serve::run(node).await,
+        Role::Serve(node) => roles::serve::run(node, Faces { api: true, gateway: true }).await,
+        Role::Api(node) => roles::serve::run(node, Faces { api: true, gateway: false }).await,
+        Role::Gateway(node) => roles::serve::run(node, Faces { api: false, gateway: true }).await,
         Role::Migrate(migrate) => roles::migrate::run(migrate).await,
         Role::Token(token) => roles::token::run(token),
         Role::Journal(journal) => roles::journal::run(journal).await,

@@ -3,7 +3,7 @@
 use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
 
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
-use http::{Extensions, HeaderName, HeaderValue, header};
+use http::{Extensions, HeaderMap, HeaderName, HeaderValue, header};
 
 /// Finds a client's address among a request's extensions.
 pub type RemoteAddr = Arc<dyn Fn(&Extensions) -> Option<SocketAddr> + Send + Sync>;
@@ -107,6 +107,9 @@ pub enum Origins {
     Any,
     /// Exactly these, e.g. `https://app.example.com`; the server's own origin needs listing too.
     List(Vec<HeaderValue>),
+    /// Pages from the host that the request itself names (`Host`), and these. Sound where what opens a socket is a token in the
+    /// CONNECT packet and not a cookie: a name that was made to point here has none to bring.
+    OwnAnd(Vec<HeaderValue>),
 }
 
 impl Origins {
@@ -115,10 +118,17 @@ impl Origins {
         Origins::List(origins.into_iter().filter_map(|origin| HeaderValue::from_str(origin).ok()).collect())
     }
 
-    pub(crate) fn admits(&self, origin: Option<&HeaderValue>) -> bool {
-        match (self, origin) {
+    pub(crate) fn admits(&self, headers: &HeaderMap) -> bool {
+        match (self, headers.get(header::ORIGIN)) {
             (Origins::Any, _) | (_, None) => true,
             (Origins::List(list), Some(origin)) => list.contains(origin),
+            (Origins::OwnAnd(list), Some(origin)) => list.contains(origin) || is_own(origin, headers.get(header::HOST)),
         }
     }
+}
+
+/// Whether a page's origin is at the host that was asked. The scheme may differ: TLS can end before us.
+fn is_own(origin: &HeaderValue, host: Option<&HeaderValue>) -> bool {
+    let authority = origin.to_str().ok().and_then(|origin| origin.split_once("://")).map(|(_, authority)| authority);
+    authority.zip(host.and_then(|host| host.to_str().ok())).is_some_and(|(own, asked)| own.eq_ignore_ascii_case(asked))
 }

@@ -79,7 +79,8 @@ where
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let shared = self.shared.clone();
-        let origin = request.headers().get(header::ORIGIN).and_then(detached);
+        let admitted = self.shared.config.origins.admits(request.headers());
+        let origin = request.headers().get(header::ORIGIN).filter(|_| admitted).and_then(detached);
         let route = self.route(&mut request);
         // Only a POST still needs its request, and of that only the body.
         let body = matches!(route, Ok(Route::Post(_))).then(|| request.into_body());
@@ -108,7 +109,7 @@ enum Route {
 impl<A: Application> EngineService<A> {
     fn route<B>(&self, request: &mut Request<B>) -> Result<Route, RefusedReason> {
         let shared = &self.shared;
-        if !shared.config.origins.admits(request.headers().get(header::ORIGIN)) {
+        if !shared.config.origins.admits(request.headers()) {
             return Err(RefusedReason::ForeignOrigin);
         }
         if request.method() == Method::OPTIONS {
@@ -319,15 +320,15 @@ fn preflight(headers: &HeaderMap) -> Response<ReplyBody> {
     reply
 }
 
-/// CORS: what was let in may be read by the page that asked.
+/// CORS: what was let in may be read by the page that asked, `origin`.
 fn allow_origin(origins: &Origins, origin: Option<HeaderValue>, headers: &mut HeaderMap) {
     match origins {
         Origins::Any => {
             headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
         }
-        Origins::List(_) => {
+        Origins::List(_) | Origins::OwnAnd(_) => {
             headers.insert(header::VARY, HeaderValue::from_static("origin"));
-            if let Some(origin) = origin.filter(|origin| origins.admits(Some(origin))) {
+            if let Some(origin) = origin {
                 headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
                 headers.insert(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
             }

@@ -87,6 +87,20 @@ async fn a_foreign_origin_is_refused_on_both_transports() {
     assert!(websocket(server.addr, &upgrade, &[]).await.is_ok(), "a phone sends no origin");
     assert_eq!(server.io.counters().refused(RefusedReason::ForeignOrigin), 12);
 
+    let also = Origins::OwnAnd(vec!["https://app.example.com".parse().unwrap()]);
+    let server = Server::start(Config { origins: also, ..quiet() }, |_| {}).await;
+    for (origin, status) in [
+        (format!("http://{}", server.addr), StatusCode::OK),
+        (format!("https://{}", server.addr), StatusCode::OK),
+        ("https://app.example.com".to_owned(), StatusCode::OK),
+        (format!("http://{}.example", server.addr), StatusCode::FORBIDDEN),
+        (server.addr.to_string(), StatusCode::FORBIDDEN),
+        ("null".to_owned(), StatusCode::FORBIDDEN),
+    ] {
+        let reply = http(server.addr, "GET", &polling, &[("origin", origin.as_str())], "").await;
+        assert_eq!(reply.status, status, "{origin}");
+    }
+
     let server = Server::start(Config { origins: Origins::Any, ..quiet() }, |_| {}).await;
     let reply = http(server.addr, "GET", &polling, &[("origin", "https://anyone.example")], "").await;
     assert_eq!(reply.headers[header::ACCESS_CONTROL_ALLOW_ORIGIN], "*");

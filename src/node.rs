@@ -1,0 +1,147 @@
+//! A node: what the roles that serve have in common. It opens what it needs, shows its faces, and drains when told to.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use axum::Router;
+use axum::serve::ListenerExt;
+use metrics_exporter_prometheus::PrometheusHandle;
+use secrecy::ExposeSecret;
+use tokio::net::{TcpListener, TcpSocket};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{info, warn};
+
+use crate::bus::Buses;
+use crate::hub::Hub;
+use crate::identity::tokens::Verifier;
+use crate::journal::{Journal, Pools, upkeep};
+use crate::{config, http};
+
+/// How long requests, screens and writes that are under way may take to end, each.
+const FINISH_MAX: Duration = Duration::from_secs(30);
+/// What the kernel may hold for one connection, in bytes. It would take megabytes for a screen that reads slowly, and
+/// a ping would wait behind them.
+const SEND_BUFFER_BYTES: u32 = 64 * 1024;
+/// How many connections may wait to be accepted: a storm of screens that come back all at once.
+const BACKLOG: u32 = 4_096;
+
+/// Which faces a node shows.
+#[derive(Clone, Copy, Debug)]
+pub struct Faces {
+    /// REST.
+    pub api: bool,
+    /// Screens.
+    pub gateway: bool,
+}
+
+/// A node that is serving.
+pub struct Node {
+    /// Where the public listener is.
+    pub public: SocketAddr,
+    /// Where the metrics' listener is.
+    pub metrics: SocketAddr,
+    drain: Duration,
+    stop: CancellationToken,
+    /// Cancelled when the listeners close.
+    closing: CancellationToken,
+    /// Cancelled when nothing new can come any more.
+    ended: CancellationToken,
+    listeners: [JoinHandle<std::io::Result<()>>; 2],
+    tasks: TaskTracker,
+    pools: Pools,
+}
+
+impl Node {
+    /// Starts it: returns once both listeners are bound. `stop` makes it drain.
+    ///
+    /// # Errors
+    /// If the configuration is unusable or an address is taken. A service that is down is no error: it is waited for.
+    pub async fn start(
+        config: config::Node,
+        verifier: Verifier,
+        faces: Faces,
+        metrics: PrometheusHandle,
+        stop: CancellationToken,
+    ) -> anyhow::Result<Self> {
+        let pools = Pools::open(
+            config.database.database_url.expose_secret(),
+            config.database.feed_database_url.expose_secret(),
+            config.database.database_connections,
+        )?;
+        let public = bind(config.listen.listen, "--listen")?;
+        let private = bind(config.listen.metrics_listen, "--metrics-listen")?;
+        let addresses = (public.local_addr()?, private.local_addr()?);
+
+        let (tasks, ended, closing) = (TaskTracker::new(), CancellationToken::new(), CancellationToken::new());
+        let (buses, doors) = Buses::new(tasks.clone(), ended.clone());
+        buses.open();
+        let hub = Hub {
+            journal: Journal::new(pools.clone(), doors.announce, tasks.clone()),
+            verifier: Arc::new(verifier),
+            draining: stop.clone(),
+        };
+        let mut routes = Router::new();
+        if faces.api {
+            tasks.spawn(upkeep::run(pools.app.clone(), ended.clone()));
+            routes = routes.merge(http::router(hub.clone()));
+        }
+        let listeners =
+            [serve(public, routes, closing.clone()), serve(private, http::metrics_router(metrics), closing.clone())];
+        info!("Serving on http://{}, metrics on http://{}", addresses.0, addresses.1);
+        Ok(Self {
+            public: addresses.0,
+            metrics: addresses.1,
+            drain: Duration::from_secs(config.listen.drain_seconds),
+            stop,
+            closing,
+            ended,
+            listeners,
+            tasks,
+            pools,
+        })
+    }
+
+    /// Waits until it was told to stop, has drained, and everything it started has ended.
+    pub async fn stopped(self) {
+        self.stop.cancelled().await;
+        // Readiness fails from now on; balancers get the time to learn it before the listeners close.
+        tokio::time::sleep(self.drain).await;
+        self.closing.cancel();
+        let [public, private] = self.listeners;
+        if tokio::time::timeout(FINISH_MAX, async { tokio::join!(public, private) }).await.is_err() {
+            warn!("Some requests did not end in {FINISH_MAX:?} and are cut off");
+        }
+        self.ended.cancel();
+        self.tasks.close();
+        if tokio::time::timeout(FINISH_MAX, self.tasks.wait()).await.is_err() {
+            warn!("Some writes did not end in {FINISH_MAX:?} and are cut off");
+        }
+        self.pools.close().await;
+        info!("Stopped");
+    }
+}
+
+fn bind(address: SocketAddr, flag: &str) -> anyhow::Result<TcpListener> {
+    let listen = || {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        socket.set_reuseaddr(true)?;
+        // Connections inherit it.
+        socket.set_send_buffer_size(SEND_BUFFER_BYTES)?;
+        socket.bind(address)?;
+        socket.listen(BACKLOG)
+    };
+    listen().with_context(|| format!("listening on {address}: is it taken? {flag} names another"))
+}
+
+fn serve(listener: TcpListener, routes: Router, closing: CancellationToken) -> JoinHandle<std::io::Result<()>> {
+    // Small answers must not wait for company: Nagle's algorithm costs 40 ms.
+    let listener = listener.tap_io(|stream| {
+        let _ = stream.set_nodelay(true);
+    });
+    let serving = axum::serve(listener, routes).with_graceful_shutdown(closing.cancelled_owned());
+    tokio::spawn(serving.into_future()) // Its owner waits for it in `stopped`.
+}
