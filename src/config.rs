@@ -4,6 +4,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use axum::http::HeaderValue;
 use clap::{Args, Parser, Subcommand};
 use secrecy::SecretString;
 use tillwire_channels::{MerchantId, Moment, OutletId, RegisterId, Role as StaffRole, StaffId};
@@ -107,6 +108,19 @@ pub struct Listen {
     /// Where Prometheus finds `/metrics`: another listener, not to be opened to the public.
     #[arg(long, env = "TILLWIRE_METRICS_LISTEN", default_value = "127.0.0.1:9464")]
     pub metrics_listen: SocketAddr,
+
+    /// Web pages that may connect as screens besides those of this hub's own host, e.g. `https://shop.example`;
+    /// comma-separated.
+    #[arg(long, env = "TILLWIRE_ORIGINS", value_delimiter = ',')]
+    pub origins: Vec<HeaderValue>,
+
+    /// Every how many seconds a screen is pinged: less than what proxies on the way allow a connection to be silent.
+    #[arg(long, env = "TILLWIRE_PING_SECONDS", default_value_t = 25, value_parser = clap::value_parser!(u64).range(1..=300))]
+    pub ping_seconds: u64,
+
+    /// How many seconds screens stay signed in while the database does not answer.
+    #[arg(long, env = "TILLWIRE_VOUCH_SECONDS", default_value_t = 60)]
+    pub vouch_seconds: u64,
 
     /// How many seconds a node that was told to stop keeps answering, while balancers learn that it is not ready.
     #[arg(long, env = "TILLWIRE_DRAIN_SECONDS", default_value_t = 5)]

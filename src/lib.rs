@@ -16,6 +16,7 @@ pub mod journal;
 
 // The ways in and out.
 pub mod bus;
+pub mod gateway;
 pub mod http;
 
 // What a role is given, and the roles themselves.

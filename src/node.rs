@@ -16,6 +16,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use crate::bus::Buses;
+use crate::gateway::{self, Gateway};
 use crate::hub::Hub;
 use crate::identity::tokens::Verifier;
 use crate::journal::{Journal, Pools, upkeep};
@@ -51,6 +52,7 @@ pub struct Node {
     /// Cancelled when nothing new can come any more.
     ended: CancellationToken,
     listeners: [JoinHandle<std::io::Result<()>>; 2],
+    gateway: Option<Gateway>,
     tasks: TaskTracker,
     pools: Pools,
 }
@@ -84,10 +86,21 @@ impl Node {
             verifier: Arc::new(verifier),
             draining: stop.clone(),
         };
-        let mut routes = Router::new();
+        let mut routes = http::router(hub.clone(), faces.api);
         if faces.api {
             tasks.spawn(upkeep::run(pools.app.clone(), ended.clone()));
-            routes = routes.merge(http::router(hub.clone()));
+        }
+        let gateway = faces.gateway.then(|| {
+            let options = gateway::Options {
+                origins: config.listen.origins,
+                ping_interval: Duration::from_secs(config.listen.ping_seconds),
+                vouch_max: Duration::from_secs(config.listen.vouch_seconds),
+            };
+            let verifier = hub.verifier.clone();
+            Gateway::start(options, pools.clone(), verifier, doors.heard, doors.interest, &tasks, &ended)
+        });
+        if let Some(gateway) = &gateway {
+            routes = routes.merge(gateway.router());
         }
         let listeners =
             [serve(public, routes, closing.clone()), serve(private, http::metrics_router(metrics), closing.clone())];
@@ -100,6 +113,7 @@ impl Node {
             closing,
             ended,
             listeners,
+            gateway,
             tasks,
             pools,
         })
@@ -111,6 +125,12 @@ impl Node {
         // Readiness fails from now on; balancers get the time to learn it before the listeners close.
         tokio::time::sleep(self.drain).await;
         self.closing.cancel();
+        // The listeners first: a screen that is told to go must not come back to this node.
+        if let Some(gateway) = &self.gateway
+            && tokio::time::timeout(FINISH_MAX, gateway.drain()).await.is_err()
+        {
+            warn!("Some screens did not close in {FINISH_MAX:?} and are cut off");
+        }
         let [public, private] = self.listeners;
         if tokio::time::timeout(FINISH_MAX, async { tokio::join!(public, private) }).await.is_err() {
             warn!("Some requests did not end in {FINISH_MAX:?} and are cut off");

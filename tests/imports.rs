@@ -9,6 +9,7 @@ const WALLS: &[(&str, &[&str])] = &[
     ("src/commerce", &["crate::http", "crate::bus", "crate::roles", "axum", "lapin", "redis", "socketio"]),
     ("src/identity", &["crate::commerce", "crate::http", "crate::bus", "crate::roles", "axum"]),
     ("src/bus", &["crate::commerce", "crate::http", "crate::roles", "axum"]),
+    ("src/gateway", &["crate::commerce", "crate::http", "crate::roles", "lapin", "redis", "sqlx::query!("]),
     ("src/http", &["crate::bus", "crate::roles", "sqlx::query!("]),
     ("src/embedded", &["crate::"]),
     ("channels/src", &["sqlx", "tokio", "tillwire::", "axum"]),

@@ -12,7 +12,7 @@ export interface AccessRevoked {
   issued_until: string;
 }
 
-/** The acknowledgement of `auth`, and of anything that went wrong. */
+/** The acknowledgement of anything that went wrong. */
 export interface Acknowledged {
   ok: boolean;
   /** A stable word for what went wrong. */
@@ -96,8 +96,9 @@ export interface Join {
   channels: Array<string>;
 }
 
-/** The acknowledgement of `join` and `leave`. */
+/** The acknowledgement of `join` and `leave`, and of `auth`: what a fresh token no longer allows has been left. */
 export interface Joined {
+  /** Whether nothing was denied. */
   ok: boolean;
   /** Everything that is joined now. */
   joined: Array<Channel>;
@@ -326,7 +327,7 @@ export interface Packets {
 export interface ClientEvents {
   join: (body: Join, acknowledge: (answer: Joined | Acknowledged) => void) => void;
   leave: (body: Join, acknowledge: (answer: Joined | Acknowledged) => void) => void;
-  auth: (body: Auth, acknowledge: (answer: Acknowledged) => void) => void;
+  auth: (body: Auth, acknowledge: (answer: Joined | Acknowledged) => void) => void;
 }
 
 /** The most channels that one screen may have joined. */

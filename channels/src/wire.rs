@@ -107,9 +107,10 @@ pub struct Join {
     pub channels: Vec<String>,
 }
 
-/// The acknowledgement of `join` and `leave`.
+/// The acknowledgement of `join` and `leave`, and of `auth`: what a fresh token no longer allows has been left.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema, TS)]
 pub struct Joined {
+    /// Whether nothing was denied.
     pub ok: bool,
     /// Everything that is joined now.
     pub joined: Vec<Channel>,
@@ -124,7 +125,7 @@ pub struct Auth {
     pub token: String,
 }
 
-/// The acknowledgement of `auth`, and of anything that went wrong.
+/// The acknowledgement of anything that went wrong.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema, TS)]
 pub struct Acknowledged {
     pub ok: bool,

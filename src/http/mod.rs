@@ -83,11 +83,14 @@ fn routes_of_one() -> OpenApiRouter<Hub> {
         .routes(routes!(journal::snapshot))
 }
 
-/// The public listener's routes: the API, its documentation and the health checks.
-pub fn router(hub: Hub) -> Router {
-    let (api, openapi) = api().split_for_parts();
-    api.merge(docs::router(openapi))
-        .merge(health::router())
+/// The public listener's routes: the health checks, and with `api` the API and its documentation.
+pub fn router(hub: Hub, with_api: bool) -> Router {
+    let mut routes = health::router();
+    if with_api {
+        let (api, openapi) = api().split_for_parts();
+        routes = routes.merge(api).merge(docs::router(openapi));
+    }
+    routes
         .fallback(problem::no_such_route)
         .method_not_allowed_fallback(problem::no_such_method)
         .layer(CatchPanicLayer::custom(problem::of_panic))

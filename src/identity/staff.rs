@@ -96,6 +96,22 @@ pub async fn revoke(tx: &mut MerchantTx, staff: StaffId) -> Result<RevocationVie
     Ok(RevocationView { staff, issued_until })
 }
 
+/// Whose tokens are dead, and up to when they were issued; only what was revoked after a moment.
+pub async fn revoked_since(
+    sql: &mut PgConnection,
+    merchant: MerchantId,
+    since: Moment,
+) -> Result<Vec<(StaffId, Moment)>> {
+    let rows = sqlx::query!(
+        "select staff_id, issued_until from revocations where merchant_id = $1 and issued_until > $2",
+        merchant.0,
+        since,
+    )
+    .fetch_all(sql)
+    .await?;
+    Ok(rows.into_iter().map(|row| (StaffId(row.staff_id), row.issued_until)).collect())
+}
+
 fn word(role: Role) -> &'static str {
     match role {
         Role::Owner => "owner",

@@ -31,11 +31,11 @@ pub async fn head(sql: impl PgExecutor<'_>, merchant: MerchantId) -> Result<Opti
     row.map(|row| Ok(Head { seq: seq_of(row.seq)?, tag: tag_of(&row.tag)? })).transpose()
 }
 
-/// The heads of many journals in one read. `pool` is the feed's.
-pub async fn heads(pool: &PgPool, merchants: &[MerchantId]) -> Result<Vec<(MerchantId, Head)>> {
+/// The heads of many journals in one read, as the feed's role.
+pub async fn heads(sql: impl PgExecutor<'_>, merchants: &[MerchantId]) -> Result<Vec<(MerchantId, Head)>> {
     let ids: Vec<uuid::Uuid> = merchants.iter().map(|merchant| merchant.0).collect();
     let rows = sqlx::query!("select merchant_id, seq, tag from journal_heads where merchant_id = any($1)", &ids)
-        .fetch_all(pool)
+        .fetch_all(sql)
         .await?;
     rows.into_iter()
         .map(|row| Ok((MerchantId(row.merchant_id), Head { seq: seq_of(row.seq)?, tag: tag_of(&row.tag)? })))
@@ -151,18 +151,24 @@ pub struct ReadTx {
 impl ReadTx {
     /// Begins, and refuses a token that was revoked. `pool` is the application's.
     pub async fn begin(pool: &PgPool, caller: Caller) -> Result<Self> {
+        let mut tx = Self::of(pool, caller.merchant).await?;
+        tx::refuse_revoked(&mut tx.sql, caller).await?;
+        Ok(tx)
+    }
+
+    /// Begins for the hub itself, on nobody's behalf. `pool` is the application's.
+    pub async fn of(pool: &PgPool, merchant: MerchantId) -> Result<Self> {
         let mut sql = pool::begin(pool).await?;
         sqlx::raw_sql("set transaction isolation level repeatable read, read only").execute(&mut *sql).await?;
         sqlx::query!(
             "select set_config('tillwire.merchant', $1, true) as merchant,
                     set_config('statement_timeout', '10s', true) as statement_timeout,
                     set_config('idle_in_transaction_session_timeout', '2s', true) as idle_timeout",
-            caller.merchant.to_string(),
+            merchant.to_string(),
         )
         .fetch_one(&mut *sql)
         .await?;
-        tx::refuse_revoked(&mut sql, caller).await?;
-        Ok(Self { sql, merchant: caller.merchant })
+        Ok(Self { sql, merchant })
     }
 
     /// The connection. Each statement names the merchant.

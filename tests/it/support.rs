@@ -1,4 +1,5 @@
-//! What the stories are told with: private services, and a hub on them.
+//! What the stories are told with: private services, a hub on them, and screens.
 
 pub mod hub;
+pub mod screen;
 pub mod services;

@@ -60,7 +60,7 @@ pub const CONNECT: Asked =
 pub const ASKED: &[Asked] = &[
     Asked { name: "join", body: Described::by::<Join>(), answers: JOINED },
     Asked { name: "leave", body: Described::by::<Join>(), answers: JOINED },
-    Asked { name: "auth", body: Described::by::<Auth>(), answers: &[Described::by::<Acknowledged>()] },
+    Asked { name: "auth", body: Described::by::<Auth>(), answers: JOINED },
 ];
 
 const JOINED: &[Described] = &[Described::by::<Joined>(), Described::by::<Acknowledged>()];

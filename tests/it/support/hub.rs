@@ -2,32 +2,57 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
+use clap::Parser;
+use metrics_exporter_prometheus::PrometheusBuilder;
 use serde_json::{Value, json};
-use tillwire::hub::Hub;
+use tillwire::config::{Config, Role};
 use tillwire::identity::tokens::{Bearer, Realm, Signer, Verifier, install_crypto, write_new_key};
-use tillwire::journal::{Journal, Pools};
-use tillwire::{bus, http, roles};
-use tillwire_channels::{MerchantId, OutletId, RegisterId, Role, StaffId};
-use tokio::net::TcpListener;
+use tillwire::journal::Pools;
+use tillwire::node::{Faces, Node};
+use tillwire::roles;
+use tillwire_channels::{MerchantId, OutletId, RegisterId, Role as StaffRole, StaffId};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
+use super::screen::Screen;
 use super::services::postgres::{Database, Postgres};
 use super::services::{dir, unique};
 
 pub struct TestHub {
     pub database: Database,
     pub pools: Pools,
+    /// Where the first node is.
     pub address: SocketAddr,
     pub signer: Signer,
+    _first: TestNode,
+}
+
+/// A node of a hub in this process. Told to stop when it is dropped.
+pub struct TestNode {
+    pub address: SocketAddr,
+    stop: CancellationToken,
+    stopped: Option<JoinHandle<()>>,
+}
+
+impl TestNode {
+    /// Tells it to stop, and waits until it has.
+    pub async fn stops(mut self) {
+        self.stop.cancel();
+        self.stopped.take().expect("it was not stopped before").await.expect("a node that stops in order");
+    }
+}
+
+impl Drop for TestNode {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
 }
 
 impl TestHub {
-    /// A hub on a fresh database.
+    /// A hub of one node with both faces, on a fresh database.
     pub async fn start() -> Self {
         Self::start_through(None).await
     }
@@ -36,35 +61,30 @@ impl TestHub {
     pub async fn start_through(proxy: Option<u16>) -> Self {
         let postgres = Postgres::shared().await;
         let database = postgres.database(async |url| roles::migrate::up(&url).await.expect("migrations")).await;
-        let url = |role| match proxy {
-            Some(port) => database.url_through(port, role),
-            None => database.url(role),
-        };
-        let pools = Pools::open(&url("tillwire_app"), &database.url("tillwire_feed"), 8).expect("pools");
+        Self::start_on(database, proxy).await
+    }
+
+    /// A hub on this database.
+    pub async fn start_on(database: Database, proxy: Option<u16>) -> Self {
         install_crypto();
         let key: PathBuf = dir("keys").join(unique("key"));
         write_new_key(&key, false).expect("a key");
         let signer = Signer::open(&key, realm()).expect("a signer");
-        let verifier = Verifier::new(realm(), &signer.public_keys().expect("keys")).expect("a verifier");
-        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
-        let (buses, doors) = bus::Buses::new(tasks.clone(), stop.clone());
-        buses.open();
-        let hub = Hub {
-            journal: Journal::new(pools.clone(), doors.announce, tasks),
-            verifier: Arc::new(verifier),
-            draining: stop,
-        };
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let address = listener.local_addr().expect("an address");
-        tokio::spawn(axum::serve(listener, http::router(hub)).into_future());
-        Self { database, pools, address, signer }
+        let pools = Pools::open(&database.url("tillwire_app"), &database.url("tillwire_feed"), 8).expect("pools");
+        let first = start_node(&database, &signer, BOTH_FACES, proxy, &[]).await;
+        Self { database, pools, address: first.address, signer, _first: first }
+    }
+
+    /// Another node of the same hub.
+    pub async fn node(&self, faces: Faces, flags: &[&str]) -> TestNode {
+        start_node(&self.database, &self.signer, faces, None, flags).await
     }
 
     /// A merchant that is open, with one outlet and one register.
     pub async fn merchant(&self, name: &str) -> Shop<'_> {
         let merchant = MerchantId::new();
         let (outlet, register) = (OutletId::new(), RegisterId::new());
-        let shop = Shop { hub: self, merchant, outlet, register, owner: self.token(merchant, Role::Owner, &[]) };
+        let shop = Shop { hub: self, merchant, outlet, register, owner: self.token(merchant, StaffRole::Owner, &[]) };
         shop.post("/v1/merchant", json!({ "name": name, "currency": "IDR" })).await.created();
         let body = json!({ "id": outlet, "code": "JKT", "name": name, "time_zone": "Asia/Jakarta" });
         shop.post("/v1/outlets", body).await.created();
@@ -73,25 +93,59 @@ impl TestHub {
         shop
     }
 
-    pub fn token(&self, merchant: MerchantId, role: Role, outlets: &[OutletId]) -> String {
+    pub fn token(&self, merchant: MerchantId, role: StaffRole, outlets: &[OutletId]) -> String {
         let outlets = outlets.to_vec();
         let bearer = Bearer { merchant, staff: StaffId::new(), role, outlets, register: None };
         self.signer.mint(&bearer, Duration::from_secs(600)).expect("a token")
     }
 
-    pub async fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: Vec<u8>) -> Answer {
-        let mut request = http_request(method, &format!("http://{}{path}", self.address), headers);
-        *request.body_mut() = http_body_util::Full::new(body.into());
-        // A connection for each request: a fault in one is no other's.
-        let stream = tokio::net::TcpStream::connect(self.address).await.expect("the hub listens");
-        let io = hyper_util::rt::TokioIo::new(stream);
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await.expect("HTTP");
-        tokio::spawn(connection);
-        let response = sender.send_request(request).await.expect("an answer");
-        let (parts, body) = response.into_parts();
-        let bytes = http_body_util::BodyExt::collect(body).await.expect("a body").to_bytes();
-        Answer { status: parts.status.as_u16(), headers: parts.headers, body: bytes.to_vec() }
+    /// A new member of staff, and a token for them.
+    pub fn token_of_someone(&self, merchant: MerchantId, role: StaffRole) -> (StaffId, String) {
+        let staff = StaffId::new();
+        (staff, self.token_for(merchant, staff, role))
     }
+
+    pub fn token_for(&self, merchant: MerchantId, staff: StaffId, role: StaffRole) -> String {
+        let bearer = Bearer { merchant, staff, role, outlets: Vec::new(), register: None };
+        self.signer.mint(&bearer, Duration::from_secs(600)).expect("a token")
+    }
+
+    /// A token for a new member of staff that is good for so many seconds.
+    pub fn short_token(&self, merchant: MerchantId, role: StaffRole, seconds: u64) -> (StaffId, String) {
+        let staff = StaffId::new();
+        let bearer = Bearer { merchant, staff, role, outlets: Vec::new(), register: None };
+        (staff, self.signer.mint(&bearer, Duration::from_secs(seconds)).expect("a token"))
+    }
+
+    /// Sells one of a variant at another node. Answers the sale's position.
+    pub async fn sells_at(&self, node: &TestNode, shop: &Shop<'_>, variant: &str, price_minor: i64) -> String {
+        let bearer = format!("Bearer {}", shop.owner);
+        let key = Uuid::new_v4().to_string();
+        let headers =
+            [("authorization", bearer.as_str()), ("idempotency-key", &key), ("content-type", "application/json")];
+        let body = shop.sale(variant, "1", price_minor).to_string().into_bytes();
+        let answer = send(node.address, "POST", &shop.sales(), &headers, body).await;
+        answer.created();
+        answer.position()
+    }
+
+    pub async fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: Vec<u8>) -> Answer {
+        send(self.address, method, path, headers, body).await
+    }
+}
+
+/// One request, on a connection of its own: a fault in one is no other's.
+pub async fn send(address: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)], body: Vec<u8>) -> Answer {
+    let mut request = http_request(method, &format!("http://{address}{path}"), headers);
+    *request.body_mut() = http_body_util::Full::new(body.into());
+    let stream = tokio::net::TcpStream::connect(address).await.expect("the hub listens");
+    let io = hyper_util::rt::TokioIo::new(stream);
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await.expect("HTTP");
+    tokio::spawn(connection);
+    let response = sender.send_request(request).await.expect("an answer");
+    let (parts, body) = response.into_parts();
+    let bytes = http_body_util::BodyExt::collect(body).await.expect("a body").to_bytes();
+    Answer { status: parts.status.as_u16(), headers: parts.headers, body: bytes.to_vec() }
 }
 
 fn http_request(
@@ -107,6 +161,48 @@ fn http_request(
         request = request.header(*name, *value);
     }
     request.body(http_body_util::Full::default()).expect("a request")
+}
+
+pub const BOTH_FACES: Faces = Faces { api: true, gateway: true };
+
+/// Through a proxy on a port, if one is named; otherwise as a deployment would be configured, plus these flags.
+async fn start_node(
+    database: &Database,
+    signer: &Signer,
+    faces: Faces,
+    proxy: Option<u16>,
+    flags: &[&str],
+) -> TestNode {
+    let url = |role| match proxy {
+        Some(port) => database.url_through(port, role),
+        None => database.url(role),
+    };
+    let (app, feed) = (url("tillwire_app"), url("tillwire_feed"));
+    let usual = [
+        "tillwire",
+        "serve",
+        "--database-url",
+        &app,
+        "--feed-database-url",
+        &feed,
+        "--database-connections",
+        "8",
+        "--token-keys",
+        "given",
+        "--listen",
+        "127.0.0.1:0",
+        "--metrics-listen",
+        "127.0.0.1:0",
+        "--drain-seconds",
+        "0",
+    ];
+    let config = Config::try_parse_from(usual.iter().chain(flags)).expect("a configuration");
+    let Role::Serve(config) = config.role else { unreachable!("the role that was named") };
+    let verifier = Verifier::new(realm(), &signer.public_keys().expect("keys")).expect("a verifier");
+    let metrics = PrometheusBuilder::new().build_recorder().handle();
+    let stop = CancellationToken::new();
+    let node = Node::start(config, verifier, faces, metrics, stop.clone()).await.expect("a node");
+    TestNode { address: node.public, stop, stopped: Some(tokio::spawn(node.stopped())) }
 }
 
 pub fn realm() -> Realm {
@@ -177,6 +273,26 @@ impl Shop<'_> {
     pub async fn stock_of(&self, variant: &str) -> String {
         let level = self.get(&format!("/v1/outlets/{}/stock/{variant}", self.outlet)).await.ok();
         level["on_hand"].as_str().expect("a quantity").to_owned()
+    }
+
+    /// The owner's screen at the hub's first node.
+    pub async fn screen(&self, channels: &[&str]) -> Screen {
+        let mut screen = Screen::enters(self.hub.address, json!({ "token": self.owner, "channels": channels })).await;
+        screen.hears("ready").await;
+        screen.hears("caught_up").await;
+        screen
+    }
+
+    /// A screen that comes back to a node with a position.
+    pub async fn screen_after(&self, address: SocketAddr, channels: &[&str], after: &str) -> Screen {
+        Screen::enters(address, json!({ "token": self.owner, "channels": channels, "after": after })).await
+    }
+
+    /// Sells one of a variant for this price. Answers the sale's position.
+    pub async fn sells(&self, variant: &str, price_minor: i64) -> String {
+        let answer = self.post(&self.sales(), self.sale(variant, "1", price_minor)).await;
+        answer.created();
+        answer.position()
     }
 
     /// Everything in the journal, page by page.

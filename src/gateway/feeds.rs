@@ -1,0 +1,229 @@
+//! The feeds of a node: opened when the first screen of a merchant comes, fed by the buses, healed from the journal.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tillwire_channels::{MerchantId, Moment};
+use tillwire_socketio::SocketRef;
+use tokio::sync::{OnceCell, mpsc};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{info, warn};
+
+use super::feed::Feed;
+use super::screen;
+use super::source::Source;
+use crate::bus::{Carried, Interest};
+use crate::error::{Error, Result};
+use crate::journal::read::Slice;
+
+/// How long an entry that came too early waits for the one before it, which most often is only a little late.
+const HOLD: Duration = Duration::from_millis(5);
+/// How often the heads are asked for, so that a lost last entry is found too.
+const HEADS_EVERY: Duration = Duration::from_millis(500);
+/// How long a feed stays without screens: those of a shop often come back together.
+const LINGER: Duration = Duration::from_secs(30);
+/// How long the journal is left alone after it did not answer, at first and at most.
+const RETRY_AFTER: Duration = Duration::from_millis(100);
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(2);
+
+pub struct Feeds {
+    slots: Mutex<HashMap<MerchantId, Arc<Slot>>>,
+    source: Source,
+    interest: Arc<Interest>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+    /// How long this node vouches for its screens without having reached the database.
+    vouch_max: Duration,
+}
+
+struct Slot {
+    feed: Arc<Feed>,
+    opened: OnceCell<()>,
+    /// Ends the task that heals it.
+    stop: CancellationToken,
+}
+
+impl Feeds {
+    pub fn new(
+        source: Source,
+        interest: Arc<Interest>,
+        vouch_max: Duration,
+        tasks: TaskTracker,
+        stop: CancellationToken,
+    ) -> Arc<Self> {
+        Arc::new(Self { slots: Mutex::default(), source, interest, tasks, stop, vouch_max })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<MerchantId, Arc<Slot>>> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The feed of a merchant, opened if it is not yet: by one caller, while the others wait.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] if there is no such merchant; others if the database does not answer.
+    pub async fn open(self: &Arc<Self>, merchant: MerchantId) -> Result<Arc<Feed>> {
+        let slot = self.slot(merchant);
+        let begin = async || {
+            let (head, revoked) = self.source.begin(merchant).await?;
+            let behind = slot.feed.begin_at(head, revoked);
+            self.bring_on(&slot.feed, behind);
+            let healing = self.clone().heal(slot.feed.clone());
+            let stop = slot.stop.clone();
+            self.tasks.spawn(async move { stop.run_until_cancelled(healing).await });
+            Ok::<_, Error>(())
+        };
+        slot.opened.get_or_try_init(begin).await?;
+        Ok(slot.feed.clone())
+    }
+
+    fn slot(&self, merchant: MerchantId) -> Arc<Slot> {
+        let mut slots = self.lock();
+        let slot = slots.entry(merchant).or_insert_with(|| {
+            // Before the head is read: what is committed meanwhile should be heard.
+            self.interest.begin(merchant);
+            let (feed, stop) = (Arc::new(Feed::new(merchant)), self.stop.child_token());
+            Arc::new(Slot { feed, opened: OnceCell::new(), stop })
+        });
+        slot.clone()
+    }
+
+    fn find(&self, merchant: MerchantId) -> Option<Arc<Feed>> {
+        self.lock().get(&merchant).map(|slot| slot.feed.clone())
+    }
+
+    pub fn all(&self) -> Vec<Arc<Feed>> {
+        self.lock().values().map(|slot| slot.feed.clone()).collect()
+    }
+
+    /// Starts a task for each screen that fell behind.
+    pub fn bring_on(&self, feed: &Arc<Feed>, behind: Vec<SocketRef>) {
+        for socket in behind {
+            self.tasks.spawn(screen::bring_on(feed.clone(), self.source.clone(), socket));
+        }
+    }
+
+    /// Hands what the buses bring to the feeds, until `stop`.
+    pub async fn listen(self: Arc<Self>, mut heard: mpsc::Receiver<Carried>) {
+        while let Some(Some(carried)) = self.stop.run_until_cancelled(heard.recv()).await {
+            match carried {
+                Carried::Entry(entry) => {
+                    if let Some(feed) = self.find(entry.merchant) {
+                        let behind = feed.offer(entry);
+                        self.bring_on(&feed, behind);
+                    }
+                }
+                Carried::Place { merchant, seq, .. } => {
+                    if let Some(feed) = self.find(merchant) {
+                        feed.expect(seq);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Reads what a feed misses or doubts, one read at a time.
+    async fn heal(self: Arc<Self>, feed: Arc<Feed>) {
+        let mut retry_after = RETRY_AFTER;
+        loop {
+            feed.wanting.notified().await;
+            tokio::time::sleep(HOLD).await;
+            while let Some(head) = feed.wants() {
+                metrics::counter!("tillwire_gateway_heals_total").increment(1);
+                match self.source.after(feed.merchant, head.position(), Slice::default()).await {
+                    Ok(read) => {
+                        retry_after = RETRY_AFTER;
+                        feed.confirmed(head, read.entries.is_empty());
+                        for entry in read.entries {
+                            let behind = feed.offer(entry);
+                            self.bring_on(&feed, behind);
+                        }
+                    }
+                    Err(Error::SnapshotRequired(why)) => {
+                        warn!(merchant = %feed.merchant, "The journal's history is another, or cut: {:?}", why.reason);
+                        metrics::counter!("tillwire_gateway_diverged_total").increment(1);
+                        match self.source.begin(feed.merchant).await {
+                            Ok((head, revoked)) => {
+                                let behind = feed.begin_at(head, revoked);
+                                self.bring_on(&feed, behind);
+                            }
+                            Err(error) => pause(error, &mut retry_after).await,
+                        }
+                    }
+                    Err(error) => pause(error, &mut retry_after).await,
+                }
+            }
+        }
+    }
+
+    /// Asks for the heads at a steady pace, and sees to what comes with time: tokens that expire, feeds that nobody
+    /// listens to, a database that is away for too long. Until `stop`.
+    pub async fn watch(self: Arc<Self>) {
+        let (mut reached, mut away) = (Instant::now(), false);
+        let mut pace = tokio::time::interval(HEADS_EVERY);
+        pace.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        while self.stop.run_until_cancelled(pace.tick()).await.is_some() {
+            let feeds = self.all();
+            match self.compare_heads(&feeds).await {
+                Ok(()) => {
+                    if std::mem::take(&mut away) {
+                        info!("The database answers again after {:?}", reached.elapsed());
+                    }
+                    reached = Instant::now();
+                }
+                Err(error) => {
+                    metrics::counter!("tillwire_gateway_heads_failed_total").increment(1);
+                    if !std::mem::replace(&mut away, true) {
+                        warn!("The database does not answer; screens wait: {:#}", error.into_anyhow());
+                    }
+                    if reached.elapsed() > self.vouch_max {
+                        feeds.iter().for_each(|feed| feed.dismiss());
+                    }
+                }
+            }
+            let now = Moment::now_utc();
+            feeds.iter().for_each(|feed| feed.expire(now));
+            self.put_away_idle();
+            gauge("tillwire_gateway_feeds", feeds.len());
+            gauge("tillwire_gateway_screens", feeds.iter().map(|feed| feed.screens()).sum());
+        }
+    }
+
+    async fn compare_heads(&self, feeds: &[Arc<Feed>]) -> Result<()> {
+        let merchants: Vec<MerchantId> = feeds.iter().map(|feed| feed.merchant).collect();
+        if merchants.is_empty() {
+            return Ok(());
+        }
+        for (merchant, head) in self.source.heads(&merchants).await? {
+            if let Some(feed) = self.find(merchant) {
+                feed.compare(head);
+            }
+        }
+        Ok(())
+    }
+
+    fn put_away_idle(&self) {
+        let Some(before) = Instant::now().checked_sub(LINGER) else { return };
+        // Under the lock, so that nobody is given a feed that is being put away.
+        self.lock().retain(|merchant, slot| {
+            let keep = !slot.feed.close_if_idle(before);
+            if !keep {
+                slot.stop.cancel();
+                self.interest.end(*merchant);
+            }
+            keep
+        });
+    }
+}
+
+async fn pause(error: Error, retry_after: &mut Duration) {
+    warn!("A feed waits for the journal: {:#}", error.into_anyhow());
+    tokio::time::sleep(*retry_after).await;
+    *retry_after = (*retry_after * 2).min(RETRY_AFTER_MAX);
+}
+
+fn gauge(name: &'static str, value: usize) {
+    metrics::gauge!(name).set(value as f64);
+}

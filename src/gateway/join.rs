@@ -1,0 +1,93 @@
+//! Who may listen to what.
+
+use tillwire_channels::Channel;
+use tillwire_channels::wire::{CHANNEL_BYTES_MAX, CHANNELS_MAX, Denied, DeniedCode};
+
+use crate::identity::Staff;
+
+/// Adds what was asked for to what is joined already, as far as the bearer may; answers what was denied, and why.
+pub fn admit(staff: &Staff, joined: &mut Vec<Channel>, asked: &[String]) -> Vec<Denied> {
+    let mut denied = Vec::new();
+    // More names than channels can be joined are not even looked at one by one.
+    for (number, text) in asked.iter().enumerate() {
+        let code = match parse(text) {
+            Some(channel) if joined.contains(&channel) => continue,
+            None => DeniedCode::UnknownChannel,
+            Some(channel) if !staff.listener().may_join(channel) => DeniedCode::Forbidden,
+            Some(_) if joined.len() >= CHANNELS_MAX => DeniedCode::TooMany,
+            Some(channel) => {
+                joined.push(channel);
+                continue;
+            }
+        };
+        if number >= CHANNELS_MAX * 2 {
+            break;
+        }
+        denied.push(Denied { channel: shown(text), code });
+    }
+    denied
+}
+
+/// Takes what was named from what is joined. Names that are not joined change nothing.
+pub fn withdraw(joined: &mut Vec<Channel>, named: &[String]) {
+    joined.retain(|channel| !named.iter().any(|text| parse(text) == Some(*channel)));
+}
+
+fn parse(text: &str) -> Option<Channel> {
+    (text.len() <= CHANNEL_BYTES_MAX).then(|| text.parse().ok()).flatten()
+}
+
+/// A name as it was asked for, cut where no channel's name could still go on.
+fn shown(text: &str) -> String {
+    text.chars().take(CHANNEL_BYTES_MAX).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use tillwire_channels::{MerchantId, Moment, OutletId, Role, StaffId, Topic};
+
+    use super::*;
+
+    fn staff(role: Role, outlets: Vec<OutletId>) -> Staff {
+        Staff {
+            merchant: MerchantId::new(),
+            id: StaffId::new(),
+            role,
+            outlets,
+            register: None,
+            issued_at: Moment::UNIX_EPOCH,
+            expires_at: Moment::UNIX_EPOCH,
+        }
+    }
+
+    #[test]
+    fn each_name_is_joined_or_denied_for_a_reason() {
+        let outlet = OutletId::new();
+        let (staff, mut joined) = (staff(Role::Cashier, vec![outlet]), Vec::new());
+        let own = format!("sales/{outlet}");
+        let asked = [own.clone(), own.clone(), "sales".into(), "nothing".into(), "x".repeat(9_000)];
+        let denied = admit(&staff, &mut joined, &asked);
+        assert_eq!(joined, [Topic::Sales.at(outlet)]);
+        let codes: Vec<_> = denied.iter().map(|denied| (denied.channel.len(), denied.code)).collect();
+        assert_eq!(
+            codes,
+            [
+                (5, DeniedCode::Forbidden),
+                (7, DeniedCode::UnknownChannel),
+                (CHANNEL_BYTES_MAX, DeniedCode::UnknownChannel)
+            ]
+        );
+        withdraw(&mut joined, &[own, "nothing".into()]);
+        assert_eq!(joined, []);
+    }
+
+    #[test]
+    fn there_is_a_last_channel_and_a_last_denial() {
+        let (staff, mut joined) = (staff(Role::Owner, vec![]), Vec::new());
+        let many: Vec<String> = (0..10_000).map(|_| Topic::Sales.at(OutletId::new()).to_string()).collect();
+        let denied = admit(&staff, &mut joined, &many);
+        assert_eq!(joined.len(), CHANNELS_MAX);
+        assert_eq!(denied.len(), CHANNELS_MAX);
+        assert!(denied.iter().all(|denied| denied.code == DeniedCode::TooMany));
+    }
+}

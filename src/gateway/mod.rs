@@ -1,0 +1,97 @@
+//! The gateway: brings every screen what its merchant's journal holds, in order and without a gap.
+//!
+//! A [screen](audience::Screen) is a cursor over the journal through a filter of channels. A [feed](feed::Feed) is the
+//! live head of one journal; [feeds] listens to the buses and heals what they lose; a screen that is behind is brought
+//! on by a [task of its own](screen). This room sees the journal and the channels, never commerce, and writes nothing.
+
+mod audience;
+mod feed;
+mod feeds;
+mod join;
+mod packed;
+mod ring;
+mod screen;
+mod session;
+mod source;
+mod tell;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::http::HeaderValue;
+use tillwire_socketio::{CloseReason, Config, Origins, SocketIo, SocketIoService};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::bus::{Carried, Interest};
+use crate::identity::tokens::Verifier;
+use crate::journal::Pools;
+use feeds::Feeds;
+use source::Source;
+
+/// A connection that has not said who it is within this time is closed.
+const CONNECT_MAX: Duration = Duration::from_secs(5);
+/// How many packets are queued for one screen. An entry of 256 KiB has fewer events, and must fit.
+const QUEUE_PACKETS_MAX: usize = 2_048;
+/// How many screens one process serves: each takes a file descriptor, of which there are 20,000.
+const SCREENS_MAX: usize = 16_384;
+/// A node that goes away closes so many screens at a time, with a pause between: they come back elsewhere at that pace.
+const CLOSE_SLICE: usize = 100;
+const CLOSE_PAUSE: Duration = Duration::from_millis(100);
+
+/// What a gateway is told.
+pub struct Options {
+    /// Pages that may connect besides those of the host that is asked.
+    pub origins: Vec<HeaderValue>,
+    /// From a screen's last sign of life to the next ping.
+    pub ping_interval: Duration,
+    /// How long screens are vouched for while the database does not answer.
+    pub vouch_max: Duration,
+}
+
+pub struct Gateway {
+    io: SocketIo,
+    service: SocketIoService,
+    feeds: Arc<Feeds>,
+}
+
+impl Gateway {
+    /// Starts the tasks that feed the screens; they run until `stop`.
+    pub fn start(
+        options: Options,
+        pools: Pools,
+        verifier: Arc<Verifier>,
+        heard: mpsc::Receiver<Carried>,
+        interest: Arc<Interest>,
+        tasks: &TaskTracker,
+        stop: &CancellationToken,
+    ) -> Self {
+        let (io, service) = SocketIo::new(Config {
+            ping_interval: options.ping_interval,
+            connect_timeout: CONNECT_MAX,
+            queue_packets_max: QUEUE_PACKETS_MAX,
+            origins: Origins::OwnAnd(options.origins),
+            sockets_max: SCREENS_MAX,
+            ..Config::default()
+        });
+        let feeds = Feeds::new(Source::new(pools), interest, options.vouch_max, tasks.clone(), stop.clone());
+        tasks.spawn(feeds.clone().listen(heard));
+        tasks.spawn(feeds.clone().watch());
+        io.ns("/", session::namespace(feeds.clone(), verifier));
+        Self { io, service, feeds }
+    }
+
+    /// The one route of a gateway.
+    pub fn router(&self) -> Router {
+        Router::new().route_service("/socket.io/", self.service.clone())
+    }
+
+    /// Tells every screen that this node goes away and closes them in slices; they come back to another.
+    pub async fn drain(&self) {
+        self.feeds.all().iter().for_each(|feed| feed.tell_draining());
+        self.io.close_all_in_slices(CLOSE_SLICE, CLOSE_PAUSE, CloseReason::RESTART).await;
+        self.io.shutdown().await;
+    }
+}

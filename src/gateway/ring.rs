@@ -1,0 +1,97 @@
+//! A feed's recent entries: contiguous, bounded in bytes, the newest at the end.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use tillwire_channels::{Position, Tag};
+
+use super::packed::Packed;
+
+/// How much of a journal a feed keeps, in bytes of stored events. A busy shop's last minutes.
+const BYTES_MAX: usize = 1024 * 1024;
+/// How many entries it keeps, however small they are.
+const ENTRIES_MAX: usize = 2_048;
+
+/// INVARIANT: each entry follows from the one before it, by number and by tag.
+#[derive(Debug, Default)]
+pub struct Ring {
+    entries: VecDeque<Arc<Packed>>,
+    bytes: usize,
+}
+
+impl Ring {
+    /// Adds the next entry and forgets the oldest that no longer fit. The newest always stays.
+    pub fn push(&mut self, packed: Arc<Packed>) {
+        self.bytes += packed.entry.text.len();
+        self.entries.push_back(packed);
+        while self.entries.len() > 1 && (self.bytes > BYTES_MAX || self.entries.len() > ENTRIES_MAX) {
+            if let Some(oldest) = self.entries.pop_front() {
+                self.bytes -= oldest.entry.text.len();
+            }
+        }
+    }
+
+    pub fn clear(&mut self) {
+        *self = Self::default();
+    }
+
+    /// What follows a position, its own entry first if the position lies inside it; `None` if that is not here, or if
+    /// the position is of another history.
+    pub fn after(&self, after: Position, entries_max: usize) -> Option<Vec<Arc<Packed>>> {
+        let oldest = self.entries.front()?.entry.seq;
+        // A position inside an entry needs that entry again, for its rest.
+        let from = if after.event.is_some() { after.seq } else { after.seq + 1 };
+        let at = usize::try_from(from.checked_sub(oldest)?).ok()?;
+        let first = self.entries.get(at)?;
+        let own: Tag = if after.event.is_some() { first.entry.tag } else { first.entry.prev };
+        (own.short() == after.tag).then(|| self.entries.iter().skip(at).take(entries_max).cloned().collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tillwire_channels::{MerchantId, Moment};
+
+    use super::*;
+    use crate::journal::{Entry, chain};
+
+    fn chained(texts: &[&str]) -> Vec<Arc<Packed>> {
+        let (merchant, mut prev) = (MerchantId::new(), Tag::GENESIS);
+        (1..)
+            .zip(texts)
+            .map(|(seq, text)| {
+                let tag = chain::tag(prev, merchant, seq, text);
+                let entry = Entry::new(merchant, seq, prev, tag, Moment::UNIX_EPOCH, (*text).into());
+                prev = tag;
+                Arc::new(Packed::new(Arc::new(entry)).unwrap())
+            })
+            .collect()
+    }
+
+    fn seqs(found: Option<Vec<Arc<Packed>>>) -> Option<Vec<u64>> {
+        found.map(|entries| entries.iter().map(|packed| packed.entry.seq).collect())
+    }
+
+    #[test]
+    fn answers_what_follows_and_only_on_its_own_history() {
+        let entries = chained(&["[]", "[]", "[]"]);
+        let mut ring = Ring::default();
+        entries.iter().for_each(|entry| ring.push(entry.clone()));
+        let second = &entries[1].entry;
+        assert_eq!(seqs(ring.after(Position::START, 9)), Some(vec![1, 2, 3]));
+        assert_eq!(seqs(ring.after(second.position(), 9)), Some(vec![3]));
+        assert_eq!(seqs(ring.after(Position::of_event(2, 1, second.tag), 1)), Some(vec![2]));
+        assert_eq!(seqs(ring.after(Position::of_entry(2, Tag([9; 8])), 9)), None, "another history");
+        assert_eq!(seqs(ring.after(entries[2].entry.position(), 9)), None, "nothing follows the head");
+    }
+
+    #[test]
+    fn forgets_the_oldest_first_and_never_the_newest() {
+        let large = format!("[{}]", " ".repeat(BYTES_MAX));
+        let entries = chained(&["[]", "[]", &large]);
+        let mut ring = Ring::default();
+        entries.iter().for_each(|entry| ring.push(entry.clone()));
+        assert_eq!(seqs(ring.after(entries[1].entry.position(), 9)), Some(vec![3]));
+        assert_eq!(seqs(ring.after(entries[0].entry.position(), 9)), None);
+    }
+}

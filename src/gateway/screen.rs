@@ -1,0 +1,142 @@
+//! A screen that is behind: brought on to the feed's head, from the ring or else from the journal.
+//!
+//! One task, from the moment a screen falls behind until it is live again or gone. What it sends is confirmed bit by
+//! bit: else megabytes would sit in kernel buffers, and the heartbeat would wait behind them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tillwire_channels::Position;
+use tillwire_channels::wire::{SnapshotReason, SnapshotRequired};
+use tillwire_socketio::{Encoded, SendError, SocketRef};
+use tracing::warn;
+
+use super::feed::{Feed, Serving, Step};
+use super::packed::Packed;
+use super::source::Source;
+use crate::error::Error;
+use crate::journal::read::Slice;
+
+/// How many bytes a screen that is behind may have been sent without saying that it received them. One entry, which is
+/// never divided, may be larger.
+const UNCONFIRMED_BYTES_MAX: usize = 16 * 1024;
+/// How much of the journal is read for one screen at a time.
+const SLICE: Slice = Slice { entries_max: 256, bytes_max: 512 * 1024 };
+/// How long a screen waits for a feed that has not come as far as the journal.
+const FEED_WAIT_MAX: Duration = Duration::from_millis(500);
+/// How long it waits before it asks a database again that did not answer, at first and at most.
+const RETRY_AFTER: Duration = Duration::from_millis(100);
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(2);
+
+/// Brings a screen on until it is live or gone.
+pub async fn bring_on(feed: Arc<Feed>, source: Source, socket: SocketRef) {
+    metrics::counter!("tillwire_gateway_replays_total").increment(1);
+    let mut replay = Replay { feed, source, socket: &socket, replayed: 0, unconfirmed: 0, retry_after: RETRY_AFTER };
+    tokio::select! {
+        _ = replay.run() => {}
+        _ = socket.closed() => {}
+    }
+}
+
+struct Replay<'a> {
+    feed: Arc<Feed>,
+    source: Source,
+    socket: &'a SocketRef,
+    /// How many events were sent.
+    replayed: u64,
+    /// How many bytes were sent since the screen last confirmed.
+    unconfirmed: usize,
+    retry_after: Duration,
+}
+
+impl Replay<'_> {
+    async fn run(&mut self) -> Result<(), SendError> {
+        loop {
+            match self.feed.step(self.socket.id(), self.replayed) {
+                Step::Done => return Ok(()),
+                Step::Full => self.socket.drained().await?,
+                Step::Serve(serving) => self.serve(serving).await?,
+                Step::Read(cursor) => self.read(cursor).await?,
+            }
+        }
+    }
+
+    /// Sends entries that follow one another, each whole, as many as may be under way unconfirmed.
+    async fn serve(&mut self, mut serving: Serving) -> Result<(), SendError> {
+        for at in 0..serving.entries.len() {
+            let batch = serving.heard(at);
+            let to = serving.entries[at].entry.position();
+            if !self.feed.advance(self.socket.id(), &serving, to, !batch.is_empty()) {
+                return Ok(());
+            }
+            serving.after = to;
+            if !batch.is_empty() {
+                self.send(&batch).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn send(&mut self, batch: &[Encoded]) -> Result<(), SendError> {
+        self.socket.send(batch).await?;
+        self.replayed += batch.len() as u64;
+        self.unconfirmed += batch.iter().map(Encoded::size).sum::<usize>();
+        if self.unconfirmed >= UNCONFIRMED_BYTES_MAX {
+            match self.socket.confirmed().await {
+                // No room for a ping: what is queued has to leave first.
+                Err(SendError::Full) => self.socket.drained().await?,
+                answer => answer?,
+            }
+            self.unconfirmed = 0;
+        }
+        Ok(())
+    }
+
+    /// Serves what only the journal has.
+    async fn read(&mut self, cursor: Position) -> Result<(), SendError> {
+        match self.source.after(self.feed.merchant, cursor, SLICE).await {
+            Ok(read) if read.entries.is_empty() => {
+                // The position is good, and further than this node has heard: the feed will come as far.
+                self.feed.expect(cursor.seq);
+                let _ = tokio::time::timeout(FEED_WAIT_MAX, self.feed.moved.notified()).await;
+                Ok(())
+            }
+            Ok(read) => {
+                self.retry_after = RETRY_AFTER;
+                let mut entries = Vec::with_capacity(read.entries.len());
+                for entry in read.entries {
+                    match Packed::new(entry) {
+                        Ok(packed) => entries.push(Arc::new(packed)),
+                        Err(_) => break,
+                    }
+                }
+                if entries.is_empty() {
+                    return self.skip(SnapshotRequired { reason: SnapshotReason::Diverged, oldest: None }).await;
+                }
+                match self.feed.serving(self.socket.id(), cursor, entries) {
+                    Some(serving) => self.serve(serving).await,
+                    None => Ok(()),
+                }
+            }
+            Err(Error::SnapshotRequired(why)) => self.skip(why).await,
+            Err(error) => {
+                warn!("A screen waits for the journal: {:#}", error.into_anyhow());
+                tokio::time::sleep(self.retry_after).await;
+                self.retry_after = (self.retry_after * 2).min(RETRY_AFTER_MAX);
+                Ok(())
+            }
+        }
+    }
+
+    async fn skip(&mut self, why: SnapshotRequired) -> Result<(), SendError> {
+        metrics::counter!("tillwire_gateway_snapshots_required_total").increment(1);
+        if why.reason == SnapshotReason::Diverged {
+            // Perhaps it is our own head that is of another history.
+            self.feed.suspect();
+        }
+        while !self.feed.skip(self.socket.id(), &why) {
+            self.socket.drained().await?;
+        }
+        Ok(())
+    }
+}

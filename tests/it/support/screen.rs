@@ -1,0 +1,222 @@
+//! A screen that is told what to do: one WebSocket to a gateway, every packet kept in the order it came.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use futures_util::{SinkExt, StreamExt};
+use serde_json::{Value, json};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+
+/// How long a fact may take to come about before a test gives up.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// A receive buffer that a reader who has stopped fills soon.
+const NARROW_BYTES: u32 = 4 * 1024;
+
+/// What a screen heard: an event, with its last argument apart if that is a position.
+#[derive(Clone, Debug)]
+pub struct Heard {
+    pub name: String,
+    pub body: Value,
+    pub position: Option<String>,
+}
+
+impl Heard {
+    pub fn data(&self) -> &Value {
+        &self.body["data"]
+    }
+
+    /// The number of its entry.
+    pub fn seq(&self) -> u64 {
+        self.body["seq"].as_u64().expect("a number")
+    }
+}
+
+pub struct Screen {
+    socket: WebSocketStream<TcpStream>,
+    /// Events that came while an acknowledgement was waited for.
+    kept: Vec<Heard>,
+    asked: u64,
+    /// The last position that was heard, as a client would remember it.
+    pub position: Option<String>,
+}
+
+/// How a connection ended, or was refused.
+#[derive(Debug, PartialEq)]
+pub enum End {
+    /// Socket.IO's own refusal, with its `data`.
+    Refused(Value),
+    /// The server had it leave: a person must act.
+    SignedOff,
+    /// The WebSocket was closed with this code.
+    Closed(u16),
+    /// The connection broke.
+    Broken,
+}
+
+impl Screen {
+    /// Connects and is let in.
+    pub async fn enters(address: SocketAddr, auth: Value) -> Self {
+        Self::asks_in(TcpStream::connect(address).await.expect("a gateway"), address, auth)
+            .await
+            .unwrap_or_else(|end| panic!("not let in: {end:?}"))
+    }
+
+    /// Connects and is not let in.
+    pub async fn is_refused(address: SocketAddr, auth: Value) -> End {
+        match Self::asks_in(TcpStream::connect(address).await.expect("a gateway"), address, auth).await {
+            Ok(_) => panic!("was let in"),
+            Err(end) => end,
+        }
+    }
+
+    /// The same with a small receive buffer, so that what it does not read soon stays with the gateway.
+    pub async fn enters_narrow(address: SocketAddr, auth: Value) -> Self {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.set_recv_buffer_size(NARROW_BYTES).expect("a narrow socket");
+        let stream = socket.connect(address).await.expect("a gateway");
+        Self::asks_in(stream, address, auth).await.unwrap_or_else(|end| panic!("not let in: {end:?}"))
+    }
+
+    async fn asks_in(stream: TcpStream, address: SocketAddr, auth: Value) -> Result<Self, End> {
+        stream.set_nodelay(true).expect("no delay");
+        let url = format!("ws://{address}/socket.io/?EIO=4&transport=websocket");
+        let request = url.into_client_request().expect("a request");
+        let (socket, _) = tokio_tungstenite::client_async(request, stream).await.map_err(|_| End::Broken)?;
+        let mut screen = Self { socket, kept: Vec::new(), asked: 0, position: None };
+        assert!(screen.text().await?.starts_with('0'), "Engine.IO's greeting comes first");
+        screen.say(format!("40{auth}")).await;
+        loop {
+            let text = screen.text().await?;
+            if let Some(refusal) = text.strip_prefix("44") {
+                let refusal: Value = serde_json::from_str(refusal).expect("a refusal");
+                return Err(End::Refused(refusal["data"].clone()));
+            }
+            if text.starts_with("40") {
+                return Ok(screen);
+            }
+        }
+    }
+
+    /// The next event, whatever it is.
+    pub async fn next(&mut self) -> Heard {
+        if !self.kept.is_empty() {
+            return self.kept.remove(0);
+        }
+        self.event().await.unwrap_or_else(|end| panic!("ended while listening: {end:?}"))
+    }
+
+    /// The next event, which has this name.
+    pub async fn hears(&mut self, name: &str) -> Heard {
+        let heard = self.next().await;
+        assert_eq!(heard.name, name, "{heard:?}");
+        heard
+    }
+
+    /// The next event of this name; others are passed over.
+    pub async fn hears_next(&mut self, name: &str) -> Heard {
+        loop {
+            let heard = self.next().await;
+            if heard.name == name {
+                return heard;
+            }
+        }
+    }
+
+    /// Everything up to and with the event of this name.
+    pub async fn hears_until(&mut self, name: &str) -> Vec<Heard> {
+        let mut all = Vec::new();
+        loop {
+            all.push(self.next().await);
+            if all.last().is_some_and(|heard| heard.name == name) {
+                return all;
+            }
+        }
+    }
+
+    /// `ready` and what follows, up to `caught_up`: what was replayed in between.
+    pub async fn catches_up(&mut self) -> Vec<Heard> {
+        let mut heard = self.hears_until("caught_up").await;
+        let caught_up = heard.pop().expect("the last");
+        if heard.first().is_some_and(|first| first.name == "ready") {
+            heard.remove(0);
+        }
+        let events = heard.iter().filter(|heard| heard.body.get("seq").is_some()).count();
+        assert_eq!(caught_up.body["replayed"], events, "it says how much it replayed");
+        heard
+    }
+
+    /// Asks, and waits for the acknowledgement.
+    pub async fn asks(&mut self, name: &str, body: Value) -> Value {
+        self.asked += 1;
+        self.say(format!("42{}{}", self.asked, json!([name, body]))).await;
+        let wanted = format!("43{}", self.asked);
+        loop {
+            let text = self.text().await.unwrap_or_else(|end| panic!("ended while asking: {end:?}"));
+            if let Some(answer) = text.strip_prefix(&wanted) {
+                let answer: Value = serde_json::from_str(answer).expect("an acknowledgement");
+                return answer[0].clone();
+            }
+            if let Some(heard) = self.understands(&text) {
+                self.kept.push(heard);
+            }
+        }
+    }
+
+    /// How the connection ends; events before that are passed over.
+    pub async fn ends(mut self) -> End {
+        loop {
+            if let Err(end) = self.event().await {
+                return end;
+            }
+        }
+    }
+
+    /// The connection is cut; answers the last position.
+    pub fn leaves(self) -> String {
+        self.position.expect("it heard a position")
+    }
+
+    async fn event(&mut self) -> Result<Heard, End> {
+        loop {
+            let text = self.text().await?;
+            if text.starts_with("41") {
+                return Err(End::SignedOff);
+            }
+            if let Some(heard) = self.understands(&text) {
+                return Ok(heard);
+            }
+        }
+    }
+
+    fn understands(&mut self, text: &str) -> Option<Heard> {
+        let packet: Vec<Value> = serde_json::from_str(text.strip_prefix("42")?).expect("an event");
+        let name = packet[0].as_str().expect("a name").to_owned();
+        let position = packet.last().and_then(Value::as_str).filter(|_| packet.len() > 1).map(str::to_owned);
+        if position.is_some() {
+            self.position.clone_from(&position);
+        }
+        Some(Heard { name, body: packet.get(1).cloned().unwrap_or_default(), position })
+    }
+
+    /// The next packet that is not a heartbeat; those are answered.
+    async fn text(&mut self) -> Result<String, End> {
+        loop {
+            let next = tokio::time::timeout(PATIENCE, self.socket.next()).await.expect("a packet in time");
+            match next {
+                Some(Ok(Message::Text(text))) if text.as_str() == "2" => self.say("3".to_owned()).await,
+                Some(Ok(Message::Text(text))) => return Ok(text.as_str().to_owned()),
+                Some(Ok(Message::Close(Some(frame)))) => return Err(End::Closed(frame.code.into())),
+                Some(Ok(Message::Close(None)) | Err(_)) | None => return Err(End::Broken),
+                Some(Ok(_)) => {}
+            }
+        }
+    }
+
+    async fn say(&mut self, text: String) {
+        // If the gateway is gone, reading will say so.
+        let _ = self.socket.send(Message::text(text)).await;
+    }
+}
