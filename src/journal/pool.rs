@@ -10,6 +10,10 @@ use sqlx::{ConnectOptions, Executor, PgPool, Postgres, Row, Transaction};
 /// How long a request waits for a free connection before it is told to come back.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// How long a connection may take to come back. One that is half-open would else keep its place in the pool until the
+/// kernel gives it up, a quarter of an hour later.
+const RELEASE_MAX: Duration = Duration::from_secs(2);
+
 /// A pool for each database role that a node uses.
 #[derive(Clone)]
 pub struct Pools {
@@ -53,8 +57,11 @@ pub fn open(url: &str, connections_max: u32) -> anyhow::Result<PgPool> {
         // is the statement's own time; anywhere else the connection is closed.
         .after_release(|connection, _| {
             Box::pin(async move {
-                let row = connection.fetch_one("select now() = statement_timestamp()").await?;
-                row.try_get(0)
+                let asked = connection.fetch_one("select now() = statement_timestamp()");
+                match tokio::time::timeout(RELEASE_MAX, asked).await {
+                    Ok(row) => row?.try_get(0),
+                    Err(_) => Ok(false),
+                }
             })
         })
         .connect_lazy_with(options))
