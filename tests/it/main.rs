@@ -3,6 +3,7 @@
 mod embedded;
 mod gateway;
 mod journal;
+mod process;
 mod rest;
 mod sales;
 mod services;

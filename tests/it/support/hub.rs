@@ -124,28 +124,32 @@ impl TestHub {
         let headers =
             [("authorization", bearer.as_str()), ("idempotency-key", &key), ("content-type", "application/json")];
         let body = shop.sale(variant, "1", price_minor).to_string().into_bytes();
-        let answer = send(node.address, "POST", &shop.sales(), &headers, body).await;
+        let answer = request(node.address, "POST", &shop.sales(), &headers, body).await.expect("an answer");
         answer.created();
         answer.position()
     }
 
     pub async fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: Vec<u8>) -> Answer {
-        send(self.address, method, path, headers, body).await
+        request(self.address, method, path, headers, body).await.expect("an answer")
     }
 }
 
-/// One request, on a connection of its own: a fault in one is no other's.
-pub async fn send(address: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)], body: Vec<u8>) -> Answer {
+/// Asks whoever listens at an address, on a connection of its own: a fault in one is no other's.
+pub async fn request(
+    address: SocketAddr,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: Vec<u8>,
+) -> anyhow::Result<Answer> {
     let mut request = http_request(method, &format!("http://{address}{path}"), headers);
     *request.body_mut() = http_body_util::Full::new(body.into());
-    let stream = tokio::net::TcpStream::connect(address).await.expect("the hub listens");
-    let io = hyper_util::rt::TokioIo::new(stream);
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await.expect("HTTP");
+    let io = hyper_util::rt::TokioIo::new(tokio::net::TcpStream::connect(address).await?);
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await?;
     tokio::spawn(connection);
-    let response = sender.send_request(request).await.expect("an answer");
-    let (parts, body) = response.into_parts();
-    let bytes = http_body_util::BodyExt::collect(body).await.expect("a body").to_bytes();
-    Answer { status: parts.status.as_u16(), headers: parts.headers, body: bytes.to_vec() }
+    let (parts, body) = sender.send_request(request).await?.into_parts();
+    let bytes = http_body_util::BodyExt::collect(body).await?.to_bytes();
+    Ok(Answer { status: parts.status.as_u16(), headers: parts.headers, body: bytes.to_vec() })
 }
 
 fn http_request(
