@@ -1,6 +1,8 @@
 //! The one integration test binary: stories of a shop, told from outside, on real services that it starts itself.
 
 mod embedded;
+mod faults;
+mod feeds;
 mod gateway;
 mod journal;
 mod process;

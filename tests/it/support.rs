@@ -4,3 +4,4 @@ pub mod hub;
 pub mod process;
 pub mod screen;
 pub mod services;
+pub mod watcher;

@@ -75,6 +75,14 @@ impl TestHub {
         Self { database, pools, address: first.address, signer, _first: first }
     }
 
+    /// A file with the public keys of this hub's tokens, for nodes that are processes.
+    pub fn token_keys(&self) -> String {
+        let path = dir("keys").join("public.json");
+        let keys = serde_json::to_vec(&self.signer.public_keys().expect("keys")).expect("JSON");
+        std::fs::write(&path, keys).expect("a key file");
+        path.display().to_string()
+    }
+
     /// Another node of the same hub.
     pub async fn node(&self, faces: Faces, flags: &[&str]) -> TestNode {
         start_node(&self.database, &self.signer, faces, None, flags).await

@@ -59,17 +59,21 @@ pub enum End {
 impl Screen {
     /// Connects and is let in.
     pub async fn enters(address: SocketAddr, auth: Value) -> Self {
-        Self::asks_in(TcpStream::connect(address).await.expect("a gateway"), address, auth)
-            .await
-            .unwrap_or_else(|end| panic!("not let in: {end:?}"))
+        Self::tries(address, auth).await.unwrap_or_else(|end| panic!("not let in: {end:?}"))
     }
 
     /// Connects and is not let in.
     pub async fn is_refused(address: SocketAddr, auth: Value) -> End {
-        match Self::asks_in(TcpStream::connect(address).await.expect("a gateway"), address, auth).await {
+        match Self::tries(address, auth).await {
             Ok(_) => panic!("was let in"),
             Err(end) => end,
         }
+    }
+
+    /// Connects, if anyone is there and lets it in.
+    pub async fn tries(address: SocketAddr, auth: Value) -> Result<Self, End> {
+        let stream = TcpStream::connect(address).await.map_err(|_| End::Broken)?;
+        Self::asks_in(stream, address, auth).await
     }
 
     /// The same with a small receive buffer, so that what it does not read soon stays with the gateway.
@@ -102,10 +106,12 @@ impl Screen {
 
     /// The next event, whatever it is.
     pub async fn next(&mut self) -> Heard {
-        if !self.kept.is_empty() {
-            return self.kept.remove(0);
-        }
-        self.event().await.unwrap_or_else(|end| panic!("ended while listening: {end:?}"))
+        self.next_or_end().await.unwrap_or_else(|end| panic!("ended while listening: {end:?}"))
+    }
+
+    /// The next event, or how the connection ended.
+    pub async fn next_or_end(&mut self) -> Result<Heard, End> {
+        if self.kept.is_empty() { self.event().await } else { Ok(self.kept.remove(0)) }
     }
 
     /// The next event, which has this name.

@@ -1,0 +1,155 @@
+//! A feed, and what buses do to it: they lose, repeat, reorder and lie.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::json;
+use tillwire::bus::{Carried, Interest};
+use tillwire::gateway::{Gateway, Options};
+use tillwire::identity::tokens::Verifier;
+use tillwire::journal::read::{self, Slice};
+use tillwire::journal::{Entry, Pools};
+use tillwire_channels::{Position, Tag};
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::support::hub::{Shop, TestHub, realm};
+use super::support::screen::{Heard, Screen};
+use super::support::services::Postgres;
+use super::support::services::proxy::Proxy;
+
+/// A gateway whose bus is in the test's hand.
+struct ByHand {
+    address: SocketAddr,
+    bus: mpsc::Sender<Carried>,
+    stop: CancellationToken,
+}
+
+impl ByHand {
+    async fn start(hub: &TestHub, pools: Pools) -> Self {
+        let verifier = Verifier::new(realm(), &hub.signer.public_keys().unwrap()).unwrap();
+        let (bus, heard) = mpsc::channel(1_024);
+        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        let minute = Duration::from_secs(60);
+        let options = Options { origins: Vec::new(), ping_interval: minute, vouch_max: minute };
+        let interest = Arc::new(Interest::default());
+        let gateway = Gateway::start(options, pools, Arc::new(verifier), heard, interest, &tasks, &stop);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(axum::serve(listener, gateway.router()).into_future());
+        Self { address, bus, stop }
+    }
+
+    async fn carries(&self, entry: &Arc<Entry>) {
+        self.bus.send(Carried::Entry(entry.clone())).await.unwrap();
+    }
+}
+
+impl Drop for ByHand {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+async fn entries_after(hub: &TestHub, shop: &Shop<'_>, after: &str) -> Vec<Arc<Entry>> {
+    let mut sql = hub.pools.feed.acquire().await.unwrap();
+    read::after(&mut sql, shop.merchant, after.parse().unwrap(), Slice::default()).await.unwrap().entries
+}
+
+/// The places of what was heard, in the order it was heard.
+fn places(heard: &[Heard]) -> Vec<String> {
+    heard.iter().filter_map(|heard| heard.position.clone()).collect()
+}
+
+#[tokio::test]
+async fn an_entry_that_comes_by_a_bus_needs_no_database() {
+    let proxy = Proxy::to(Postgres::shared().await.tcp_port().unwrap()).await;
+    let hub = TestHub::start().await;
+    let url = |role| hub.database.url_through(proxy.port, role);
+    let pools = Pools::open(&url("tillwire_app"), &url("tillwire_feed"), 4).unwrap();
+    let gateway = ByHand::start(&hub, pools).await;
+    let shop = hub.merchant("Toko Roti").await;
+    let bread = shop.stocked("roti", 7_500, "10").await;
+    let mut screen = Screen::enters(gateway.address, json!({ "token": shop.owner, "channels": ["sales"] })).await;
+    let head = screen.hears("ready").await.position.unwrap();
+    screen.hears("caught_up").await;
+    proxy.pause();
+    shop.sells(&bread, 7_500).await;
+    shop.sells(&bread, 7_500).await;
+    let entries = entries_after(&hub, &shop, &head).await;
+    // The second before the first, and each twice.
+    for entry in [&entries[1], &entries[0], &entries[0], &entries[1]] {
+        gateway.carries(entry).await;
+    }
+    let heard = [screen.next().await, screen.next().await];
+    assert_eq!(heard.map(|heard| heard.seq()), [entries[0].seq, entries[1].seq]);
+    proxy.resume();
+}
+
+#[tokio::test]
+async fn whatever_a_bus_loses_repeats_reorders_or_makes_up_the_screen_hears_the_journal() {
+    let hub = TestHub::start().await;
+    let gateway = ByHand::start(&hub, hub.pools.clone()).await;
+    let shop = hub.merchant("Toko Roti").await;
+    let bread = shop.stocked("roti", 7_500, "500").await;
+    let auth = json!({ "token": shop.owner, "channels": ["sales", "stock"] });
+    let mut screen = Screen::enters(gateway.address, auth).await;
+    let mut head = screen.hears("ready").await.position.unwrap();
+    screen.hears("caught_up").await;
+    let (mut heard, mut expected) = (Vec::new(), Vec::new());
+    // Any sequence will do, as long as it is the same each time.
+    let mut dice = 12_345_u32;
+    let mut roll = |sides: u32| {
+        dice = dice.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (dice >> 16) % sides
+    };
+    for _ in 0..12 {
+        for _ in 0..5 {
+            shop.sells(&bread, 7_500).await;
+        }
+        let entries = entries_after(&hub, &shop, &head).await;
+        expected
+            .extend(entries.iter().flat_map(|it| [1, 3].map(|k| Position::of_event(it.seq, k, it.tag).to_string())));
+        head = entries.last().unwrap().position().to_string();
+        let mut carried: Vec<Arc<Entry>> = entries.iter().filter(|_| roll(5) > 0).cloned().collect();
+        carried.extend(entries.iter().filter(|_| roll(3) == 0).cloned());
+        for entry in &entries {
+            // Of our numbers, but of another history; and of numbers that do not exist.
+            let lie = |seq, prev| {
+                let text = entry.text.clone();
+                Arc::new(Entry::new(shop.merchant, seq, prev, Tag([7; 8]), entry.recorded_at, text))
+            };
+            match roll(6) {
+                0 => carried.push(lie(entry.seq, Tag([9; 8]))),
+                1 => carried.push(lie(entry.seq + 1_000, Tag([9; 8]))),
+                _ => {}
+            }
+        }
+        while !carried.is_empty() {
+            let next = roll(u32::try_from(carried.len()).unwrap()) as usize;
+            gateway.carries(&carried.swap_remove(next)).await;
+        }
+        while heard.len() < expected.len() {
+            heard.push(screen.next().await);
+        }
+    }
+    assert_eq!(places(&heard), expected);
+}
+
+#[tokio::test]
+async fn an_entry_too_large_to_carry_is_read_where_it_is() {
+    let hub = TestHub::start().await;
+    let gateway = ByHand::start(&hub, hub.pools.clone()).await;
+    let shop = hub.merchant("Toko Roti").await;
+    let mut screen = Screen::enters(gateway.address, json!({ "token": shop.owner, "channels": ["catalog"] })).await;
+    let head = screen.hears("ready").await.position.unwrap();
+    screen.hears("caught_up").await;
+    shop.product("kopi", 20_000).await;
+    let entry = entries_after(&hub, &shop, &head).await.remove(0);
+    let place = Carried::Place { merchant: shop.merchant, seq: entry.seq, tag: entry.tag };
+    gateway.bus.send(place).await.unwrap();
+    assert_eq!(screen.hears("product.changed").await.seq(), entry.seq);
+}
