@@ -50,6 +50,8 @@ pub struct Node {
     #[command(flatten)]
     pub tokens: Tokens,
     #[command(flatten)]
+    pub buses: Buses,
+    #[command(flatten)]
     pub listen: Listen,
 }
 
@@ -95,6 +97,42 @@ pub struct Realm {
 impl From<Realm> for crate::identity::tokens::Realm {
     fn from(realm: Realm) -> Self {
         Self { issuer: realm.token_issuer, audience: realm.token_audience }
+    }
+}
+
+/// The brokers that carry entries between nodes: one of them, both, or none for a node that is alone.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Buses")]
+pub struct Buses {
+    /// Redis, 6 or later: `redis://user:password@host:6379`, or `rediss://…` with TLS.
+    #[arg(long, env = "REDIS_URL", hide_env_values = true)]
+    pub redis_url: Option<SecretString>,
+
+    /// RabbitMQ: `amqp://user:password@host:5672/vhost`.
+    #[arg(long, env = "AMQP_URL", hide_env_values = true)]
+    pub amqp_url: Option<SecretString>,
+
+    /// A part of every name that is used at a broker, for hubs that share it: letters, digits, `.`, `:`, `_`, `-`.
+    #[arg(long, env = "TILLWIRE_BUS_PREFIX", default_value = "", hide_default_value = true, value_parser = bus_prefix)]
+    pub bus_prefix: String,
+}
+
+impl From<Buses> for crate::bus::Brokers {
+    fn from(buses: Buses) -> Self {
+        Self { redis_url: buses.redis_url, amqp_url: buses.amqp_url, prefix: buses.bus_prefix }
+    }
+}
+
+/// How long a prefix may be. Names at RabbitMQ may have 255 bytes.
+const BUS_PREFIX_BYTES_MAX: usize = 64;
+
+fn bus_prefix(text: &str) -> Result<String, String> {
+    if text.len() > BUS_PREFIX_BYTES_MAX {
+        return Err(format!("at most {BUS_PREFIX_BYTES_MAX} characters"));
+    }
+    match text.chars().find(|it| !it.is_ascii_alphanumeric() && !".:_-".contains(*it)) {
+        Some(other) => Err(format!("{other:?} is not a letter, a digit, or one of .:_-")),
+        None => Ok(text.to_owned()),
     }
 }
 
@@ -230,5 +268,13 @@ mod tests {
     #[test]
     fn the_command_line_is_sound() {
         super::Config::command().debug_assert();
+    }
+
+    #[test]
+    fn a_bus_prefix_is_a_part_of_a_name() {
+        assert_eq!(super::bus_prefix("shop-7:"), Ok("shop-7:".to_owned()));
+        for text in ["a b", "a*", "{a}", "ä", &"a".repeat(65)] {
+            assert!(super::bus_prefix(text).is_err(), "{text}");
+        }
     }
 }

@@ -79,7 +79,8 @@ impl Node {
         let addresses = (public.local_addr()?, private.local_addr()?);
 
         let (tasks, ended, closing) = (TaskTracker::new(), CancellationToken::new(), CancellationToken::new());
-        let (buses, doors) = Buses::new(tasks.clone(), ended.clone());
+        let (mut buses, doors) = Buses::new(tasks.clone(), ended.clone());
+        buses.connect(&config.buses.into())?;
         buses.open();
         let hub = Hub {
             journal: Journal::new(pools.clone(), doors.announce, tasks.clone()),

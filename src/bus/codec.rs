@@ -9,6 +9,9 @@ use tillwire_channels::{MerchantId, Moment};
 use super::{CARRIED_BYTES_MAX, Carried};
 use crate::journal::{Entry, chain};
 
+/// The most that a message may measure: the events and what is around them.
+const MESSAGE_BYTES_MAX: usize = CARRIED_BYTES_MAX + 1_024;
+
 #[derive(Serialize, Deserialize)]
 struct Form<'a> {
     /// The merchant.
@@ -38,21 +41,25 @@ pub fn encode(entry: &Entry) -> serde_json::Result<Vec<u8>> {
     })
 }
 
-/// Decodes what a node encoded. A message whose events do not hash to its tag is refused: whoever can write to a broker
-/// still cannot put words into a journal unnoticed.
+/// Decodes what a node encoded, if its merchant `is_wanted`. A message whose events do not hash to its tag is refused:
+/// whoever can write to a broker still cannot put words into a journal unnoticed.
 ///
 /// # Errors
 /// If it is not a message of ours.
-pub fn decode(bytes: &[u8]) -> anyhow::Result<Carried> {
+pub fn decode(bytes: &[u8], is_wanted: impl FnOnce(MerchantId) -> bool) -> anyhow::Result<Option<Carried>> {
+    anyhow::ensure!(bytes.len() <= MESSAGE_BYTES_MAX, "a message of {} bytes", bytes.len());
     let form: Form<'_> = serde_json::from_slice(bytes)?;
+    if !is_wanted(form.m) {
+        return Ok(None);
+    }
     let (prev, tag) = (form.p.parse()?, form.t.parse()?);
     let Some(events) = form.e else {
-        return Ok(Carried::Place { merchant: form.m, seq: form.s, tag });
+        return Ok(Some(Carried::Place { merchant: form.m, seq: form.s, tag }));
     };
     anyhow::ensure!(chain::tag(prev, form.m, form.s, events.get()) == tag, "events that do not fit their tag");
     let recorded_at = Moment::from_unix_timestamp_nanos(i128::from(form.r) * 1_000)?;
     let entry = Entry::new(form.m, form.s, prev, tag, recorded_at, events.get().into());
-    Ok(Carried::Entry(Arc::new(entry)))
+    Ok(Some(Carried::Entry(Arc::new(entry))))
 }
 
 #[cfg(test)]
@@ -69,7 +76,8 @@ mod tests {
     #[test]
     fn arrives_as_it_left() {
         let sent = entry(r#"[{"a":  "exact  spaces"}]"#);
-        let Carried::Entry(heard) = decode(&encode(&sent).unwrap()).unwrap() else { panic!("no entry") };
+        let heard = decode(&encode(&sent).unwrap(), |merchant| merchant == sent.merchant).unwrap();
+        let Some(Carried::Entry(heard)) = heard else { panic!("no entry") };
         assert_eq!((heard.seq, heard.tag, &heard.text, heard.recorded_at), (7, sent.tag, &sent.text, sent.recorded_at));
     }
 
@@ -78,15 +86,29 @@ mod tests {
         let sent = entry(&format!("[\"{}\"]", "x".repeat(CARRIED_BYTES_MAX)));
         let bytes = encode(&sent).unwrap();
         assert!(bytes.len() < 300);
-        assert!(matches!(decode(&bytes).unwrap(), Carried::Place { seq: 7, tag, .. } if tag == sent.tag));
+        let heard = decode(&bytes, |_| true).unwrap();
+        assert!(matches!(heard, Some(Carried::Place { seq: 7, tag, .. }) if tag == sent.tag));
+    }
+
+    #[test]
+    fn carries_the_largest_that_is_not_too_large() {
+        let sent = entry(&format!("[\"{}\"]", "x".repeat(CARRIED_BYTES_MAX - 4)));
+        assert!(matches!(decode(&encode(&sent).unwrap(), |_| true).unwrap(), Some(Carried::Entry(_))));
+    }
+
+    #[test]
+    fn looks_no_further_when_nobody_listens() {
+        let sent = String::from_utf8(encode(&entry(r#"[{"total":1}]"#)).unwrap()).unwrap();
+        assert!(decode(sent.as_bytes(), |_| false).unwrap().is_none());
     }
 
     #[test]
     fn refuses_what_was_changed_on_the_way() {
         let sent = String::from_utf8(encode(&entry(r#"[{"total":1}]"#)).unwrap()).unwrap();
-        assert!(decode(sent.replace("\"total\":1", "\"total\":2").as_bytes()).is_err());
-        for bytes in ["", "{}", "null", "[]", "{\"m\":1}"] {
-            assert!(decode(bytes.as_bytes()).is_err());
+        assert!(decode(sent.replace("\"total\":1", "\"total\":2").as_bytes(), |_| true).is_err());
+        let long = " ".repeat(MESSAGE_BYTES_MAX) + &sent;
+        for bytes in ["", "{}", "null", "[]", "{\"m\":1}", &long] {
+            assert!(decode(bytes.as_bytes(), |_| true).is_err());
         }
     }
 }

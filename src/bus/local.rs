@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::Carried;
+use super::{Carried, count_dropped};
 use crate::journal::Entry;
 
 /// Hands every announced entry on, until `stop`. Whatever a full queue does not take is dropped: its bus is slow or away.
@@ -18,7 +18,7 @@ pub async fn run(
     while let Some(Some(entry)) = stop.run_until_cancelled(announced.recv()).await {
         for (bus, queue) in &outgoing {
             if queue.try_send(entry.clone()).is_err() {
-                metrics::counter!("tillwire_bus_dropped_total", "bus" => *bus).increment(1);
+                count_dropped(bus, "queue_full", 1);
             }
         }
         // A node without feeds has closed this end; a full one is behind and will read the journal.

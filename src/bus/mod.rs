@@ -5,11 +5,18 @@
 //! bus has a short queue of its own, and what does not fit is dropped.
 
 pub mod codec;
+mod ear;
 mod interest;
+mod link;
 mod local;
+mod pipeline;
+mod rabbitmq;
+mod redis;
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use secrecy::SecretString;
 use tillwire_channels::{MerchantId, Tag};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -24,6 +31,9 @@ const QUEUE_ENTRIES_MAX: usize = 1_024;
 const HALL_ENTRIES_MAX: usize = 8_192;
 /// Above this size a bus carries only the position, and whoever hears it reads the journal.
 pub const CARRIED_BYTES_MAX: usize = 64 * 1024;
+
+/// How long a bus rests after it has followed a change of interest, so that a storm of changes is followed in batches.
+const PASS_INTERVAL: Duration = Duration::from_millis(5);
 
 /// What arrives by a bus.
 #[derive(Clone, Debug)]
@@ -50,6 +60,15 @@ pub struct Ends {
     pub heard: mpsc::Sender<Carried>,
     pub interest: Arc<Interest>,
     pub stop: CancellationToken,
+}
+
+/// The brokers that a node carries its entries by: any set of them. Without one it is alone.
+#[derive(Clone, Debug, Default)]
+pub struct Brokers {
+    pub redis_url: Option<SecretString>,
+    pub amqp_url: Option<SecretString>,
+    /// A part of every name that is used at a broker, so that several hubs can share it.
+    pub prefix: String,
 }
 
 /// The buses of a node.
@@ -82,6 +101,20 @@ impl Buses {
         (Self { announced, outgoing: Vec::new(), heard: heard_in, interest, tasks, stop }, doors)
     }
 
+    /// Adds the buses to these brokers, which need not be there yet.
+    ///
+    /// # Errors
+    /// If a URL makes no sense.
+    pub fn connect(&mut self, brokers: &Brokers) -> anyhow::Result<()> {
+        if let Some(url) = &brokers.redis_url {
+            self.add(redis::Redis::new(url, &brokers.prefix)?);
+        }
+        if let Some(url) = &brokers.amqp_url {
+            self.add(rabbitmq::RabbitMq::new(url, &brokers.prefix)?);
+        }
+        Ok(())
+    }
+
     /// Adds a bus and starts it.
     pub fn add<B: Bus>(&mut self, bus: B) {
         let (sender, outgoing) = mpsc::channel(QUEUE_ENTRIES_MAX);
@@ -96,4 +129,9 @@ impl Buses {
         let Self { announced, outgoing, heard, tasks, stop, .. } = self;
         tasks.spawn(local::run(announced, outgoing, heard, stop));
     }
+}
+
+/// Counts what a bus did not carry, by why.
+fn count_dropped(bus: &'static str, reason: &'static str, count: u64) {
+    metrics::counter!("tillwire_bus_dropped_total", "bus" => bus, "reason" => reason).increment(count);
 }
