@@ -1,5 +1,6 @@
 //! The one integration test binary: stories of a shop, told from outside, on real services that it starts itself.
 
+mod buses;
 mod embedded;
 mod faults;
 mod feeds;

@@ -80,6 +80,15 @@ impl RabbitMq {
         name
     }
 
+    pub fn url(&self, vhost: &str) -> String {
+        self.url_through(self.ports.amqp, vhost)
+    }
+
+    /// The same through a proxy's port.
+    pub fn url_through(&self, port: u16, vhost: &str) -> String {
+        format!("amqp://guest:guest@127.0.0.1:{port}/{vhost}")
+    }
+
     /// Asks the management API: for queues, connections and all that AMQP does not tell. Answers status and body.
     pub async fn management(&self, method: &str, path: &str, body: &str) -> std::io::Result<(u16, String)> {
         management(self.ports.management, method, path, body).await

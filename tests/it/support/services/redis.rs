@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
 use tokio::sync::OnceCell;
 use tokio::time::timeout;
@@ -34,6 +34,19 @@ impl Redis {
         let mut redis = Redis { service, dir, port };
         redis.ready().await;
         redis
+    }
+
+    pub fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    /// Sends one command, as a person would type it, and answers with the first line of the reply.
+    pub async fn command(&self, words: &str) -> String {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).await.expect("Redis listens");
+        stream.write_all(format!("{words}\r\n").as_bytes()).await.expect("Redis reads");
+        let mut reply = String::new();
+        BufReader::new(stream).read_line(&mut reply).await.expect("Redis answers");
+        reply.trim_end().to_owned()
     }
 
     /// The beginning of every key and channel of one test.

@@ -1,0 +1,682 @@
+//! The buses between nodes: what is announced on one is heard on the other, whatever becomes of the brokers.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, Weak};
+use std::time::Duration;
+
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use secrecy::SecretString;
+use serde_json::{Value, json};
+use tillwire::bus::{Brokers, Buses, CARRIED_BYTES_MAX, Carried, Doors};
+use tillwire::identity::tokens::install_crypto;
+use tillwire::journal::{Entry, chain};
+use tillwire_channels::{MerchantId, Moment, Tag};
+use tokio::io::AsyncReadExt as _;
+use tokio::net::TcpListener;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::support::services::{Proxy, RabbitMq, Redis, free_port};
+
+/// How long a fact is waited for. Only a fault takes as long.
+const FACT_MAX: Duration = Duration::from_secs(90);
+/// How long to wait before looking, or saying something, again.
+const AGAIN: Duration = Duration::from_millis(50);
+/// Less than the time after which a bus gives up on a broker by itself.
+const PROMPT: Duration = Duration::from_secs(3);
+const BUSES: [&str; 2] = ["redis", "rabbitmq"];
+const TASKS: [&str; 2] = ["publishing", "listening"];
+
+/// One node's buses.
+struct Node {
+    doors: Doors,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl Node {
+    fn on(brokers: &Brokers) -> Self {
+        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        let (mut buses, doors) = Buses::new(tasks.clone(), stop.clone());
+        buses.connect(brokers).unwrap();
+        buses.open();
+        Self { doors, tasks, stop }
+    }
+
+    /// A node that listens to this merchant.
+    fn listening(brokers: &Brokers, merchant: MerchantId) -> Self {
+        let node = Self::on(brokers);
+        node.doors.interest.begin(merchant);
+        node
+    }
+
+    async fn announce(&self, entry: &Arc<Entry>) {
+        timeout(FACT_MAX, self.doors.announce.send(entry.clone())).await.expect("announcing waits for nobody").unwrap();
+    }
+
+    async fn hears(&mut self) -> Carried {
+        timeout(FACT_MAX, self.doors.heard.recv()).await.expect("something to hear").unwrap()
+    }
+
+    /// Announces one entry after another until the other node hears one, and answers with that.
+    async fn reaches(&self, other: &mut Node, shop: &mut Shop) -> Arc<Entry> {
+        let reached = async {
+            loop {
+                self.announce(&shop.sells()).await;
+                match timeout(AGAIN, other.doors.heard.recv()).await {
+                    Ok(Some(Carried::Entry(entry))) if entry.merchant == shop.merchant => return entry,
+                    Ok(heard) => panic!("heard {heard:?}"),
+                    Err(_) => {} // Not yet.
+                }
+            }
+        };
+        timeout(FACT_MAX, reached).await.expect("one node reaches the other")
+    }
+
+    /// Stops, whatever it is doing.
+    async fn stops(self) {
+        self.stop.cancel();
+        self.tasks.close();
+        timeout(PROMPT, self.tasks.wait()).await.expect("it stops without waiting for a broker");
+    }
+}
+
+/// A merchant whose journal grows.
+struct Shop {
+    merchant: MerchantId,
+    seq: u64,
+    prev: Tag,
+}
+
+impl Shop {
+    fn new() -> Self {
+        Self { merchant: MerchantId::new(), seq: 0, prev: Tag::GENESIS }
+    }
+
+    fn sells(&mut self) -> Arc<Entry> {
+        self.records(&json!([{ "sold": "croissant" }]).to_string())
+    }
+
+    fn records(&mut self, events: &str) -> Arc<Entry> {
+        self.seq += 1;
+        let tag = chain::tag(self.prev, self.merchant, self.seq, events);
+        let at = Moment::from_unix_timestamp(1_800_000_000).unwrap();
+        let entry = Entry::new(self.merchant, self.seq, self.prev, tag, at, events.into());
+        self.prev = tag;
+        Arc::new(entry)
+    }
+}
+
+fn redis(url: &str, prefix: &str) -> Brokers {
+    Brokers { redis_url: Some(SecretString::from(url)), amqp_url: None, prefix: prefix.to_owned() }
+}
+
+fn rabbitmq(url: &str) -> Brokers {
+    Brokers { redis_url: None, amqp_url: Some(SecretString::from(url)), prefix: String::new() }
+}
+
+/// The run's brokers, one after the other, with names of the test's own.
+async fn each_shared() -> [(&'static str, Brokers); 2] {
+    let (redis_server, rabbitmq_server) = tokio::join!(Redis::shared(), RabbitMq::shared());
+    let vhost = rabbitmq_server.vhost().await;
+    [
+        ("redis", redis(&redis_server.url(), &redis_server.prefix())),
+        ("rabbitmq", rabbitmq(&rabbitmq_server.url(&vhost))),
+    ]
+}
+
+/// The same, each through a proxy.
+async fn each_through_a_proxy() -> [(&'static str, Proxy, Brokers); 2] {
+    let (redis_server, rabbitmq_server) = tokio::join!(Redis::shared(), RabbitMq::shared());
+    let vhost = rabbitmq_server.vhost().await;
+    let (near_redis, near_rabbitmq) = (Proxy::to(redis_server.port).await, Proxy::to(rabbitmq_server.port()).await);
+    let redis = redis(&format!("redis://127.0.0.1:{}", near_redis.port), &redis_server.prefix());
+    let rabbitmq = rabbitmq(&rabbitmq_server.url_through(near_rabbitmq.port, &vhost));
+    [("redis", near_redis, redis), ("rabbitmq", near_rabbitmq, rabbitmq)]
+}
+
+/// What the buses of this test count: its tasks all run on its own thread.
+struct Counts {
+    handle: PrometheusHandle,
+    _guard: metrics::LocalRecorderGuard<'static>,
+}
+
+impl Counts {
+    fn begin() -> Self {
+        let recorder = Box::leak(Box::new(PrometheusBuilder::new().build_recorder()));
+        Self { handle: recorder.handle(), _guard: metrics::set_default_local_recorder(recorder) }
+    }
+
+    /// The sum of a metric's series that have all these labels.
+    fn of(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
+        let text = self.handle.render();
+        let lines = text.lines().filter(|line| {
+            line.strip_prefix(name).is_some_and(|rest| rest.starts_with('{'))
+                && labels.iter().all(|(label, value)| line.contains(&format!("{label}=\"{value}\"")))
+        });
+        lines.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
+    }
+
+    fn dropped(&self, bus: &str, reason: &str) -> f64 {
+        self.of("tillwire_bus_dropped_total", &[("bus", bus), ("reason", reason)])
+    }
+
+    fn is_up(&self, bus: &str, task: &str) -> bool {
+        self.of("tillwire_bus_up", &[("bus", bus), ("task", task)]) == 1.0
+    }
+
+    async fn until(&self, what: &str, holds: impl Fn(&Self) -> bool) {
+        let waiting = async {
+            while !holds(self) {
+                sleep(AGAIN).await;
+            }
+        };
+        timeout(FACT_MAX, waiting).await.unwrap_or_else(|_| panic!("never: {what}\n{}", self.handle.render()));
+    }
+
+    async fn until_up(&self, bus: &str) {
+        self.until("up", |counts| TASKS.iter().all(|task| counts.is_up(bus, task))).await;
+    }
+}
+
+/// What this test's tasks log.
+struct Log {
+    lines: Arc<Mutex<Vec<u8>>>,
+    _guard: tracing::subscriber::DefaultGuard,
+}
+
+impl Log {
+    fn begin() -> Self {
+        let lines = Arc::new(Mutex::new(Vec::new()));
+        let writer = Lines(lines.clone());
+        let subscriber =
+            tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).with_env_filter("info");
+        Self { lines, _guard: tracing::subscriber::set_default(subscriber.finish()) }
+    }
+
+    fn text(&self) -> String {
+        String::from_utf8(self.lines.lock().unwrap().clone()).unwrap()
+    }
+
+    fn count(&self, words: &str) -> usize {
+        self.text().matches(words).count()
+    }
+}
+
+#[derive(Clone)]
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn an_entry_announced_on_one_node_is_heard_on_the_other() {
+    for (bus, brokers) in each_shared().await {
+        let mut shop = Shop::new();
+        let (one, mut other) = (Node::on(&brokers), Node::listening(&brokers, shop.merchant));
+        let seq = one.reaches(&mut other, &mut shop).await.seq;
+
+        let sent = shop.records(r#"[{"total":  "these very bytes"}]"#);
+        one.announce(&sent).await;
+        let heard = loop {
+            match other.hears().await {
+                Carried::Entry(heard) if heard.seq == sent.seq => break heard,
+                Carried::Entry(heard) => assert!(heard.seq > seq, "{bus}"),
+                place => panic!("{bus}: {place:?}"),
+            }
+        };
+        assert_eq!((heard.tag, heard.prev, &heard.text), (sent.tag, sent.prev, &sent.text), "{bus}");
+        assert_eq!(heard.recorded_at, sent.recorded_at);
+        tokio::join!(one.stops(), other.stops());
+    }
+}
+
+#[tokio::test]
+async fn both_buses_at_once_carry_everything_twice() {
+    let counts = Counts::begin();
+    let [(_, redis), (_, rabbitmq)] = each_shared().await;
+    let brokers = Brokers { amqp_url: rabbitmq.amqp_url, ..redis };
+    let mut shop = Shop::new();
+    let (one, mut other) = (Node::on(&brokers), Node::listening(&brokers, shop.merchant));
+    // Until the other has heard by each of them.
+    while BUSES.iter().any(|bus| counts.of("tillwire_bus_heard_total", &[("bus", bus)]) == 0.0) {
+        one.reaches(&mut other, &mut shop).await;
+    }
+    let sent = shop.sells();
+    one.announce(&sent).await;
+    let mut times = 0;
+    while times < 2 {
+        if matches!(other.hears().await, Carried::Entry(heard) if heard.seq == sent.seq) {
+            times += 1;
+        }
+    }
+    tokio::join!(one.stops(), other.stops());
+}
+
+#[tokio::test]
+async fn only_merchants_of_interest_are_heard_and_interest_changes() {
+    for (bus, brokers) in each_shared().await {
+        let mut bakery = Shop::new();
+        // The same bytes in another order: the same routing key at RabbitMQ.
+        let mut bytes = *bakery.merchant.0.as_bytes();
+        bytes.swap(14, 15);
+        let mut neighbour = Shop { merchant: MerchantId(uuid::Uuid::from_bytes(bytes)), ..Shop::new() };
+        let mut stranger = Shop::new();
+
+        let one = Node::on(&brokers);
+        let mut other = Node::listening(&brokers, bakery.merchant);
+        one.reaches(&mut other, &mut bakery).await;
+        for _ in 0..10 {
+            one.announce(&neighbour.sells()).await;
+            one.announce(&stranger.sells()).await;
+        }
+        // What was announced before this has been passed over, since `reaches` accepts nobody else's.
+        one.reaches(&mut other, &mut bakery).await;
+
+        other.doors.interest.begin(stranger.merchant);
+        other.doors.interest.end(bakery.merchant);
+        // The bakery goes on selling, and is heard a few times more at most; then only the stranger is.
+        let changed = async {
+            loop {
+                one.announce(&bakery.sells()).await;
+                one.announce(&stranger.sells()).await;
+                let mut heard = HashSet::new();
+                while let Ok(Some(Carried::Entry(entry))) = timeout(AGAIN, other.doors.heard.recv()).await {
+                    heard.insert(entry.merchant);
+                }
+                if heard == HashSet::from([stranger.merchant]) {
+                    return;
+                }
+            }
+        };
+        timeout(FACT_MAX, changed).await.unwrap_or_else(|_| panic!("{bus} did not follow"));
+        one.reaches(&mut other, &mut stranger).await;
+        tokio::join!(one.stops(), other.stops());
+    }
+}
+
+#[tokio::test]
+async fn a_redis_that_comes_late_and_dies_is_found_again() {
+    let (counts, log) = (Counts::begin(), Log::begin());
+    let mut server = Redis::start_own().await;
+    server.kill();
+    let brokers = redis(&server.url(), "");
+    let mut shop = Shop::new();
+    let (one, mut other) = (Node::on(&brokers), Node::listening(&brokers, shop.merchant));
+    many_attempts(&counts, "redis").await;
+    one.announce(&shop.sells()).await;
+    server.start_again().await;
+    one.reaches(&mut other, &mut shop).await;
+    assert_eq!(log.count("Cannot reach redis"), 4, "once for each end of each node:\n{}", log.text());
+
+    server.kill();
+    dies_and_comes_back(&counts, "redis", &one, &mut other, &mut shop, server.start_again()).await;
+    assert_eq!(log.count("Lost redis"), 4, "{}", log.text());
+    tokio::join!(one.stops(), other.stops());
+}
+
+#[tokio::test]
+async fn a_rabbitmq_that_comes_late_and_dies_is_found_again() {
+    let (counts, log) = (Counts::begin(), Log::begin());
+    let mut server = RabbitMq::start_own().await;
+    let vhost = server.vhost().await;
+    server.kill();
+    let brokers = rabbitmq(&server.url(&vhost));
+    let mut shop = Shop::new();
+    let (one, mut other) = (Node::on(&brokers), Node::listening(&brokers, shop.merchant));
+    many_attempts(&counts, "rabbitmq").await;
+    one.announce(&shop.sells()).await;
+    server.start_again().await;
+    one.reaches(&mut other, &mut shop).await;
+    assert!(log.count("Cannot reach rabbitmq") == 4, "once for each end of each node:\n{}", log.text());
+
+    server.kill();
+    dies_and_comes_back(&counts, "rabbitmq", &one, &mut other, &mut shop, server.start_again()).await;
+    tokio::join!(one.stops(), other.stops());
+}
+
+async fn many_attempts(counts: &Counts, bus: &str) {
+    counts.until("many attempts", |counts| counts.of("tillwire_bus_reconnects_total", &[("bus", bus)]) > 12.0).await;
+    assert!(TASKS.iter().all(|task| !counts.is_up(bus, task)));
+}
+
+/// Entries flow while the broker is dead and comes back. Then new ones are heard, and none that were announced before.
+async fn dies_and_comes_back(
+    counts: &Counts,
+    bus: &str,
+    one: &Node,
+    other: &mut Node,
+    shop: &mut Shop,
+    starting: impl Future<Output = ()>,
+) {
+    counts.until("noticed", |counts| TASKS.iter().all(|task| !counts.is_up(bus, task))).await;
+    let dropped = |counts: &Counts| counts.of("tillwire_bus_dropped_total", &[("bus", bus)]);
+    let before = dropped(counts);
+    for _ in 0..100 {
+        one.announce(&shop.sells()).await;
+    }
+    counts.until("dropped", |counts| dropped(counts) >= before + 100.0).await;
+    let last_away = shop.seq;
+    while other.doors.heard.try_recv().is_ok() {}
+
+    let mut starting = std::pin::pin!(starting);
+    while timeout(AGAIN, &mut starting).await.is_err() {
+        one.announce(&shop.sells()).await;
+    }
+    let heard = one.reaches(other, shop).await;
+    assert!(heard.seq > last_away, "{bus} replayed {} of {last_away}", heard.seq);
+    counts.until_up(bus).await;
+}
+
+#[tokio::test]
+async fn a_connection_that_freezes_is_noticed_and_replaced() {
+    let counts = Counts::begin();
+    for (bus, proxy, brokers) in each_through_a_proxy().await {
+        let mut shop = Shop::new();
+        let (one, mut other) = (Node::on(&brokers), Node::listening(&brokers, shop.merchant));
+        one.reaches(&mut other, &mut shop).await;
+
+        // No reset and no goodbye: both ends look open.
+        proxy.pause();
+        one.announce(&shop.sells()).await;
+        counts.until("noticed", |counts| TASKS.iter().all(|task| !counts.is_up(bus, task))).await;
+        proxy.resume();
+        one.reaches(&mut other, &mut shop).await;
+        tokio::join!(one.stops(), other.stops());
+    }
+}
+
+#[tokio::test]
+async fn a_reset_is_noticed_and_replaced() {
+    let counts = Counts::begin();
+    for (bus, proxy, brokers) in each_through_a_proxy().await {
+        let mut shop = Shop::new();
+        let (one, mut other) = (Node::on(&brokers), Node::listening(&brokers, shop.merchant));
+        for _ in 0..3 {
+            one.reaches(&mut other, &mut shop).await;
+            let reconnects = |counts: &Counts| counts.of("tillwire_bus_reconnects_total", &[("bus", bus)]);
+            let before = reconnects(&counts);
+            proxy.cut();
+            // At least the two that have just carried something.
+            counts.until("noticed", |counts| reconnects(counts) >= before + 2.0).await;
+            while other.doors.heard.try_recv().is_ok() {}
+        }
+        one.reaches(&mut other, &mut shop).await;
+        tokio::join!(one.stops(), other.stops());
+    }
+}
+
+#[tokio::test]
+async fn a_slow_broker_costs_bounded_memory_and_drops_are_counted() {
+    /// The entries that wait for a bus, that are under way, and that are in a hand.
+    const HELD_ENTRIES_MAX: usize = 1_024 + 256 + 2;
+    let counts = Counts::begin();
+    for (bus, proxy, brokers) in each_through_a_proxy().await {
+        let mut shop = Shop::new();
+        let mut one = Node::on(&brokers);
+        one.doors.heard.close(); // A node without screens.
+        counts.until_up(bus).await;
+
+        proxy.throttle(Some(10_000));
+        let big = json!([{ "sold": "x".repeat(10_000) }]).to_string();
+        let mut sent: Vec<Weak<Entry>> = Vec::new();
+        for _ in 0..3_000 {
+            let entry = shop.records(&big);
+            one.announce(&entry).await;
+            sent.push(Arc::downgrade(&entry));
+            tokio::task::yield_now().await;
+        }
+        counts.until("dropped", |counts| counts.dropped(bus, "queue_full") > 0.0).await;
+        let held = || sent.iter().filter(|entry| entry.strong_count() > 0).count();
+        let most = held();
+        assert!(most <= HELD_ENTRIES_MAX, "{bus} holds {most} entries");
+        // In the end nothing is held, and everything is accounted for.
+        let total = |counts: &Counts| {
+            counts.of("tillwire_bus_dropped_total", &[("bus", bus)])
+                + counts.of("tillwire_bus_published_total", &[("bus", bus)])
+        };
+        proxy.throttle(None);
+        counts.until("all accounted for", |counts| held() == 0 && total(counts) >= 3_000.0).await;
+        assert_eq!(total(&counts), 3_000.0, "{bus}");
+        one.stops().await;
+    }
+}
+
+#[tokio::test]
+async fn feeds_that_are_behind_lose_what_they_will_read_in_the_journal() {
+    let counts = Counts::begin();
+    for (bus, brokers) in each_shared().await {
+        let mut shop = Shop::new();
+        let (mut one, mut other) = (Node::on(&brokers), Node::listening(&brokers, shop.merchant));
+        one.reaches(&mut other, &mut shop).await;
+        one.doors.heard.close();
+        let entry = shop.sells();
+        // Nobody takes what the other hears.
+        while counts.dropped(bus, "feeds_behind") == 0.0 {
+            for _ in 0..100 {
+                one.announce(&entry).await;
+            }
+            sleep(Duration::from_millis(5)).await;
+        }
+        while other.doors.heard.try_recv().is_ok() {}
+        one.reaches(&mut other, &mut shop).await;
+        tokio::join!(one.stops(), other.stops());
+    }
+}
+
+#[tokio::test]
+async fn what_others_write_to_a_broker_is_ignored_and_counted() {
+    let counts = Counts::begin();
+    let garbage = ["x", "{}", "[1,2,3]", "null", &"z".repeat(200_000)];
+
+    let server = Redis::shared().await;
+    let prefix = server.prefix();
+    let brokers = redis(&server.url(), &prefix);
+    let mut shop = Shop::new();
+    let (one, mut other) = (Node::on(&brokers), Node::listening(&brokers, shop.merchant));
+    one.reaches(&mut other, &mut shop).await;
+    for junk in garbage.iter().filter(|junk| junk.len() < 1_000) {
+        let heard_by = server.command(&format!("PUBLISH tillwire:{prefix}live:{} {junk}", shop.merchant)).await;
+        assert_eq!(heard_by, ":1");
+    }
+    counts.until("counted", |counts| counts.dropped("redis", "undecodable") >= 4.0).await;
+    one.reaches(&mut other, &mut shop).await;
+    tokio::join!(one.stops(), other.stops());
+
+    let server = RabbitMq::shared().await;
+    let vhost = server.vhost().await;
+    let brokers = rabbitmq(&server.url(&vhost));
+    let (one, mut other) = (Node::on(&brokers), Node::listening(&brokers, shop.merchant));
+    one.reaches(&mut other, &mut shop).await;
+    let key = format!("{:02x}", shop.merchant.0.as_bytes().iter().fold(0, |folded, byte| folded ^ byte));
+    for junk in garbage {
+        let message = json!({ "properties": {}, "routing_key": key, "payload": junk, "payload_encoding": "string" });
+        let path = format!("/api/exchanges/{vhost}/tillwire.live/publish");
+        let (status, body) = server.management("POST", &path, &message.to_string()).await.unwrap();
+        assert_eq!((status, body.as_str()), (200, r#"{"routed":true}"#));
+    }
+    counts.until("counted", |counts| counts.dropped("rabbitmq", "undecodable") >= 5.0).await;
+    one.reaches(&mut other, &mut shop).await;
+    tokio::join!(one.stops(), other.stops());
+}
+
+#[tokio::test]
+async fn an_entry_too_large_to_carry_travels_as_its_place() {
+    for (bus, brokers) in each_shared().await {
+        let mut shop = Shop::new();
+        let (one, mut other) = (Node::on(&brokers), Node::listening(&brokers, shop.merchant));
+        one.reaches(&mut other, &mut shop).await;
+        let large = shop.records(&json!(["x".repeat(CARRIED_BYTES_MAX)]).to_string());
+        one.announce(&large).await;
+        loop {
+            match other.hears().await {
+                Carried::Place { merchant, seq, tag } => {
+                    assert_eq!((merchant, seq, tag), (shop.merchant, large.seq, large.tag), "{bus}");
+                    break;
+                }
+                Carried::Entry(entry) => assert!(entry.seq < large.seq, "{bus}"),
+            }
+        }
+        tokio::join!(one.stops(), other.stops());
+    }
+}
+
+#[tokio::test]
+async fn a_wrong_password_is_told_once_and_tried_again() {
+    let (counts, log) = (Counts::begin(), Log::begin());
+    let (redis_server, rabbitmq_server) = tokio::join!(Redis::shared(), RabbitMq::shared());
+    let (user, vhost) = (redis_server.prefix().replace(':', ""), rabbitmq_server.vhost().await);
+    let mut brokers = redis(&format!("redis://{user}:geheim@127.0.0.1:{}", redis_server.port), &redis_server.prefix());
+    let url = format!("amqp://{user}:geheim@127.0.0.1:{}/{vhost}", rabbitmq_server.port());
+    brokers.amqp_url = Some(SecretString::from(url));
+    let mut shop = Shop::new();
+    let (one, mut other) = (Node::on(&brokers), Node::listening(&brokers, shop.merchant));
+    for bus in BUSES {
+        many_attempts(&counts, bus).await;
+        assert_eq!(log.count(&format!("Cannot reach {bus}")), 4, "{}", log.text());
+    }
+    assert!(!log.text().contains("geheim"), "{}", log.text());
+
+    // Somebody opens the door, and nobody restarts the hub.
+    assert_eq!(redis_server.command(&format!("ACL SETUSER {user} on >geheim ~* &* +@all")).await, "+OK");
+    let body = json!({ "password": "geheim", "tags": "" }).to_string();
+    assert_eq!(rabbitmq_server.management("PUT", &format!("/api/users/{user}"), &body).await.unwrap().0, 201);
+    let body = json!({ "configure": "^tillwire[.]", "write": "^tillwire[.]", "read": "^tillwire[.]" }).to_string();
+    let path = format!("/api/permissions/{vhost}/{user}");
+    assert_eq!(rabbitmq_server.management("PUT", &path, &body).await.unwrap().0, 201);
+    for bus in BUSES {
+        counts.until_up(bus).await;
+    }
+    one.reaches(&mut other, &mut shop).await;
+    tokio::join!(one.stops(), other.stops());
+}
+
+#[tokio::test]
+async fn stopping_is_prompt_in_every_state() {
+    let counts = Counts::begin();
+    // Nobody there: between two attempts.
+    let nobody = free_port();
+    let mut away = redis(&format!("redis://127.0.0.1:{nobody}"), "");
+    away.amqp_url = Some(SecretString::from(format!("amqp://127.0.0.1:{nobody}")));
+    let node = Node::on(&away);
+    for bus in BUSES {
+        many_attempts(&counts, bus).await;
+    }
+    node.stops().await;
+
+    // Somebody who accepts, and never says a word.
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = silent.local_addr().unwrap().port();
+    let mut mute = redis(&format!("redis://127.0.0.1:{port}"), "");
+    mute.amqp_url = Some(SecretString::from(format!("amqp://127.0.0.1:{port}")));
+    let node = Node::on(&mute);
+    let mut connections = Vec::new();
+    while connections.len() < 4 {
+        connections.push(timeout(FACT_MAX, silent.accept()).await.unwrap().unwrap());
+    }
+    node.stops().await;
+
+    // Connected, with entries under way over a connection that has frozen.
+    for (bus, proxy, brokers) in each_through_a_proxy().await {
+        let mut shop = Shop::new();
+        let node = Node::listening(&brokers, shop.merchant);
+        counts.until_up(bus).await;
+        proxy.pause();
+        for _ in 0..500 {
+            node.announce(&shop.sells()).await;
+        }
+        node.stops().await;
+        assert!(TASKS.iter().all(|task| !counts.is_up(bus, task)));
+    }
+}
+
+#[tokio::test]
+async fn a_nodes_queue_at_rabbitmq_is_bounded_and_goes_with_it() {
+    let server = RabbitMq::shared().await;
+    let vhost = server.vhost().await;
+    let brokers = rabbitmq(&server.url(&vhost));
+    let mut shop = Shop::new();
+    let (one, mut other) = (Node::on(&brokers), Node::listening(&brokers, shop.merchant));
+    one.reaches(&mut other, &mut shop).await;
+    one.stops().await;
+
+    let queues = until(async || {
+        let queues = list(server, &format!("/api/queues/{vhost}")).await;
+        (queues.len() == 1).then_some(queues)
+    });
+    let queue = queues.await.remove(0);
+    let expected = json!({
+        "x-queue-type": "classic",
+        "x-max-length": 8_192,
+        "x-max-length-bytes": 33_554_432,
+        "x-overflow": "drop-head",
+        "x-message-ttl": 5_000,
+    });
+    assert_eq!(queue["arguments"], expected);
+    assert_eq!(
+        (&queue["exclusive"], &queue["auto_delete"], &queue["durable"]),
+        (&json!(true), &json!(true), &json!(false))
+    );
+    let exchange = list(server, &format!("/api/exchanges/{vhost}")).await;
+    let exchange = exchange.iter().find(|exchange| exchange["name"] == "tillwire.live").unwrap();
+    assert_eq!((&exchange["type"], &exchange["durable"]), (&json!("direct"), &json!(true)));
+
+    // Thousands of merchants need no more than 256 keys.
+    let merchants: Vec<MerchantId> = (0..3_000).map(|_| MerchantId::new()).collect();
+    merchants.iter().for_each(|merchant| other.doors.interest.begin(*merchant));
+    let path = format!("/api/exchanges/{vhost}/tillwire.live/bindings/source");
+    until(async || (list(server, &path).await.len() >= 250).then_some(())).await;
+    assert!(list(server, &path).await.len() <= 256);
+    // And none that nobody needs.
+    merchants.iter().for_each(|merchant| other.doors.interest.end(*merchant));
+    until(async || (list(server, &path).await.len() == 1).then_some(())).await;
+    one_hears_still(server, &vhost, &mut other, &mut shop).await;
+
+    other.stops().await;
+    until(async || list(server, &format!("/api/queues/{vhost}")).await.is_empty().then_some(())).await;
+}
+
+async fn one_hears_still(server: &RabbitMq, vhost: &str, other: &mut Node, shop: &mut Shop) {
+    let one = Node::on(&rabbitmq(&server.url(vhost)));
+    one.reaches(other, shop).await;
+    one.stops().await;
+}
+
+async fn list(server: &RabbitMq, path: &str) -> Vec<Value> {
+    let (status, body) = server.management("GET", path, "").await.unwrap();
+    assert_eq!(status, 200, "{body}");
+    serde_json::from_str(&body).unwrap()
+}
+
+async fn until<T>(looks: impl AsyncFn() -> Option<T>) -> T {
+    let waiting = async {
+        loop {
+            match looks().await {
+                Some(seen) => return seen,
+                None => sleep(AGAIN).await,
+            }
+        }
+    };
+    timeout(FACT_MAX, waiting).await.expect("a fact")
+}
+
+#[tokio::test]
+async fn redis_is_spoken_to_in_tls_when_asked() {
+    install_crypto();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let node = Node::on(&redis(&format!("rediss://127.0.0.1:{}", listener.local_addr().unwrap().port()), ""));
+    let (mut stream, _) = timeout(FACT_MAX, listener.accept()).await.unwrap().unwrap();
+    let mut hello = [0; 2];
+    timeout(FACT_MAX, stream.read_exact(&mut hello)).await.unwrap().unwrap();
+    assert_eq!(hello, [0x16, 0x03], "a handshake of TLS, and no password before it");
+    node.stops().await;
+}
