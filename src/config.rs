@@ -28,6 +28,8 @@ pub struct Config {
 /// What this process is.
 #[derive(Debug, Subcommand)]
 pub enum Role {
+    /// A shop to look at: a private PostgreSQL, and five outlets that sell. Nothing has to be installed or configured.
+    Demo(Demo),
     /// REST and screens, on the services named by the configuration.
     Serve(Node),
     /// REST alone; `gateway` nodes hear of it over a bus, or find it in the database.
@@ -40,6 +42,42 @@ pub enum Role {
     Token(Token),
     /// Looks after journals.
     Journal(Journal),
+}
+
+/// A shop to look at.
+#[derive(Debug, Args)]
+pub struct Demo {
+    /// Where its database lives, in a folder `demo`: by default `/var/lib/tillwire` for root and
+    /// `~/.local/share/tillwire` for everyone else.
+    #[arg(long, env = "TILLWIRE_DATA_DIR")]
+    pub data_dir: Option<PathBuf>,
+
+    /// How many sales a second, as long as the machine keeps up.
+    #[arg(long, env = "TILLWIRE_DEMO_RATE", default_value = "1", value_parser = positive)]
+    pub rate: f64,
+
+    /// How many times as fast as they really were, instead: 1500 is about one a second on average. Nights are skipped.
+    #[arg(long, env = "TILLWIRE_DEMO_SPEED", value_parser = positive, conflicts_with = "rate")]
+    pub speed: Option<f64>,
+
+    /// Only the year's first so many baskets and the products in them, again and again, as a merchant of their own.
+    #[arg(long, env = "TILLWIRE_DEMO_BASKETS", value_parser = clap::value_parser!(u32).range(1..))]
+    pub baskets: Option<u32>,
+
+    /// Where REST, screens and the live page are served.
+    #[arg(long, env = "TILLWIRE_LISTEN", default_value = "127.0.0.1:8080")]
+    pub listen: SocketAddr,
+
+    /// Where Prometheus finds `/metrics`.
+    #[arg(long, env = "TILLWIRE_METRICS_LISTEN", default_value = "127.0.0.1:9464")]
+    pub metrics_listen: SocketAddr,
+}
+
+fn positive(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(number) if number.is_finite() && number > 0.0 => Ok(number),
+        _ => Err("a number greater than zero".to_owned()),
+    }
 }
 
 /// A node that serves.

@@ -13,6 +13,7 @@ pub mod telemetry;
 pub mod commerce;
 pub mod identity;
 pub mod journal;
+pub mod schema;
 
 // The ways in and out.
 pub mod bus;
@@ -23,3 +24,6 @@ pub mod http;
 pub mod hub;
 pub mod node;
 pub mod roles;
+
+// A client of its own hub, to try it with.
+pub mod demo;

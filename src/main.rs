@@ -14,6 +14,7 @@ async fn main() -> anyhow::Result<()> {
         Role::Serve(node) => roles::serve::run(node, Faces { api: true, gateway: true }).await,
         Role::Api(node) => roles::serve::run(node, Faces { api: true, gateway: false }).await,
         Role::Gateway(node) => roles::serve::run(node, Faces { api: false, gateway: true }).await,
+        Role::Demo(demo) => roles::demo::run(demo).await,
         Role::Migrate(migrate) => roles::migrate::run(migrate).await,
         Role::Token(token) => roles::token::run(token),
         Role::Journal(journal) => roles::journal::run(journal).await,

@@ -12,6 +12,7 @@ const WALLS: &[(&str, &[&str])] = &[
     ("src/gateway", &["crate::commerce", "crate::http", "crate::roles", "lapin", "redis", "sqlx::query!("]),
     ("src/http", &["crate::bus", "crate::roles", "sqlx::query!("]),
     ("src/embedded", &["crate::"]),
+    ("src/demo", &["crate::http", "crate::journal", "crate::node", "crate::embedded", "crate::roles", "sqlx"]),
     ("channels/src", &["sqlx", "tokio", "tillwire::", "axum"]),
     ("socketio/src", &["tillwire::", "tillwire_channels", "sqlx"]),
 ];

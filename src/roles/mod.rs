@@ -1,5 +1,6 @@
 //! The roles that one binary can take. They never import one another.
 
+pub mod demo;
 pub mod journal;
 pub mod migrate;
 pub mod serve;

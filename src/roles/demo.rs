@@ -1,0 +1,75 @@
+//! `tillwire demo`: a private PostgreSQL, a node on it, and a shop that sells through it.
+
+use std::path::Path;
+
+use anyhow::Context;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{self, Demo};
+use crate::demo::{self, Pace};
+use crate::embedded::{self, Postgres};
+use crate::identity::tokens::{Signer, Verifier, write_new_key};
+use crate::node::{Faces, Node};
+use crate::{schema, shutdown, telemetry};
+
+/// The private cluster's database, and its roles.
+const DATABASE: &str = "tillwire";
+/// In the data directory.
+const KEY_FILE: &str = "demo-signing-key.pem";
+
+pub async fn run(config: Demo) -> anyhow::Result<()> {
+    let stop = shutdown::on_signal()?;
+    let options = embedded::Options { home: config.data_dir.clone(), ..embedded::Options::default() };
+    let mut postgres = embedded::start(options, &|doing| println!("{doing}")).await?;
+    println!("Its data is in {}; stop the demo and remove that folder to begin anew.", postgres.dir().display());
+    let outcome = open(&postgres, config, stop).await;
+    // Last, and whatever happened: nothing of ours is left running.
+    let stopped = postgres.stop().await.context("stopping the private PostgreSQL");
+    outcome.and(stopped)
+}
+
+async fn open(postgres: &Postgres, config: Demo, stop: CancellationToken) -> anyhow::Result<()> {
+    let url = |role| postgres.url(role, DATABASE);
+    schema::up(&url("tillwire_migrate")).await?;
+
+    let key = postgres.dir().join(KEY_FILE);
+    make_key(&key)?;
+    let realm = config::Realm { token_issuer: "tillwire-demo".to_owned(), token_audience: "tillwire-demo".to_owned() };
+    let signer = Signer::open(&key, realm.clone().into())?;
+    let verifier = Verifier::new(realm.clone().into(), &signer.public_keys()?)?;
+
+    let pace = config.speed.map_or(Pace::Rate(config.rate), Pace::Speed);
+    let baskets = config.baskets.map(|baskets| baskets as usize);
+    let node = config::Node {
+        database: config::Database {
+            database_url: url("tillwire_app").into(),
+            feed_database_url: url("tillwire_feed").into(),
+            database_connections: 16,
+        },
+        tokens: config::Tokens { token_keys: key, realm },
+        // No balancer has to learn that this node goes.
+        listen: config::Listen { listen: config.listen, metrics_listen: config.metrics_listen, drain_seconds: 0 },
+    };
+    // Told after the tills have stopped, and before the database does.
+    let close = CancellationToken::new();
+    let faces = Faces { api: true, gateway: true };
+    let node = Node::start(node, verifier, faces, telemetry::metrics()?, close.clone()).await?;
+    let outcome = demo::run(node.public, signer, pace, baskets, stop).await;
+    close.cancel();
+    node.stopped().await;
+    outcome
+}
+
+/// Makes the key that this demo's tokens are signed with, once. It becomes the key in one step: half of one would be
+/// in the way for ever.
+fn make_key(path: &Path) -> anyhow::Result<()> {
+    if path.exists() {
+        return Ok(());
+    }
+    let aside = path.with_extension("new");
+    if aside.exists() {
+        std::fs::remove_file(&aside)?;
+    }
+    write_new_key(&aside, true)?;
+    std::fs::rename(&aside, path).with_context(|| format!("keeping the signing key in {}", path.display()))
+}
