@@ -16,13 +16,22 @@ pub struct Config {
     #[command(subcommand)]
     pub role: Role,
 
-    /// What to log, e.g. `info` or `tillwire=debug,sqlx=warn`.
-    #[arg(long, global = true, env = "TILLWIRE_LOG", default_value = "info")]
-    pub log: String,
+    /// What to log, e.g. `info` or `tillwire=debug,sqlx=warn`; by default `info`, and `warn` for the demo, which says
+    /// itself what it does.
+    #[arg(long, global = true, env = "TILLWIRE_LOG")]
+    pub log: Option<String>,
 
     /// Log one JSON object a line.
     #[arg(long, global = true, env = "TILLWIRE_LOG_JSON")]
     pub log_json: bool,
+}
+
+impl Config {
+    /// What to log.
+    pub fn log(&self) -> &str {
+        let default = if matches!(self.role, Role::Demo(_)) { "warn" } else { "info" };
+        self.log.as_deref().unwrap_or(default)
+    }
 }
 
 /// What this process is.

@@ -1,15 +1,26 @@
 //! Chooses a role and runs it.
 
+use std::process::ExitCode;
+
 use clap::Parser;
 use tillwire::config::{Config, Role};
 use tillwire::node::Faces;
 use tillwire::{identity, roles, telemetry};
 
 #[tokio::main]
-async fn main() -> anyhow::Result<()> {
-    let config = Config::parse();
+async fn main() -> ExitCode {
+    match run(Config::parse()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("tillwire: {error:#}"); // The whole chain in a line.
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(config: Config) -> anyhow::Result<()> {
     identity::tokens::install_crypto();
-    telemetry::log(&config.log, config.log_json)?;
+    telemetry::log(config.log(), config.log_json)?;
     match config.role {
         Role::Serve(node) => roles::serve::run(node, Faces { api: true, gateway: true }).await,
         Role::Api(node) => roles::serve::run(node, Faces { api: true, gateway: false }).await,

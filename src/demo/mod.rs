@@ -50,14 +50,19 @@ pub async fn run(
         let replay = Replay::after(last, &api, &shop, &year);
         tokio::select! {
             () = replay.run(pace, &tally) => Ok(()),
-            () = progress::watch(&tally, &year, &terminal) => Ok(()),
+            () = progress::watch(&tally, &terminal) => Ok(()),
             printed = link::print(&api, &shop, hub, &terminal) => printed,
         }
     };
     // What is under way when we are told to stop is cut off; its key settles it at the next start.
-    let outcome = stop.run_until_cancelled(work).await.unwrap_or(Ok(()));
-    terminal.close();
-    outcome
+    match stop.run_until_cancelled(work).await {
+        Some(outcome) => outcome,
+        None => {
+            terminal.close();
+            terminal.say("Stopping …");
+            Ok(())
+        }
+    }
 }
 
 /// Where a listener on every address is reached from here.

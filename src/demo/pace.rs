@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use tillwire_channels::Moment;
+use time::Date;
 
 use super::till::Number;
 use super::year::Year;
@@ -45,6 +46,11 @@ impl Pace {
     }
 }
 
+/// The day it was at the shops.
+pub fn day(at: Moment) -> Date {
+    (at - time::Duration::seconds(SHOPS_BEHIND_UTC_SECONDS)).date()
+}
+
 fn clock(at: &Moment) -> i64 {
     waking(at.unix_timestamp())
 }
@@ -79,6 +85,8 @@ mod tests {
         let gaps: Vec<u64> =
             (1..=5).map(|basket| Pace::Speed(1.0).before(&year, Number { year: 1, basket }).as_secs()).collect();
         assert_eq!(gaps, [0, 9_000, 1_800, 0, 3_600]);
+        assert_eq!(day(times[0]).to_string(), "2017-01-01"); // The day rolls over at the shops' midnight.
+        assert_eq!(day(times[1]).to_string(), "2017-01-02");
         assert_eq!(Pace::Speed(60.0).before(&year, Number { year: 1, basket: 2 }).as_secs(), 150);
     }
 

@@ -9,8 +9,9 @@ use std::time::Duration;
 use tillwire_channels::Moment;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
+use super::pace::day;
 use super::till::Number;
-use super::year::{Basket, Year};
+use super::year::Basket;
 
 /// How often the line is redrawn on a terminal, and over how many of these the rate is taken.
 const REDRAW: Duration = Duration::from_secs(1);
@@ -85,26 +86,24 @@ impl Tally {
         self.errors.fetch_add(1, Relaxed);
     }
 
-    /// `1.0 sales/s · 1,234 sales, Rp 182,340,000 and 310 deliveries since the start · 2017-01-12 of year 1 · 0 errors`
-    fn line(&self, rate: f64, year: &Year) -> String {
-        let (sales, rupiah) = (self.sales.load(Relaxed), self.rupiah.load(Relaxed));
-        let (deliveries, errors) = (self.deliveries.load(Relaxed), self.errors.load(Relaxed));
+    /// E.g. `1.0 sales/s · 1,234 sales · Rp 182,340,000 · 31 deliveries · 0 errors · 2017-01-12 of year 1`
+    fn line(&self, rate: f64) -> String {
         let mut line = format!(
-            "{rate:.1} sales/s · {} sales, Rp {} and {} deliveries since the start",
-            grouped(sales),
-            grouped(rupiah.unsigned_abs()),
-            grouped(deliveries),
+            "{rate:.1} sales/s · {} sales · Rp {} · {} deliveries · {} errors",
+            grouped(self.sales.load(Relaxed)),
+            grouped(self.rupiah.load(Relaxed).unsigned_abs()),
+            grouped(self.deliveries.load(Relaxed)),
+            grouped(self.errors.load(Relaxed)),
         );
         if let Some((number, at)) = *self.last.lock().unwrap_or_else(PoisonError::into_inner) {
-            let baskets = year.baskets.len();
-            line += &format!(" · {} of year {}, basket {} of {baskets}", at.date(), number.year, number.basket);
+            line += &format!(" · {} of year {}", day(at), number.year);
         }
-        line + &format!(" · {errors} errors")
+        line
     }
 }
 
 /// Says how it goes, until it is dropped.
-pub async fn watch(tally: &Tally, year: &Year, terminal: &Terminal) {
+pub async fn watch(tally: &Tally, terminal: &Terminal) {
     let mut seen = VecDeque::from([(Instant::now(), 0)]);
     let mut ticks = interval(REDRAW);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -119,9 +118,9 @@ pub async fn watch(tally: &Tally, year: &Year, terminal: &Terminal) {
             seen.pop_front();
         }
         if terminal.redraws {
-            terminal.redraw(&tally.line(rate, year));
+            terminal.redraw(&tally.line(rate));
         } else if tick.is_multiple_of(LINES_EVERY) {
-            terminal.say(&tally.line(rate, year));
+            terminal.say(&tally.line(rate));
         }
     }
 }
@@ -142,6 +141,7 @@ fn grouped(number: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::demo::year::Year;
 
     #[test]
     fn numbers_are_grouped() {
@@ -152,17 +152,13 @@ mod tests {
 
     #[test]
     fn the_line_says_how_it_goes() {
-        let year = Year::read(Some(2)).unwrap();
+        let year = Year::read(Some(1)).unwrap();
         let tally = Tally::default();
-        assert_eq!(tally.line(0.0, &year), "0.0 sales/s · 0 sales, Rp 0 and 0 deliveries since the start · 0 errors");
+        assert_eq!(tally.line(0.0), "0.0 sales/s · 0 sales · Rp 0 · 0 deliveries · 0 errors");
         tally.sold(Number { year: 3, basket: 1 }, &year.baskets[0]);
         tally.failed();
         let total = grouped(year.baskets[0].total_minor().unsigned_abs());
-        assert_eq!(
-            tally.line(1.04, &year),
-            format!(
-                "1.0 sales/s · 1 sales, Rp {total} and 0 deliveries since the start · 2017-01-01 of year 3, basket 1 of 2 · 1 errors"
-            )
-        );
+        let line = format!("1.0 sales/s · 1 sales · Rp {total} · 0 deliveries · 1 errors · 2017-01-01 of year 3");
+        assert_eq!(tally.line(1.04), line);
     }
 }

@@ -26,6 +26,8 @@ const PAGES_MAX: usize = 50;
 const RUSHES_MAX: u32 = 5;
 /// How long a hub that does not answer is left alone.
 const TROUBLE_PAUSE: Duration = Duration::from_secs(2);
+/// How far the replay may lag behind its pace before it lets the rest go.
+const LAG_MAX: Duration = Duration::from_secs(2);
 /// As long as the runtime can wait: a year or so.
 const WAIT_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
 
@@ -88,8 +90,10 @@ impl<'a> Replay<'a> {
         loop {
             due += pace.before(self.year, self.next).min(WAIT_MAX);
             sleep_until(due).await;
-            // What a slow hub held up is not caught up on: the pace is a pace, and not a debt.
-            due = due.max(Instant::now());
+            // What a moment held up is caught up on, and what a hub that was away held up is not.
+            if due.elapsed() > LAG_MAX {
+                due = Instant::now();
+            }
             let load = self.shelves.deliver(self.basket());
             self.sell(load, tally).await;
             self.shelves.take(self.basket());

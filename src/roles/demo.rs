@@ -21,7 +21,7 @@ pub async fn run(config: Demo) -> anyhow::Result<()> {
     let stop = shutdown::on_signal()?;
     let options = embedded::Options { home: config.data_dir.clone(), ..embedded::Options::default() };
     let mut postgres = embedded::start(options, &|doing| println!("{doing}")).await?;
-    println!("Its data is in {}; stop the demo and remove that folder to begin anew.", postgres.dir().display());
+    println!("The demo's data is in {}. To begin anew, stop it and remove that folder.", postgres.dir().display());
     let outcome = open(&postgres, config, stop).await;
     // Last, and whatever happened: nothing of ours is left running.
     let stopped = postgres.stop().await.context("stopping the private PostgreSQL");
