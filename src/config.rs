@@ -53,8 +53,9 @@ pub enum Role {
     Journal(Journal),
 }
 
-/// A shop to look at.
+/// A shop to look at. No balancer has to learn that it goes.
 #[derive(Debug, Args)]
+#[command(mut_arg("drain_seconds", |arg| arg.default_value("0")))]
 pub struct Demo {
     /// Where its database lives, in a folder `demo`: by default `/var/lib/tillwire` for root and
     /// `~/.local/share/tillwire` for everyone else.
@@ -73,13 +74,8 @@ pub struct Demo {
     #[arg(long, env = "TILLWIRE_DEMO_BASKETS", value_parser = clap::value_parser!(u32).range(1..))]
     pub baskets: Option<u32>,
 
-    /// Where REST, screens and the live page are served.
-    #[arg(long, env = "TILLWIRE_LISTEN", default_value = "127.0.0.1:8080")]
-    pub listen: SocketAddr,
-
-    /// Where Prometheus finds `/metrics`.
-    #[arg(long, env = "TILLWIRE_METRICS_LISTEN", default_value = "127.0.0.1:9464")]
-    pub metrics_listen: SocketAddr,
+    #[command(flatten)]
+    pub listen: Listen,
 }
 
 fn positive(text: &str) -> Result<f64, String> {

@@ -47,8 +47,7 @@ async fn open(postgres: &Postgres, config: Demo, stop: CancellationToken) -> any
             database_connections: 16,
         },
         tokens: config::Tokens { token_keys: key, realm },
-        // No balancer has to learn that this node goes.
-        listen: config::Listen { listen: config.listen, metrics_listen: config.metrics_listen, drain_seconds: 0 },
+        listen: config.listen,
     };
     // Told after the tills have stopped, and before the database does.
     let close = CancellationToken::new();

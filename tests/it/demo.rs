@@ -36,14 +36,21 @@ struct Demo {
 fn spawn(home: &Path, ports: (u16, u16), more: &[&str]) -> (Child, Receiver<String>) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tillwire"));
     command.arg("demo").arg("--data-dir").arg(home).current_dir(home);
-    command.args(["--listen", &format!("127.0.0.1:{}", ports.0), "--metrics-listen", &format!("127.0.0.1:{}", ports.1)]);
+    command.args([
+        "--listen",
+        &format!("127.0.0.1:{}", ports.0),
+        "--metrics-listen",
+        &format!("127.0.0.1:{}", ports.1),
+    ]);
     command.args(more).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut process = command.spawn().expect("the demo");
     let (tell, lines) = channel();
     let (out, err) = (process.stdout.take().expect("its output"), process.stderr.take().expect("its errors"));
     for stream in [Box::new(out) as Box<dyn std::io::Read + Send>, Box::new(err)] {
         let tell = tell.clone();
-        std::thread::spawn(move || BufReader::new(stream).lines().map_while(Result::ok).try_for_each(|it| tell.send(it)));
+        std::thread::spawn(move || {
+            BufReader::new(stream).lines().map_while(Result::ok).try_for_each(|it| tell.send(it))
+        });
     }
     (process, lines)
 }
@@ -105,7 +112,8 @@ impl Demo {
     async fn receipts(&self) -> Vec<String> {
         let (mut receipts, mut after) = (Vec::new(), "0-00000000".to_owned());
         loop {
-            let page = self.get_as(&self.token, &format!("/v1/journal?channels=sales&limit=500&after={after}")).await.ok();
+            let page =
+                self.get_as(&self.token, &format!("/v1/journal?channels=sales&limit=500&after={after}")).await.ok();
             for event in page["events"].as_array().expect("events") {
                 receipts.push(event["event"]["data"]["number"].as_str().expect("a number").to_owned());
             }
@@ -212,7 +220,8 @@ async fn the_demo_opens_sells_and_closes() {
         let page = demo.get_as(&owner, &format!("/v1/outlets/{}/sales", outlet["id"].as_str().unwrap())).await.ok();
         for sale in page["items"].as_array().unwrap() {
             let sale = demo.get_as(&owner, &format!("/v1/sales/{}", sale["id"].as_str().unwrap())).await.ok();
-            methods.extend(sale["tenders"].as_array().unwrap().iter().map(|it| it["method"].as_str().unwrap().to_owned()));
+            methods
+                .extend(sale["tenders"].as_array().unwrap().iter().map(|it| it["method"].as_str().unwrap().to_owned()));
         }
     }
     assert!(methods.contains("cash") && methods.contains("qris") && methods.len() >= 3, "{methods:?}");
