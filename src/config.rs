@@ -16,8 +16,8 @@ pub struct Config {
     #[command(subcommand)]
     pub role: Role,
 
-    /// What to log, e.g. `info` or `tillwire=debug,sqlx=warn`; by default `info`, and `warn` for the demo, which says
-    /// itself what it does.
+    /// What to log, e.g. `info` or `tillwire=debug,sqlx=warn`; by default `info`, and `warn,sqlx=error` for the
+    /// demo, which says itself what it does.
     #[arg(long, global = true, env = "TILLWIRE_LOG")]
     pub log: Option<String>,
 
@@ -29,7 +29,7 @@ pub struct Config {
 impl Config {
     /// What to log.
     pub fn log(&self) -> &str {
-        let default = if matches!(self.role, Role::Demo(_)) { "warn" } else { "info" };
+        let default = if matches!(self.role, Role::Demo(_)) { "warn,sqlx=error" } else { "info" };
         self.log.as_deref().unwrap_or(default)
     }
 }
