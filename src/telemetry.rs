@@ -15,7 +15,7 @@ const QUIET: &str = "lapin=off";
 
 /// Sends what is logged to standard error.
 pub fn log(filter: &str, json: bool) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(format!("{QUIET},{filter}")).context("what to log")?;
+    let filter = EnvFilter::try_new(format!("{QUIET},{filter}")).context("--log")?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{ConnectOptions, Executor, PgPool, Postgres, Row, Transaction};
+use sqlx::{ConnectOptions, Connection, Executor, PgConnection, PgPool, Postgres, Row, Transaction};
 
 /// How long a request waits for a free connection before it is told to come back.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -27,9 +27,10 @@ impl Pools {
     /// Opens both pools without connecting: a database that is down at start is waited for by whoever needs it.
     pub fn open(app_url: &str, feed_url: &str, connections_max: u32) -> anyhow::Result<Self> {
         Ok(Self {
-            app: open(app_url, connections_max).context("the database URL of the application")?,
+            app: open(app_url, connections_max).context("the database URL of the application (--database-url)")?,
             // The feed reads in few, large steps.
-            feed: open(feed_url, (connections_max / 4).max(2)).context("the database URL of the feed")?,
+            feed: open(feed_url, (connections_max / 4).max(2))
+                .context("the database URL of the feed (--feed-database-url)")?,
         })
     }
 
@@ -42,14 +43,6 @@ impl Pools {
 
 /// Opens a pool. The only constructor, for its hook closes a hole of sqlx 0.9.0: see [`begin`].
 pub fn open(url: &str, connections_max: u32) -> anyhow::Result<PgPool> {
-    // The URL holds a password: the parse error must not repeat it.
-    let options = PgConnectOptions::from_str(url)
-        .map_err(|_| anyhow::anyhow!("not a postgres:// URL"))?
-        .application_name("tillwire")
-        // Bounds for whatever is asked outside of a transaction; one of a merchant sets its own, which also hold where a
-        // pooler drops these.
-        .options([("statement_timeout", "10s"), ("lock_timeout", "3s"), ("idle_in_transaction_session_timeout", "2s")])
-        .log_slow_statements(tracing::log::LevelFilter::Off, Duration::ZERO);
     Ok(PgPoolOptions::new()
         .max_connections(connections_max)
         .acquire_timeout(ACQUIRE_TIMEOUT)
@@ -64,13 +57,35 @@ pub fn open(url: &str, connections_max: u32) -> anyhow::Result<PgPool> {
                 }
             })
         })
-        .connect_lazy_with(options))
+        .connect_lazy_with(within_bounds(url)?))
+}
+
+/// How every connection of a node is made.
+fn within_bounds(url: &str) -> anyhow::Result<PgConnectOptions> {
+    Ok(options(url)?
+        // Bounds for whatever is asked outside of a transaction; one of a merchant sets its own, which also hold where a
+        // pooler drops these.
+        .options([("statement_timeout", "10s"), ("lock_timeout", "3s"), ("idle_in_transaction_session_timeout", "2s")])
+        .log_slow_statements(tracing::log::LevelFilter::Off, Duration::ZERO))
+}
+
+fn options(url: &str) -> anyhow::Result<PgConnectOptions> {
+    // The library takes whatever follows the scheme for PostgreSQL's, whatever scheme that is.
+    let known = ["postgres://", "postgresql://"].iter().any(|scheme| url.starts_with(scheme));
+    // The URL holds a password: the error must not repeat it.
+    let parsed = PgConnectOptions::from_str(url).ok().filter(|_| known);
+    Ok(parsed.context("not a postgres:// URL")?.application_name("tillwire"))
+}
+
+/// One connection as a pool of [`open`] would make it, for whoever wants to know why there is none: a pool only says that
+/// it took too long.
+pub async fn connect(url: &str) -> anyhow::Result<PgConnection> {
+    Ok(PgConnection::connect_with(&within_bounds(url)?).await?)
 }
 
 /// Opens a pool for a command that takes its time: migrations, verification. No time-outs, few connections.
 pub fn open_for_owner(url: &str) -> anyhow::Result<PgPool> {
-    let options = PgConnectOptions::from_str(url).map_err(|_| anyhow::anyhow!("not a postgres:// URL"))?;
-    Ok(PgPoolOptions::new().max_connections(2).connect_lazy_with(options.application_name("tillwire")))
+    Ok(PgPoolOptions::new().max_connections(2).connect_lazy_with(options(url)?))
 }
 
 /// Begins a transaction that cannot be cancelled half-way.

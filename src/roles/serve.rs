@@ -1,6 +1,6 @@
 //! `tillwire serve`, `api` and `gateway`: show their faces until they are told to stop.
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 
 use crate::config;
 use crate::identity::tokens::Verifier;
@@ -9,7 +9,8 @@ use crate::{shutdown, telemetry};
 
 pub async fn run(config: config::Node, faces: Faces) -> anyhow::Result<()> {
     let stop = shutdown::on_signal()?;
-    let verifier = Verifier::open(&config.tokens.token_keys, config.tokens.realm.clone().into())?;
+    let verifier =
+        Verifier::open(&config.tokens.token_keys, config.tokens.realm.clone().into()).context("--token-keys")?;
     ensure!(
         !verifier.trusts_demo(),
         "the token keys include the demo's, which is not secret: make one with `tillwire token new-key`"

@@ -5,3 +5,4 @@ pub mod process;
 pub mod screen;
 pub mod services;
 pub mod watcher;
+pub mod till;
