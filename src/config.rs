@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use axum::http::HeaderValue;
 use clap::{Args, Parser, Subcommand};
 use secrecy::SecretString;
-use tillwire_channels::{MerchantId, Moment, OutletId, RegisterId, Role as StaffRole, StaffId};
+use tillwire_channels::{Channel, MerchantId, Moment, OutletId, Position, RegisterId, Role as StaffRole, StaffId};
 
 /// A real-time commerce hub. Kasir → layar, live.
 #[derive(Debug, Parser)]
@@ -47,6 +47,11 @@ pub enum Role {
     Gateway(Node),
     /// Brings the database's schema up to date.
     Migrate(Migrate),
+    /// Checks everything that a node's configuration names, says what is wrong and what to do about it. Ends with 1 if
+    /// anything is.
+    Doctor(Doctor),
+    /// Follows one merchant's journal in the terminal, until Ctrl-C.
+    Tail(Tail),
     /// Mints a token, or makes a key to sign tokens with.
     Token(Token),
     /// Looks after journals.
@@ -213,6 +218,43 @@ pub struct Migrate {
     /// The database as its owner, `tillwire_migrate`, directly and not through a pooler.
     #[arg(long, env = "TILLWIRE_MIGRATE_DATABASE_URL", hide_env_values = true)]
     pub migrate_database_url: SecretString,
+}
+
+#[derive(Debug, Args)]
+pub struct Doctor {
+    #[command(flatten)]
+    pub node: Node,
+
+    /// The database as its owner: only the owner can read which migrations were applied.
+    #[arg(long, env = "TILLWIRE_MIGRATE_DATABASE_URL", hide_env_values = true)]
+    pub migrate_database_url: Option<SecretString>,
+
+    /// Answer with one JSON object.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Tail {
+    /// The database as `tillwire_feed`.
+    #[arg(long, env = "TILLWIRE_FEED_DATABASE_URL", hide_env_values = true)]
+    pub feed_database_url: SecretString,
+
+    /// Whose journal.
+    #[arg(long)]
+    pub merchant: MerchantId,
+
+    /// Begin after this position instead of now, e.g. `1041.2-9f3ac2d1`; `0-00000000` is the very beginning.
+    #[arg(long)]
+    pub after: Option<Position>,
+
+    /// Only these channels, comma-separated, as a screen would join them: `sales,stock/{outlet}`.
+    #[arg(long, value_delimiter = ',')]
+    pub channels: Vec<Channel>,
+
+    /// One JSON object a line, as `GET /v1/journal` has them.
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Debug, Args)]

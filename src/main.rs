@@ -27,6 +27,8 @@ async fn run(config: Config) -> anyhow::Result<()> {
         Role::Gateway(node) => roles::serve::run(node, Faces { api: false, gateway: true }).await,
         Role::Demo(demo) => roles::demo::run(demo).await,
         Role::Migrate(migrate) => roles::migrate::run(migrate).await,
+        Role::Doctor(doctor) => roles::doctor::run(doctor).await,
+        Role::Tail(tail) => roles::tail::run(tail).await,
         Role::Token(token) => roles::token::run(token),
         Role::Journal(journal) => roles::journal::run(journal).await,
     }

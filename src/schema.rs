@@ -1,11 +1,12 @@
-//! The database's schema: the files of `migrations/`, as they were when this binary was built.
+//! The schema of the database: the migrations that this binary was built with.
 
 use anyhow::Context;
 use sqlx::migrate::Migrator;
 
 use crate::journal::pool;
 
-static MIGRATOR: Migrator = sqlx::migrate!();
+/// The files of `migrations/`, as they were when this binary was built.
+pub static MIGRATOR: Migrator = sqlx::migrate!();
 
 /// Applies what is missing, as the owner. Two that do it at the same time take turns.
 pub async fn up(owner_url: &str) -> anyhow::Result<()> {

@@ -4,10 +4,10 @@ use secrecy::ExposeSecret;
 use tracing::info;
 
 use crate::config::Migrate;
-pub use crate::schema::up;
+use crate::schema;
 
 pub async fn run(config: Migrate) -> anyhow::Result<()> {
-    up(config.migrate_database_url.expose_secret()).await?;
+    schema::up(config.migrate_database_url.expose_secret()).await?;
     info!("The schema is up to date");
     Ok(())
 }

@@ -1,7 +1,9 @@
 //! The roles that one binary can take. They never import one another.
 
 pub mod demo;
+pub mod doctor;
 pub mod journal;
 pub mod migrate;
 pub mod serve;
+pub mod tail;
 pub mod token;

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use tillwire::identity::tokens::{Bearer, Realm, Signer};
 use tillwire_channels::{MerchantId, Role, StaffId};
 
-use crate::support::hub::{Answer, send};
+use crate::support::hub::{Answer, request};
 use crate::support::services::{dir, free_port};
 
 /// Everything that a process is waited for must come within this, also beside a compiler.
@@ -105,7 +105,7 @@ impl Demo {
     }
 
     async fn get_as(&self, token: &str, path: &str) -> Answer {
-        send(self.hub, "GET", path, &[("authorization", &format!("Bearer {token}"))], vec![]).await
+        request(self.hub, "GET", path, &[("authorization", &format!("Bearer {token}"))], vec![]).await.expect("an answer")
     }
 
     /// The receipts of all sales so far, in the journal's order, as whoever has the link reads them.
@@ -210,7 +210,7 @@ async fn the_demo_opens_sells_and_closes() {
     let line = json!({ "variant": level["items"][0]["variant"], "quantity": "1" });
     let sale = json!({ "register": register, "lines": [line], "tenders": [] }).to_string().into_bytes();
     let sales = format!("/v1/outlets/{outlet}/sales");
-    send(demo.hub, "POST", &sales, &headers, sale.clone()).await.refused(403, "denied");
+    request(demo.hub, "POST", &sales, &headers, sale.clone()).await.expect("an answer").refused(403, "denied");
     demo.get_as(&demo.token, "/v1/staff").await.refused(403, "denied");
 
     // What was sold is what was paid, in more than one way.
@@ -286,7 +286,7 @@ async fn somebody_else_may_buy_the_shelf_empty() {
             // The tills sell on meanwhile: a level that has just gone down further is left at that.
             let line = json!({ "variant": key, "quantity": level["on_hand"] });
             let body = json!({ "reason": "lost", "lines": [line] }).to_string().into_bytes();
-            send(demo.hub, "POST", &format!("{stock}/moves"), &headers, body).await;
+            request(demo.hub, "POST", &format!("{stock}/moves"), &headers, body).await.expect("an answer");
         }
     }
     let before = demo.receipts().await.len();

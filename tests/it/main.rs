@@ -3,6 +3,7 @@
 mod buses;
 mod demo;
 mod docs;
+mod doctor;
 mod embedded;
 mod faults;
 mod feeds;
@@ -13,4 +14,5 @@ mod rest;
 mod sales;
 mod services;
 mod support;
+mod tail;
 mod walls;

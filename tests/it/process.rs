@@ -6,7 +6,7 @@ use std::fs;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tillwire::identity::tokens::{Realm, Signer, write_new_key};
-use tillwire::{http, roles};
+use tillwire::http;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -18,7 +18,7 @@ use super::support::till::Till;
 
 /// A database with the schema, and what a hub on it is configured with.
 async fn site() -> (Database, Env, Signer) {
-    let database = Postgres::shared().await.database(async |url| roles::migrate::up(&url).await.unwrap()).await;
+    let database = Postgres::shared().await.database(async |url| tillwire::schema::up(&url).await.unwrap()).await;
     let (env, signer) = environment(&database.url("tillwire_app"), &database.url("tillwire_feed"));
     (database, env, signer)
 }
@@ -95,7 +95,7 @@ async fn a_second_signal_ends_it_at_once() {
 #[tokio::test]
 async fn it_starts_without_its_database_and_outlives_it() {
     let mut postgres = Postgres::start_own().await;
-    roles::migrate::up(&postgres.url("tillwire_migrate", "tillwire")).await.unwrap();
+    tillwire::schema::up(&postgres.url("tillwire_migrate", "tillwire")).await.unwrap();
     let (env, signer) =
         environment(&postgres.url("tillwire_app", "tillwire"), &postgres.url("tillwire_feed", "tillwire"));
     postgres.stop().await.unwrap();

@@ -7,7 +7,6 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use sqlx::{Connection as _, PgConnection};
-use tillwire::roles;
 
 use crate::support::services::postgres::Database;
 use crate::support::services::proxy::Cut;
@@ -15,7 +14,7 @@ use crate::support::services::{self, Postgres, Proxy, RabbitMq, Redis};
 
 /// A database as every test gets it, with a table that only this test knows.
 async fn database() -> Database {
-    let database = Postgres::shared().await.database(async |url| roles::migrate::up(&url).await.unwrap()).await;
+    let database = Postgres::shared().await.database(async |url| tillwire::schema::up(&url).await.unwrap()).await;
     database.psql("create table scraps (id int); grant insert, select on scraps to tillwire_app").await;
     database
 }

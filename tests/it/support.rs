@@ -4,5 +4,5 @@ pub mod hub;
 pub mod process;
 pub mod screen;
 pub mod services;
-pub mod watcher;
 pub mod till;
+pub mod watcher;

@@ -11,7 +11,6 @@ use tillwire::config::{Config, Role};
 use tillwire::identity::tokens::{Bearer, Realm, Signer, Verifier, install_crypto, write_new_key};
 use tillwire::journal::Pools;
 use tillwire::node::{Faces, Node};
-use tillwire::roles;
 use tillwire_channels::{MerchantId, OutletId, RegisterId, Role as StaffRole, StaffId};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -60,7 +59,7 @@ impl TestHub {
     /// A hub that reaches its database through a proxy on this port.
     pub async fn start_through(proxy: Option<u16>) -> Self {
         let postgres = Postgres::shared().await;
-        let database = postgres.database(async |url| roles::migrate::up(&url).await.expect("migrations")).await;
+        let database = postgres.database(async |url| tillwire::schema::up(&url).await.expect("migrations")).await;
         Self::start_on(database, proxy).await
     }
 
