@@ -4,6 +4,7 @@
 //! a bus only makes it sooner. So a broker that is down is logged, counted and tried again, and never waited for: each
 //! bus has a short queue of its own, and what does not fit is dropped.
 
+pub mod check;
 pub mod codec;
 mod ear;
 mod interest;

@@ -69,6 +69,12 @@ impl RabbitMq {
         Ok(Self { uri, exchange: format!("tillwire.{prefix}live").into() })
     }
 
+    /// Comes in and leaves again, to learn what keeps us out.
+    pub async fn greet(&self) -> anyhow::Result<()> {
+        Wire::dial(&self.uri, "tillwire: checking").await?.close().await;
+        Ok(())
+    }
+
     async fn publish(&self, mut outgoing: mpsc::Receiver<Arc<Entry>>, stop: &CancellationToken) {
         let mut link = Link::new(Self::NAME, "publishing");
         while let Some(error) = self.publish_once(&mut link, &mut outgoing, stop).await {

@@ -51,6 +51,11 @@ impl Redis {
         format!("{}{merchant}", self.prefix)
     }
 
+    /// Comes in and leaves again, to learn what keeps us out.
+    pub async fn greet(&self) -> anyhow::Result<()> {
+        ping(&self.connect(AsyncConnectionConfig::new()).await?).await
+    }
+
     async fn connect(&self, config: AsyncConnectionConfig) -> anyhow::Result<MultiplexedConnection> {
         let config = config.set_connection_timeout(Some(CONNECT_MAX)).set_response_timeout(Some(ANSWER_MAX));
         link::within(CONNECT_MAX, self.client.get_multiplexed_async_connection_with_config(&config)).await

@@ -6,7 +6,7 @@ use tokio::net::TcpListener;
 
 use super::support::process::{Env, Outcome, TillwireProcess, environment, run};
 use super::support::services::postgres::{Database, Postgres};
-use super::support::services::{dir, free_port};
+use super::support::services::{RabbitMq, Redis, dir, free_port};
 use super::support::till::Till;
 
 async fn site() -> (Database, Env, Signer) {
@@ -48,6 +48,7 @@ async fn a_healthy_deployment_is_told_so_in_lines() {
         "feed_walls",
         "partitions",
         "migrations",
+        "buses",
         "token_keys",
         "listen",
         "metrics_listen",
@@ -157,6 +158,25 @@ async fn a_database_that_does_not_answer_keeps_nobody_waiting() {
     postgres.start_again().await.unwrap();
     is_wrong(says(&env, "database").await, "a standby");
     is_wrong(says(&env, "feed").await, "a standby");
+}
+
+#[tokio::test]
+async fn brokers_are_talked_to() {
+    let (_database, mut env, _) = site().await;
+    let (redis, rabbitmq) = tokio::join!(Redis::shared(), RabbitMq::shared());
+    let amqp = format!("amqp://guest:guest@127.0.0.1:{}/{}", rabbitmq.port(), rabbitmq.vhost().await);
+    env.insert("REDIS_URL", format!("redis://127.0.0.1:{}", redis.port));
+    env.insert("AMQP_URL", amqp.clone());
+    for check in ["redis", "rabbitmq"] {
+        let (verdicts, words) = says(&env, check).await;
+        assert!(verdicts == ["good"] && words.contains("came back"), "{words}");
+    }
+    env.insert("AMQP_URL", amqp.replace("guest:guest", "guest:kenari"));
+    env.insert("REDIS_URL", format!("redis://:kenari@127.0.0.1:{}", free_port()));
+    is_wrong(says(&env, "rabbitmq").await, "--amqp-url says where");
+    is_wrong(says(&env, "redis").await, "--redis-url says where");
+    let Outcome { out, err, .. } = run(&["doctor"], &env).await;
+    assert!(!out.contains("kenari") && !err.contains("kenari"), "{out}{err}");
 }
 
 #[tokio::test]

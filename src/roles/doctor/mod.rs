@@ -2,6 +2,7 @@
 //!
 //! It changes nothing, needs no right that a node does not have, and prints no secret. Every check has a deadline.
 
+mod brokers;
 mod database;
 mod machine;
 
@@ -18,11 +19,13 @@ use crate::config::Doctor;
 const CHECK_MAX: Duration = Duration::from_secs(5);
 
 pub async fn run(config: Doctor) -> anyhow::Result<()> {
-    let (databases, ports) = tokio::join!(
+    let buses = config.node.buses.into();
+    let (mut findings, brokers, ports) = tokio::join!(
         database::check(&config.node.database, config.migrate_database_url.as_ref()),
+        brokers::check(&buses),
         machine::ports(&config.node.listen)
     );
-    let mut findings = databases;
+    findings.extend(brokers);
     findings.push(machine::token_keys(config.node.tokens));
     findings.extend(ports);
     findings.push(machine::descriptors(&config.node.database));
