@@ -2,6 +2,7 @@
 
 mod buses;
 mod demo;
+mod deploy;
 mod docs;
 mod doctor;
 mod embedded;

@@ -5,6 +5,7 @@
 //! however that ends: a watchdog, which only waits for the kernel to close our end of a pipe, then kills every process
 //! that works inside the run's folder and removes the folder. (Linux only: it reads `/proc`.)
 
+pub mod deployed;
 pub mod postgres;
 pub mod proxy;
 pub mod rabbitmq;

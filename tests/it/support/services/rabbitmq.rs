@@ -26,12 +26,12 @@ pub struct RabbitMq {
 }
 
 #[derive(Clone, Copy)]
-struct Ports {
-    amqp: u16,
-    management: u16,
+pub(super) struct Ports {
+    pub amqp: u16,
+    pub management: u16,
     /// Erlang's own: between nodes, and for the registry of node names.
-    distribution: u16,
-    epmd: u16,
+    pub distribution: u16,
+    pub epmd: u16,
 }
 
 impl RabbitMq {
@@ -56,12 +56,7 @@ impl RabbitMq {
         fs::write(dir.join("rabbitmq.conf"), config).expect("a configuration");
         fs::write(dir.join("enabled_plugins"), "[rabbitmq_management].\n").expect("a list of plugins");
 
-        // Started by us and not by the node, which would leave it behind as a daemon for the next one.
-        let mut epmd = Command::new(program("epmd", &["/usr/bin/epmd"]));
-        epmd.args(["-address", "127.0.0.1", "-port", &ports.epmd.to_string()]);
-        let mut epmd = Service::spawn("epmd", &dir, epmd);
-        epmd.ready(async || TcpStream::connect(("127.0.0.1", ports.epmd)).await.is_ok()).await;
-
+        let epmd = epmd(&dir, ports).await;
         let service = Service::spawn("rabbitmq", &dir, rabbitmq_server(&dir, ports));
         let mut rabbitmq = RabbitMq { service, _epmd: epmd, dir, ports };
         rabbitmq.ready().await;
@@ -123,7 +118,16 @@ impl RabbitMq {
     }
 }
 
-fn rabbitmq_server(dir: &Path, ports: Ports) -> Command {
+/// The registry of node names. Started by us and not by the node, which would leave it behind as a daemon for the next one.
+pub(super) async fn epmd(dir: &Path, ports: Ports) -> Service {
+    let mut epmd = Command::new(program("epmd", &["/usr/bin/epmd"]));
+    epmd.args(["-address", "127.0.0.1", "-port", &ports.epmd.to_string()]);
+    let mut epmd = Service::spawn("epmd", dir, epmd);
+    epmd.ready(async || TcpStream::connect(("127.0.0.1", ports.epmd)).await.is_ok()).await;
+    epmd
+}
+
+pub(super) fn rabbitmq_server(dir: &Path, ports: Ports) -> Command {
     // Debian's `rabbitmq-server` in the PATH is a wrapper that changes the user; the script behind it does not.
     let places = ["/usr/lib/rabbitmq/bin/rabbitmq-server", "/opt/homebrew/sbin/rabbitmq-server"];
     let mut command = Command::new(program("rabbitmq-server", &places));

@@ -1,0 +1,322 @@
+//! The same files, running: real services started from them, the hub behind them, and everything through the one door.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tillwire::identity::tokens::{Bearer, Realm, Signer};
+use tillwire::journal::pool;
+use tillwire_channels::{MerchantId, OutletId, RegisterId, Role, StaffId};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep, timeout};
+use uuid::Uuid;
+
+use crate::support::hub::{Answer, request};
+use crate::support::process::{Env, TillwireProcess, run};
+use crate::support::services::deployed::Deployed;
+use crate::support::services::{dir, unique};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
+
+/// Values for every variable that has no default.
+fn values() -> (BTreeMap<&'static str, String>, Signer) {
+    tillwire::identity::tokens::install_crypto();
+    let keys = dir("keys");
+    let private = keys.join(unique("key"));
+    tillwire::identity::tokens::write_new_key(&private, false).unwrap();
+    let realm = Realm { issuer: "tillwire".to_owned(), audience: "tillwire".to_owned() };
+    let signer = Signer::open(&private, realm).unwrap();
+    let public = keys.join("token-keys.json");
+    std::fs::write(&public, serde_json::to_vec(&signer.public_keys().unwrap()).unwrap()).unwrap();
+    let passwords = [
+        "POSTGRES_PASSWORD",
+        "MIGRATE_PASSWORD",
+        "APP_PASSWORD",
+        "FEED_PASSWORD",
+        "PGBOUNCER_PASSWORD",
+        "REDIS_PASSWORD",
+        "RABBITMQ_PASSWORD",
+    ];
+    let mut values: BTreeMap<_, _> = passwords.map(|name| (name, Uuid::new_v4().simple().to_string())).into();
+    values.insert("TOKEN_KEYS_FILE", public.display().to_string());
+    (values, signer)
+}
+
+/// Everything that the compose file starts, started.
+struct Shop {
+    services: Deployed,
+    nodes: BTreeMap<&'static str, TillwireProcess>,
+    door: SocketAddr,
+    token: String,
+    outlet: OutletId,
+    register: RegisterId,
+    variant: String,
+}
+
+impl Shop {
+    /// A merchant with one product, a million of it, sold at 1,000 rupiah.
+    async fn open() -> Self {
+        let (values, signer) = values();
+        let services = Deployed::new(values);
+        services.start("postgres").await;
+        tokio::join!(services.start("pgbouncer"), services.start("redis"), services.start("rabbitmq"));
+        let migrated = run(&services.command("migrate"), &env(&services, "migrate")).await;
+        assert_eq!(migrated.code, Some(0), "{}", migrated.err);
+        let mut nodes = BTreeMap::new();
+        for name in ["api", "gateway-1", "gateway-2"] {
+            nodes.insert(name, TillwireProcess::spawn(&services.command(name), &env(&services, name)));
+        }
+        for node in nodes.values_mut() {
+            node.ready().await;
+        }
+        services.start("haproxy").await;
+
+        let bearer = Bearer {
+            merchant: MerchantId::new(),
+            staff: StaffId::new(),
+            role: Role::Owner,
+            outlets: vec![],
+            register: None,
+        };
+        let token = signer.mint(&bearer, Duration::from_secs(600)).unwrap();
+        let (outlet, register) = (OutletId::new(), RegisterId::new());
+        let door = services.address("haproxy", 8080);
+        let mut shop = Self { services, nodes, door, token, outlet, register, variant: String::new() };
+        shop.until_served().await;
+        shop.post("/v1/merchant", json!({ "name": "Toko Roti", "currency": "IDR" })).await.created();
+        let body = json!({ "id": outlet, "code": "JKT", "name": "Jakarta", "time_zone": "Asia/Jakarta" });
+        shop.post("/v1/outlets", body).await.created();
+        let body = json!({ "id": register, "code": "R1", "name": "Kasir 1" });
+        shop.post(&format!("/v1/outlets/{outlet}/registers"), body).await.created();
+        let body = json!({ "name": "Roti", "variants": [{ "sku": "roti", "price_minor": 1000 }] });
+        let product = shop.post("/v1/products", body).await.created();
+        shop.variant = product["variants"][0]["variant"].as_str().unwrap().to_owned();
+        let lines = json!([{ "variant": shop.variant, "quantity": "1000000" }]);
+        let body = json!({ "reason": "received", "lines": lines });
+        shop.post(&format!("/v1/outlets/{outlet}/stock/moves"), body).await.created();
+        shop
+    }
+
+    /// Waits until the balancer has seen a node of each kind ready.
+    async fn until_served(&self) {
+        let started = Instant::now();
+        while !self.send("GET", "/readyz", None, vec![]).await.is_ok_and(|answer| answer.status == 200) {
+            assert!(started.elapsed() < PATIENCE, "nobody is served");
+            sleep(POLL_INTERVAL).await;
+        }
+    }
+
+    async fn send(&self, method: &str, path: &str, key: Option<&str>, body: Vec<u8>) -> anyhow::Result<Answer> {
+        let token = format!("Bearer {}", self.token);
+        let mut headers = vec![("authorization", token.as_str())];
+        if let Some(key) = key {
+            headers.extend([("idempotency-key", key), ("content-type", "application/json")]);
+        }
+        timeout(PATIENCE, request(self.door, method, path, &headers, body)).await?
+    }
+
+    async fn get(&self, path: &str) -> Value {
+        self.send("GET", path, None, vec![]).await.unwrap().ok()
+    }
+
+    async fn post(&self, path: &str, body: Value) -> Answer {
+        self.send("POST", path, Some(&Uuid::new_v4().to_string()), body.to_string().into()).await.unwrap()
+    }
+
+    /// Sells one, and repeats with the same key until there is an answer of success: what a till does.
+    async fn sell(&self, key: &str) -> Value {
+        let body = json!({
+            "register": self.register,
+            "lines": [{ "variant": self.variant, "quantity": "1", "discount_minor": 0 }],
+            "tenders": [{ "method": "cash", "amount_minor": 1000 }],
+        });
+        let path = format!("/v1/outlets/{}/sales", self.outlet);
+        let started = Instant::now();
+        loop {
+            match self.send("POST", &path, Some(key), body.to_string().into()).await {
+                Ok(answer) if answer.status == 201 => return answer.json(),
+                Ok(answer) if answer.status < 500 && answer.status != 409 => panic!("{answer:?}"),
+                unknown => assert!(started.elapsed() < PATIENCE, "{unknown:?}"),
+            }
+            sleep(POLL_INTERVAL).await;
+        }
+    }
+
+    async fn on_hand(&self) -> Value {
+        self.get(&format!("/v1/outlets/{}/stock/{}", self.outlet, self.variant)).await["on_hand"].clone()
+    }
+
+    /// Every completed sale in the journal, with its position.
+    async fn journal(&self) -> Vec<Value> {
+        let (mut events, mut after) = (Vec::new(), "0-00000000".to_owned());
+        loop {
+            let page = self.get(&format!("/v1/journal?channels=sales&limit=100&after={after}")).await;
+            events.extend(page["events"].as_array().unwrap().clone());
+            after = page["position"].as_str().unwrap().to_owned();
+            if page["more"] == false {
+                return events;
+            }
+        }
+    }
+}
+
+/// What the compose file tells a node, as a process takes it.
+fn env(services: &Deployed, name: &str) -> Env {
+    // The names of variables are few, and live as long as the tests.
+    services.environment(name).into_iter().map(|(variable, value)| (&*variable.leak(), value)).collect()
+}
+
+#[tokio::test]
+async fn a_sale_goes_through_the_door_and_is_read_back() {
+    let shop = Shop::open().await;
+    let sale = shop.sell("first").await;
+    assert_eq!(shop.get(&format!("/v1/sales/{}", sale["id"].as_str().unwrap())).await["total_minor"], 1000);
+    assert_eq!(shop.on_hand().await, "999999.000");
+    let journal = shop.journal().await;
+    assert_eq!(journal.len(), 1, "{journal:?}");
+    assert_eq!(journal[0]["event"]["data"]["sale"], sale["id"]);
+    // The pages of the API come the same way.
+    let docs = shop.send("GET", "/docs/", None, vec![]).await.unwrap();
+    assert_eq!(docs.status, 200);
+}
+
+#[tokio::test]
+async fn a_pooler_that_dies_under_requests_costs_no_sale_and_doubles_none() {
+    let shop = Shop::open().await;
+    shop.sell("before").await;
+    const SALES: usize = 60;
+    const AT_ONCE: usize = 6;
+    let shop = &shop;
+    let tills = (0..AT_ONCE).map(|till| async move {
+        for sale in 0..SALES / AT_ONCE {
+            shop.sell(&format!("{till}-{sale}")).await;
+        }
+    });
+    let fault = async {
+        let started = Instant::now();
+        while shop.on_hand().await == "999999.000" {
+            assert!(started.elapsed() < PATIENCE);
+        }
+        shop.services.kill("pgbouncer");
+        let answer = shop.send("GET", "/v1/merchant", None, vec![]).await;
+        assert!(answer.is_ok_and(|answer| answer.status >= 500), "there is no database");
+        shop.services.start("pgbouncer").await;
+    };
+    tokio::join!(fault, futures_util::future::join_all(tills));
+
+    let journal = shop.journal().await;
+    assert_eq!(journal.len(), SALES + 1, "each key once");
+    assert_eq!(shop.on_hand().await, format!("{}.000", 1_000_000 - SALES - 1));
+}
+
+#[tokio::test]
+async fn a_pooled_connection_answers_everybody_with_their_own() {
+    const CLIENTS: i64 = 30; // More than the pooler has connections to the server.
+    const QUERIES: i64 = 20;
+    let (values, _) = values();
+    let services = Deployed::new(values);
+    services.start("postgres").await;
+    services.start("pgbouncer").await;
+    let urls = env(&services, "api");
+    for (role, variable) in [("tillwire_app", "TILLWIRE_DATABASE_URL"), ("tillwire_feed", "TILLWIRE_FEED_DATABASE_URL")]
+    {
+        let pool = pool::open(&urls[variable], u32::try_from(CLIENTS).unwrap()).unwrap();
+        let mut logged_in = Vec::new(); // One after the other: each costs a moment of hashing.
+        for _ in 0..CLIENTS {
+            logged_in.push(pool.acquire().await.unwrap());
+        }
+        drop(logged_in);
+        // What the hub asks for at connect and the pooler does not pass on.
+        let bounds = "select current_setting('statement_timeout') || ' ' || current_setting('lock_timeout') || ' ' \
+                      || current_setting('idle_in_transaction_session_timeout')";
+        assert_eq!(sqlx::query_scalar::<_, String>(bounds).fetch_one(&pool).await.unwrap(), "10s 3s 2s");
+
+        let clients = (0..CLIENTS).map(|client| {
+            let pool = pool.clone();
+            async move {
+                for query in 0..QUERIES {
+                    // Few texts, so that statements are shared, prepared and used by many, in and out of transactions.
+                    let text = sqlx::AssertSqlSafe(format!("select $1::bigint * 1000 + {}", query % 8));
+                    let asked = client * QUERIES + query;
+                    let select = sqlx::query_scalar::<_, i64>(text).bind(asked);
+                    let answer = if query % 2 == 0 {
+                        select.fetch_one(&pool).await.unwrap()
+                    } else {
+                        let mut tx = pool::begin(&pool).await.unwrap();
+                        let answer = select.fetch_one(&mut *tx).await.unwrap();
+                        tx.commit().await.unwrap();
+                        answer
+                    };
+                    assert_eq!(answer, asked * 1000 + query % 8);
+                }
+            }
+        });
+        futures_util::future::join_all(clients).await;
+        let connections = format!("select count(*) from pg_stat_activity where usename = '{role}'");
+        let connections = services.psql_as_superuser(&["-c", &connections]);
+        let connections: i64 = connections.parse().unwrap();
+        assert!((1..CLIENTS).contains(&connections), "{connections} connections for {CLIENTS} clients");
+        pool.close().await;
+    }
+}
+
+#[tokio::test]
+async fn postgres_lets_in_whom_its_files_name() {
+    let (values, _) = values();
+    let services = Deployed::new(values.clone());
+    services.start("postgres").await;
+    let place = services.address("postgres", 5432);
+    let enters = async |role: &str, password: &str, database: &str| {
+        let url = format!("postgres://{role}:{password}@{place}/{database}");
+        let pool = pool::open_for_owner(&url).unwrap();
+        pool.acquire().await.map(drop).map_err(|error| error.to_string())
+    };
+    for (role, variable) in
+        [("tillwire_app", "APP_PASSWORD"), ("tillwire_feed", "FEED_PASSWORD"), ("tillwire_migrate", "MIGRATE_PASSWORD")]
+    {
+        assert_eq!(enters(role, &values[variable], "tillwire").await, Ok(()), "{role}");
+        assert!(enters(role, &values[variable], "postgres").await.is_err(), "{role} in another database");
+        assert!(enters(role, "wrong", "tillwire").await.is_err(), "{role} with another password");
+    }
+    assert_eq!(enters("pgbouncer", &values["PGBOUNCER_PASSWORD"], "postgres").await, Ok(()));
+    assert!(enters("pgbouncer", &values["PGBOUNCER_PASSWORD"], "tillwire").await.is_err());
+    assert!(enters("postgres", &values["POSTGRES_PASSWORD"], "postgres").await.is_err(), "the superuser from outside");
+    assert!(enters("tillwire_relay", "", "tillwire").await.is_err(), "a role without a password");
+
+    // The pooler may look up whom it serves, and only as itself.
+    let secrets = "set role pgbouncer; select name, left(secret, 13) from pgbouncer.secret_of('ROLE')";
+    let secret = |role: &str| services.psql_as_superuser(&["-q", "-c", &secrets.replace("ROLE", role)]);
+    assert_eq!(secret("tillwire_app"), "tillwire_app|SCRAM-SHA-256");
+    assert_eq!(secret("tillwire_feed"), "tillwire_feed|SCRAM-SHA-256");
+    for role in ["postgres", "tillwire_migrate", "tillwire_relay", "pgbouncer"] {
+        assert_eq!(secret(role), "", "{role}");
+    }
+    let others = "select has_function_privilege('tillwire_app', 'pgbouncer.secret_of(name)', 'execute')";
+    assert_eq!(services.psql_as_superuser(&["-c", others]), "f");
+}
+
+#[tokio::test]
+async fn redis_is_for_news_and_for_nothing_else() {
+    let (values, _) = values();
+    let services = Deployed::new(values.clone());
+    services.start("redis").await;
+    let mut redis = TcpStream::connect(services.address("redis", 6379)).await.unwrap();
+    let mut says = async |command: &str| {
+        redis.write_all(format!("{command}\r\n").as_bytes()).await.unwrap();
+        let mut answer = [0; 512];
+        let length = timeout(PATIENCE, redis.read(&mut answer)).await.unwrap().unwrap();
+        String::from_utf8_lossy(&answer[..length]).into_owned()
+    };
+    assert!(says("PING").await.starts_with("-NOAUTH"));
+    assert!(says("AUTH default anything").await.starts_with("-WRONGPASS"));
+    assert!(says("AUTH tillwire wrong").await.starts_with("-WRONGPASS"));
+    assert_eq!(says(&format!("AUTH tillwire {}", values["REDIS_PASSWORD"])).await, "+OK\r\n");
+    assert_eq!(says("PUBLISH tillwire:live:m entry").await, ":0\r\n");
+    for refused in ["PUBLISH other entry", "SET tillwire:live:m 1", "CONFIG GET *", "FLUSHALL", "ACL LIST", "KEYS *"] {
+        assert!(says(refused).await.starts_with("-NOPERM"), "{refused}");
+    }
+    assert!(says("SUBSCRIBE tillwire:live:m").await.contains("subscribe"));
+}
