@@ -15,10 +15,13 @@ use uuid::Uuid;
 
 use crate::support::hub::{Answer, request};
 use crate::support::process::{Env, TillwireProcess, run};
+use crate::support::screen::{End, Screen};
 use crate::support::services::deployed::Deployed;
 use crate::support::services::{dir, unique};
 
 const PATIENCE: Duration = Duration::from_secs(60);
+/// The close code that says: come back.
+const SERVICE_RESTART: u16 = 1012;
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Values for every variable that has no default.
@@ -145,6 +148,44 @@ impl Shop {
         }
     }
 
+    fn auth(&self, after: Option<&str>) -> Value {
+        json!({ "token": self.token, "channels": ["sales"], "after": after })
+    }
+
+    /// Whether the balancer's own metrics hold a line that begins so and is not about nothing.
+    async fn balancer_counts(&self, line: &str) -> bool {
+        let metrics = request(self.services.address("haproxy", 8405), "GET", "/metrics", &[], vec![]).await.unwrap();
+        let metrics = String::from_utf8(metrics.body).unwrap();
+        metrics.lines().any(|it| it.starts_with(line) && !it.ends_with(" 0"))
+    }
+
+    /// Which gateway the only screen is at.
+    async fn gateway_of_the_screen(&self) -> &'static str {
+        let started = Instant::now();
+        loop {
+            let mut at = Vec::new();
+            for gateway in ["gateway-1", "gateway-2"] {
+                let line = format!(r#"haproxy_server_current_sessions{{proxy="gateways",server="{gateway}"}}"#);
+                at.extend(self.balancer_counts(&line).await.then_some(gateway));
+            }
+            match at[..] {
+                [gateway] => return gateway,
+                _ => assert!(started.elapsed() < PATIENCE, "one screen, at {at:?}"),
+            }
+            sleep(POLL_INTERVAL).await;
+        }
+    }
+
+    /// Waits until the balancer sends clients to a gateway.
+    async fn until_up(&self, gateway: &str) {
+        let started = Instant::now();
+        let line = format!(r#"haproxy_server_status{{proxy="gateways",server="{gateway}",state="UP"}}"#);
+        while !self.balancer_counts(&line).await {
+            assert!(started.elapsed() < PATIENCE, "{gateway} is not up");
+            sleep(POLL_INTERVAL).await;
+        }
+    }
+
     async fn on_hand(&self) -> Value {
         self.get(&format!("/v1/outlets/{}/stock/{}", self.outlet, self.variant)).await["on_hand"].clone()
     }
@@ -210,6 +251,68 @@ async fn a_pooler_that_dies_under_requests_costs_no_sale_and_doubles_none() {
     let journal = shop.journal().await;
     assert_eq!(journal.len(), SALES + 1, "each key once");
     assert_eq!(shop.on_hand().await, format!("{}.000", 1_000_000 - SALES - 1));
+}
+
+#[tokio::test]
+async fn a_screen_whose_gateway_dies_or_retires_comes_back_on_the_other() {
+    let mut shop = Shop::open().await;
+    let mut screen = Screen::enters(shop.door, shop.auth(None)).await;
+    screen.catches_up().await;
+    shop.sell("1").await;
+    let first = screen.hears("sale.completed").await;
+    let mine = shop.gateway_of_the_screen().await;
+    let other = if mine == "gateway-1" { "gateway-2" } else { "gateway-1" };
+
+    shop.nodes.get_mut(mine).unwrap().kill().await;
+    assert_eq!(screen.ends().await, End::Broken);
+    let missed = shop.sell("2").await;
+    let mut screen = Screen::enters(shop.door, shop.auth(first.position.as_deref())).await;
+    let replayed = screen.catches_up().await;
+    assert_eq!(replayed.len(), 1, "{replayed:?}");
+    assert_eq!(replayed[0].data()["sale"], missed["id"]);
+    assert_eq!(shop.gateway_of_the_screen().await, other);
+    let live = shop.sell("3").await;
+    assert_eq!(screen.hears("sale.completed").await.data()["sale"], live["id"]);
+
+    // The dead one is started again, and the other is told to stop.
+    let again = TillwireProcess::start(&shop.services.command(mine), &env(&shop.services, mine)).await;
+    shop.nodes.insert(mine, again);
+    shop.until_up(mine).await;
+    shop.nodes[other].terminate();
+    assert_eq!(screen.ends().await, End::Closed(SERVICE_RESTART), "told, not cut");
+    let missed = shop.sell("4").await;
+    let mut screen = Screen::enters(shop.door, shop.auth(replayed[0].position.as_deref())).await;
+    let replayed: Vec<Value> = screen.catches_up().await.iter().map(|heard| heard.data()["sale"].clone()).collect();
+    assert_eq!(replayed, [live["id"].clone(), missed["id"].clone()]);
+    assert_eq!(shop.gateway_of_the_screen().await, mine);
+    assert!(shop.nodes.get_mut(other).unwrap().ended().await.success());
+}
+
+#[tokio::test]
+async fn a_client_that_polls_keeps_to_one_gateway() {
+    let mut shop = Shop::open().await;
+    for _ in 0..4 {
+        let path = "/socket.io/?EIO=4&transport=polling";
+        let greeting = shop.send("GET", path, None, vec![]).await.unwrap();
+        let greeting = String::from_utf8(greeting.body).unwrap();
+        let greeting: Value = serde_json::from_str(greeting.strip_prefix('0').expect("a greeting")).unwrap();
+        let path = format!("{path}&sid={}", greeting["sid"].as_str().unwrap());
+        let enter = format!("40{}", shop.auth(None));
+        let posted = shop.send("POST", &path, None, enter.into_bytes()).await.unwrap();
+        assert_eq!((posted.status, posted.body.as_slice()), (200, b"ok".as_slice()));
+        let polled = shop.send("GET", &path, None, vec![]).await.unwrap();
+        let polled = String::from_utf8(polled.body).unwrap();
+        assert!(polled.starts_with("40{"), "{polled}");
+    }
+
+    // With no gateway left, whoever comes is told to come again.
+    for gateway in ["gateway-1", "gateway-2"] {
+        shop.nodes.get_mut(gateway).unwrap().kill().await;
+    }
+    let refused = shop.send("GET", "/socket.io/?EIO=4&transport=polling", None, vec![]).await.unwrap();
+    refused.refused(503, "busy");
+    assert_eq!(refused.headers["retry-after"], "1");
+    shop.sell("all the same").await;
 }
 
 #[tokio::test]
