@@ -312,7 +312,7 @@ async fn a_client_that_polls_keeps_to_one_gateway() {
     let refused = shop.send("GET", "/socket.io/?EIO=4&transport=polling", None, vec![]).await.unwrap();
     refused.refused(503, "busy");
     assert_eq!(refused.headers["retry-after"], "1");
-    shop.sell("all the same").await;
+    shop.sell("still").await;
 }
 
 #[tokio::test]
