@@ -10,6 +10,7 @@ mod health;
 mod journal;
 mod merchants;
 mod outlets;
+mod page;
 mod problem;
 mod reply;
 mod sales;
@@ -83,12 +84,13 @@ fn routes_of_one() -> OpenApiRouter<Hub> {
         .routes(routes!(journal::snapshot))
 }
 
-/// The public listener's routes: the health checks, and with `api` the API and its documentation.
+/// The public listener's routes: the health checks, and with `api` the API, its documentation and the live page, which
+/// reads from it.
 pub fn router(hub: Hub, with_api: bool) -> Router {
     let mut routes = health::router();
     if with_api {
         let (api, openapi) = api().split_for_parts();
-        routes = routes.merge(api).merge(docs::router(openapi));
+        routes = routes.merge(api).merge(docs::router(openapi)).merge(page::router());
     }
     routes
         .fallback(problem::no_such_route)

@@ -10,6 +10,7 @@ mod faults;
 mod feeds;
 mod gateway;
 mod journal;
+mod page;
 mod process;
 mod rest;
 mod sales;
