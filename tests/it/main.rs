@@ -1,6 +1,7 @@
 //! The one integration test binary: stories of a shop, told from outside, on real services that it starts itself.
 
 mod buses;
+mod clients;
 mod demo;
 mod deploy;
 mod docs;
