@@ -13,6 +13,8 @@ fn main() {
     for manifest in MANIFESTS {
         println!("cargo::rerun-if-changed=web/{manifest}");
     }
+    // `sqlx::migrate!` notices changed files, but not a new one.
+    println!("cargo::rerun-if-changed=migrations");
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo names the folder for what a build script makes"));
     if let Err(what_to_do) = fetch(&out.join("web")) {
         println!("cargo::error={what_to_do}");
