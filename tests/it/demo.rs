@@ -105,7 +105,9 @@ impl Demo {
     }
 
     async fn get_as(&self, token: &str, path: &str) -> Answer {
-        request(self.hub, "GET", path, &[("authorization", &format!("Bearer {token}"))], vec![]).await.expect("an answer")
+        request(self.hub, "GET", path, &[("authorization", &format!("Bearer {token}"))], vec![])
+            .await
+            .expect("an answer")
     }
 
     /// The receipts of all sales so far, in the journal's order, as whoever has the link reads them.

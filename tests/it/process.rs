@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use tillwire::identity::tokens::{Realm, Signer, write_new_key};
 use tillwire::http;
+use tillwire::identity::tokens::{Realm, Signer, write_new_key};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
