@@ -58,10 +58,13 @@ impl RabbitMq {
     /// # Errors
     /// If it is no URL of a RabbitMQ. The message does not repeat it: it holds a password.
     pub fn new(url: &SecretString, prefix: &str) -> anyhow::Result<Self> {
-        let uri = url.expose_secret().parse::<AMQPUri>();
-        let mut uri =
-            uri.map_err(|_| anyhow!("the URL of RabbitMQ must look like amqp://user:password@host:5672/vhost"))?;
+        let url = url.expose_secret();
+        let mut uri: AMQPUri = url
+            .parse()
+            .map_err(|_| anyhow!("the URL of RabbitMQ must look like amqp://user:password@host:5672/vhost"))?;
         ensure!(uri.scheme == AMQPScheme::AMQP, "amqps:// is not supported yet: let a proxy beside the hub speak TLS");
+        let host = url.rsplit(['@', '/']).find(|part| part.starts_with('['));
+        ensure!(host.is_none(), "RabbitMQ's host must have a name or an IPv4 address"); // lapin would take it for localhost.
         uri.query.heartbeat.get_or_insert(HEARTBEAT_SECONDS);
         if uri.vhost.is_empty() {
             uri.vhost = "/".to_owned(); // Who ends the URL with a slash means the default one, not the one without a name.
@@ -320,7 +323,8 @@ mod tests {
 
     #[test]
     fn a_url_is_refused_without_being_repeated() {
-        for url in ["amqp//hub:geheim@host", "http://hub:geheim@host", "amqps://hub:geheim@host", "geheim", ""] {
+        let wrong = ["amqp//hub:geheim@host", "http://hub:geheim@host", "amqps://hub:geheim@host", "geheim", ""];
+        for url in wrong.into_iter().chain(["amqp://hub:geheim@[::1]:5672/shop", "amqp://[::1]"]) {
             let Err(error) = RabbitMq::new(&SecretString::from(url), "") else { panic!("{url} was taken") };
             assert!(!format!("{error:?}").contains("geheim"), "{error:?}");
         }
