@@ -80,6 +80,8 @@ pub struct Demo {
     pub baskets: Option<u32>,
 
     #[command(flatten)]
+    pub buses: Buses,
+    #[command(flatten)]
     pub listen: Listen,
 }
 

@@ -47,7 +47,7 @@ async fn open(postgres: &Postgres, config: Demo, stop: CancellationToken) -> any
             database_connections: 16,
         },
         tokens: config::Tokens { token_keys: key, realm },
-        buses: config::Buses::default(),
+        buses: config.buses,
         listen: config.listen,
     };
     // Told after the tills have stopped, and before the database does.
