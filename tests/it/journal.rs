@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use futures_util::FutureExt;
 use serde_json::json;
+use sqlx::{Connection as _, PgConnection};
 use tillwire::journal::chain::{self, Broken};
 use tillwire::journal::{Caller, Journal, pool, upkeep};
 use tillwire_channels::{Moment, StaffId};
@@ -13,6 +14,7 @@ use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use super::support::hub::TestHub;
+use super::support::process::{Env, run};
 use super::support::services::postgres::Postgres;
 use super::support::services::proxy::{Cut, Proxy};
 
@@ -70,6 +72,38 @@ async fn whoever_changes_history_is_found_out() {
     assert_eq!(verify().await, Ok(whole));
     hub.database.psql("delete from journal_entries where seq = 2").await;
     assert_eq!(verify().await, Err(Broken::Hole { seq: 2 }));
+}
+
+#[tokio::test]
+async fn verification_is_a_command_that_ends_with_its_finding() {
+    let hub = TestHub::start().await;
+    let shop = hub.merchant("Toko Roti").await;
+    let (feed, owner) = (hub.database.url("tillwire_feed"), hub.database.url("tillwire_migrate"));
+    let merchant = shop.merchant.to_string();
+    let verify = async |merchant: &str| {
+        run(&["journal", "verify", "--feed-database-url", &feed, "--merchant", merchant], &Env::new()).await
+    };
+    let said = async || verify(&merchant).await;
+    let good = said().await;
+    let head = shop.journal().await.pop().unwrap()["position"].as_str().unwrap().replacen(".1-", "-", 1);
+    let expected = format!("2 entries from number 1, every link good; the head is at {head}.\n");
+    assert_eq!((good.code, good.out.as_str(), good.err.as_str()), (Some(0), expected.as_str(), ""));
+
+    let changed = "update journal_entries set events = replace(events, 'JKT', 'BDG') where seq = 1";
+    hub.database.psql(changed).await;
+    let broken = said().await;
+    assert_eq!((broken.code, broken.out.as_str()), (Some(1), ""));
+    let finding = format!("the journal of {merchant} is broken: entry 1 was changed after it was committed");
+    assert!(broken.err.contains(&finding), "{}", broken.err);
+
+    let nobody = verify("00000000-0000-7000-8000-000000000000").await;
+    assert!(nobody.code == Some(1) && nobody.err.contains("no such merchant"), "{nobody:?}");
+    let nonsense = verify("Toko Roti").await;
+    assert!(nonsense.code == Some(2) && nonsense.err.contains("--merchant"), "{nonsense:?}");
+    let keeps_all =
+        run(&["journal", "prune", "--migrate-database-url", &owner, "--before", "2020-01-01T00:00:00Z"], &Env::new())
+            .await;
+    assert_eq!((keeps_all.code, keeps_all.out.as_str()), (Some(0), ""), "{keeps_all:?}");
 }
 
 #[tokio::test]
@@ -164,6 +198,46 @@ async fn baskets_in_opposite_order_never_wait_for_each_other_in_a_ring() {
     // A deadlock would have been retried unseen; the database counts them.
     let deadlocks = "select deadlocks from pg_stat_database where datname = current_database()";
     assert_eq!(hub.database.psql(deadlocks).await.trim(), "0");
+}
+
+/// The test above could be lucky. Here somebody holds one level after the other, and whoever waits for it must by then have
+/// locked those before it, and none after it.
+#[tokio::test]
+async fn stock_is_locked_in_variant_order_whatever_the_order_of_the_lines() {
+    let hub = TestHub::start().await;
+    let shop = hub.merchant("Toko Roti").await;
+    let mut variants = Vec::new();
+    for n in 0..5 {
+        variants.push(shop.stocked(&format!("roti {n}"), 1_000, "500").await);
+    }
+    // Ids are of their time: neither the order of the lines nor its opposite may pass for theirs.
+    let lines: Vec<_> = [3, 0, 4, 2, 1].iter().map(|n| json!({ "variant": variants[*n], "quantity": "1" })).collect();
+    let sale = json!({ "register": shop.register, "lines": lines,
+        "tenders": [{ "method": "qris", "amount_minor": 5_000 }] });
+    let delivery = json!({ "reason": "received", "lines": lines });
+    variants.sort();
+    let moves = format!("/v1/outlets/{}/stock/moves", shop.outlet);
+    let mut holder = PgConnection::connect(&hub.database.url("postgres")).await.unwrap();
+    for (path, body) in [(shop.sales(), sale), (moves, delivery)] {
+        for (at, held) in variants.iter().enumerate() {
+            sqlx::raw_sql("begin").execute(&mut holder).await.unwrap();
+            let lock = "select 1 from stock_levels where variant_id = $1::uuid for update";
+            sqlx::query(lock).bind(Uuid::parse_str(held).unwrap()).execute(&mut holder).await.unwrap();
+            let key = Uuid::new_v4().to_string();
+            let looking = async {
+                let waiting = "select count(*) from pg_stat_activity
+                    where datname = current_database() and wait_event_type = 'Lock'";
+                while hub.database.psql(waiting).await.trim() != "1" {}
+                let free = "select variant_id from stock_levels order by variant_id for update skip locked";
+                let free = hub.database.psql(free).await;
+                sqlx::raw_sql("rollback").execute(&mut holder).await.unwrap();
+                free.lines().map(str::to_owned).collect::<Vec<_>>()
+            };
+            let (answer, free) = tokio::join!(shop.post_once(&key, &path, body.clone()), looking);
+            answer.created();
+            assert_eq!(free, variants[at + 1..], "{path} waits for number {at}");
+        }
+    }
 }
 
 #[tokio::test]

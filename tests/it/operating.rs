@@ -1,0 +1,100 @@
+//! `docs/operating.md` is executed, and its lists are compared with the code.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use clap::CommandFactory;
+use tillwire::config::Config;
+use tillwire::schema;
+use tokio::process::Command;
+
+use super::support::process::{TillwireProcess, environment};
+use super::support::services::dir;
+use super::support::services::postgres::Postgres;
+use super::support::till::Till;
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn page() -> String {
+    fs::read_to_string(root().join("docs/operating.md")).expect("the page")
+}
+
+/// Words that begin so, in a text.
+fn words(text: &str, beginning: &str) -> BTreeSet<String> {
+    let part = |it: char| it.is_ascii_alphanumeric() || it == '_';
+    text.split(|it| !part(it)).filter(|word| word.starts_with(beginning)).map(str::to_owned).collect()
+}
+
+#[tokio::test]
+async fn every_example_works() {
+    let database = Postgres::shared().await.database(async |url| schema::up(&url).await.unwrap()).await;
+    let (mut env, signer) = environment(&database.url("tillwire_app"), &database.url("tillwire_feed"));
+    env.insert("TILLWIRE_MIGRATE_DATABASE_URL", database.url("tillwire_migrate"));
+    let hub = TillwireProcess::start(&["serve"], &env).await;
+    let till = Till::open(hub.public, &signer, 10).await;
+    till.sell("a-sale").await.unwrap().created();
+    env.insert("MERCHANT", till.merchant.to_string());
+
+    let page = page();
+    let examples: Vec<&str> = page.split("```sh\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
+    assert!(examples.len() >= 3);
+    let bin = Path::new(env!("CARGO_BIN_EXE_tillwire")).parent().unwrap().to_owned();
+    let path = std::env::join_paths([bin].into_iter().chain(std::env::split_paths(&std::env::var_os("PATH").unwrap())));
+    let mut printed = String::new();
+    for example in examples {
+        let mut bash = Command::new("bash");
+        bash.args(["-euo", "pipefail", "-c", example]).env_clear().envs(&env).env("PATH", path.as_ref().unwrap());
+        bash.current_dir(dir("example")).stdin(Stdio::null()).kill_on_drop(true);
+        let output = tokio::time::timeout(Duration::from_secs(60), bash.output()).await.unwrap().unwrap();
+        assert!(output.status.success(), "{example}\n{}", String::from_utf8_lossy(&output.stderr));
+        printed += &String::from_utf8_lossy(&output.stdout);
+    }
+    for line in ["migrations      all", "sale.completed", "every link good"] {
+        assert!(printed.contains(line), "no `{line}` in:\n{printed}");
+    }
+}
+
+#[test]
+fn every_metric_is_explained_and_no_other() {
+    fn sources(folder: &Path, text: &mut String) {
+        for entry in fs::read_dir(folder).expect("a folder") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                sources(&path, text);
+            } else {
+                *text += &fs::read_to_string(&path).expect("a source file");
+            }
+        }
+    }
+    let mut code = String::new();
+    sources(&root().join("src"), &mut code);
+    // In the code a metric's name is a whole string.
+    let is_metric = |name: &String| {
+        let kinds = ["_total", "_seconds", "_up", "_screens", "_feeds"];
+        kinds.iter().any(|kind| name.ends_with(kind)) && code.contains(&format!("\"{name}\""))
+    };
+    let counted: BTreeSet<String> = words(&code, "tillwire_").into_iter().filter(is_metric).collect();
+    let table: String = page().lines().filter(|line| line.starts_with("| `tillwire_")).collect();
+    assert_eq!(words(&table, "tillwire_"), counted);
+    let made = ["counter!(\"", "gauge!(\"", "histogram!(\"", "gauge(\""].map(|it| code.matches(it).count());
+    assert!(made.iter().sum::<usize>() >= counted.len());
+}
+
+#[test]
+fn every_variable_and_flag_that_is_named_exists() {
+    let config = Config::command();
+    let known: BTreeSet<String> = config
+        .get_subcommands()
+        .chain([&config])
+        .flat_map(|command| command.get_subcommands().chain([command]))
+        .flat_map(|command| command.get_arguments())
+        .filter_map(|argument| Some(argument.get_env()?.to_str()?.to_owned()))
+        .collect();
+    let named = words(&page(), "TILLWIRE_");
+    assert!(named.len() >= 3 && named.is_subset(&known), "{:?}", named.difference(&known));
+}
