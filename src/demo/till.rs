@@ -83,12 +83,14 @@ pub fn sale(shop: &Shop, year: &Year, number: Number, basket: &Basket) -> Value 
 
 /// Small amounts are mostly paid in cash, middling ones by QRIS, large ones by card or transfer; a few with two.
 fn tenders(number: Number, total_minor: i64) -> Vec<Value> {
+    if total_minor <= 0 {
+        return Vec::new(); // Discounts took all of it.
+    }
     // In percent: cash, QRIS, e-wallet, card, transfer.
     let shares: [u64; 5] = match total_minor {
-        ..=0 => return Vec::new(), // Discounts took all of it.
-        ..50_000 => [52, 33, 12, 3, 0],
-        ..300_000 => [34, 40, 12, 13, 1],
-        ..1_000_000 => [20, 36, 6, 33, 5],
+        ..=49_999 => [52, 33, 12, 3, 0],
+        50_000..=299_999 => [34, 40, 12, 13, 1],
+        300_000..=999_999 => [20, 36, 6, 33, 5],
         _ => [10, 22, 2, 44, 22],
     };
     let methods = [Method::Cash, Method::Qris, Method::Ewallet, Method::Card, Method::Transfer];
