@@ -32,9 +32,7 @@ async fn g1_an_import_killed_half_way_is_completed_by_the_same_key() {
     let known = async || database.psql("select count(*) from products").await.trim().parse::<usize>().unwrap();
 
     let cut_off = async {
-        while known().await < PRODUCTS / 4 {
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-        }
+        hub.until("a quarter of it", async |_| known().await >= PRODUCTS / 4).await;
         hub.kill().await;
     };
     let (answer, ()) = tokio::join!(till.post(&key, path, &import), cut_off);

@@ -16,7 +16,7 @@ async fn sales_are_followed_from_now_or_from_a_position() {
     let database = Postgres::shared().await.database(async |url| tillwire::schema::up(&url).await.unwrap()).await;
     let (env, signer) = environment(&database.url("tillwire_app"), &database.url("tillwire_feed"));
     let hub = TillwireProcess::start(&["serve"], &env).await;
-    let till = Till::open(hub.public, &signer, 10).await;
+    let till = Till::open(hub.public, &signer, 1_000).await;
     let merchant = till.merchant.to_string();
 
     let mut now = TillwireProcess::spawn(&["tail", "--merchant", &merchant, "--channels", "sales,payments"], &env);

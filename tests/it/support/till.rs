@@ -1,7 +1,7 @@
 //! A till that is told an address and nothing else: for hubs that come and go, and answers that never arrive.
 
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tillwire::identity::tokens::{Bearer, Signer};
@@ -21,6 +21,8 @@ pub struct Till {
 
 /// What one piece of the till's only product costs.
 const PRICE_MINOR: i64 = 7_500;
+/// How long a till tries to get one sale recorded.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 impl Till {
     /// Opens a merchant with one outlet and this till, and so many pieces of one product to sell.
@@ -54,7 +56,8 @@ impl Till {
 
     /// Sells one piece, again and again until it is recorded. The outcome of each try before is unknown.
     pub async fn sell_at_last(&self, key: &str) -> Answer {
-        loop {
+        let started = Instant::now();
+        while started.elapsed() < PATIENCE {
             match self.sell(key).await {
                 Ok(answer) if answer.status == 201 => return answer,
                 // Not there, too busy, or still at it: the same key will tell.
@@ -63,6 +66,7 @@ impl Till {
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
+        panic!("sale {key} was not recorded within {PATIENCE:?}");
     }
 
     pub fn sales(&self) -> String {
