@@ -4,6 +4,9 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use lapin::options::QueueDeclareOptions;
+use lapin::types::FieldTable;
+use lapin::{Connection, ConnectionProperties};
 use serde_json::{Value, json};
 use tillwire::identity::tokens::{Bearer, Realm, Signer};
 use tillwire::journal::pool;
@@ -186,6 +189,22 @@ impl Shop {
         }
     }
 
+    /// Waits until a node both publishes to a broker and listens to it.
+    async fn until_on_bus(&self, node: &TillwireProcess, bus: &str) {
+        let started = Instant::now();
+        loop {
+            let metrics = request(node.metrics, "GET", "/metrics", &[], vec![]).await.unwrap();
+            let metrics = String::from_utf8(metrics.body).unwrap();
+            let start = format!(r#"tillwire_bus_up{{bus="{bus}""#);
+            let up: Vec<&str> = metrics.lines().filter(|line| line.starts_with(&start)).collect();
+            if up.len() == 2 && up.iter().all(|line| line.ends_with(" 1")) {
+                return;
+            }
+            assert!(started.elapsed() < PATIENCE, "not on {bus}: {up:?}\n{}", node.log());
+            sleep(POLL_INTERVAL).await;
+        }
+    }
+
     async fn on_hand(&self) -> Value {
         self.get(&format!("/v1/outlets/{}/stock/{}", self.outlet, self.variant)).await["on_hand"].clone()
     }
@@ -219,6 +238,12 @@ async fn a_sale_goes_through_the_door_and_is_read_back() {
     let journal = shop.journal().await;
     assert_eq!(journal.len(), 1, "{journal:?}");
     assert_eq!(journal[0]["event"]["data"]["sale"], sale["id"]);
+    // News goes by both brokers: every node is let in and does there what it needs to do.
+    for node in shop.nodes.values() {
+        for bus in ["redis", "rabbitmq"] {
+            shop.until_on_bus(node, bus).await;
+        }
+    }
     // The pages of the API come the same way.
     let docs = shop.send("GET", "/docs/", None, vec![]).await.unwrap();
     assert_eq!(docs.status, 200);
@@ -422,4 +447,30 @@ async fn redis_is_for_news_and_for_nothing_else() {
         assert!(says(refused).await.starts_with("-NOPERM"), "{refused}");
     }
     assert!(says("SUBSCRIBE tillwire:live:m").await.contains("subscribe"));
+}
+
+#[tokio::test]
+async fn rabbitmq_lets_in_one_user_to_one_place() {
+    let (values, _) = values();
+    let services = Deployed::new(values.clone());
+    services.start("rabbitmq").await;
+    let place = services.address("rabbitmq", 5672);
+    let enters = async |user: &str, password: &str, vhost: &str| {
+        let url = format!("amqp://{user}:{password}@{place}/{vhost}");
+        timeout(PATIENCE, Connection::connect(&url, ConnectionProperties::default())).await.unwrap()
+    };
+    let password = &values["RABBITMQ_PASSWORD"];
+    assert!(enters("guest", "guest", "tillwire").await.is_err(), "the default user");
+    assert!(enters("guest", "guest", "%2f").await.is_err(), "the default user");
+    assert!(enters("tillwire", "wrong", "tillwire").await.is_err());
+    assert!(enters("tillwire", password, "%2f").await.is_err(), "another virtual host");
+
+    let connection = enters("tillwire", password, "tillwire").await.unwrap();
+    let declares = async |name: &str| {
+        let channel = connection.create_channel().await.unwrap(); // A refusal ends it.
+        let options = QueueDeclareOptions { auto_delete: true, ..QueueDeclareOptions::default() };
+        channel.queue_declare(name.into(), options, FieldTable::default()).await.is_ok()
+    };
+    assert!(declares("tillwire.anything").await);
+    assert!(!declares("anything").await);
 }
