@@ -23,7 +23,7 @@ enter
 say "2. a socket's public id and the id of its session are $same" "required: different, for whoever knows the second owns the session"
 
 enter
-ask --max-time 0.2 "$url&sid=$sid" >/dev/null 2>&1
+ask --max-time 0.05 "$url&sid=$sid" >/dev/null 2>&1
 say "3. a poll after an aborted poll: $(ask -o /dev/null -w '%{http_code}' --max-time 4 "$url&sid=$sid")" "required: 400, the session has ended"
 
 enter
