@@ -7,6 +7,8 @@ use std::{env, fs, io};
 
 /// The package as it is published, for browsers that know modules.
 const CLIENT: &str = "node_modules/socket.io-client/dist/socket.io.esm.min.js";
+/// How much of what npm says is passed on: its first lines say what is wrong, and stack traces follow.
+const NPM_LINES_MAX: usize = 4;
 const MANIFESTS: [&str; 2] = ["package.json", "package-lock.json"];
 
 fn main() {
@@ -34,7 +36,10 @@ fn fetch(folder: &Path) -> Result<(), String> {
     match npm {
         Ok(output) if output.status.success() && folder.join(CLIENT).is_file() => Ok(()),
         Ok(output) => {
-            let said = String::from_utf8_lossy(&output.stderr).lines().take(8).collect::<Vec<_>>().join(" · ");
+            let stderr = String::from_utf8_lossy(&output.stderr);
+            let error = stderr.lines().filter_map(|line| line.split_once("npm error").or(line.split_once("npm ERR!")));
+            let said: Vec<&str> = error.map(|(_, said)| said.trim()).take(NPM_LINES_MAX).collect();
+            let said = said.join(" · ");
             Err(format!("`npm ci` could not fetch the live page's client; give it a registry and build again: {said}"))
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
