@@ -203,11 +203,11 @@ impl Log {
         self.text().matches(words).count()
     }
 
-    /// Two nodes have two links each, and between two outages of a link it was connected.
-    fn told_once_an_outage(&self, bus: &str) {
-        let outages = self.count(&format!("Cannot reach {bus}")) + self.count(&format!("Lost {bus}"));
-        let connects = self.count(&format!("Connected to {bus}"));
-        assert!(outages >= 6 && outages <= connects + 4, "{outages} {connects}\n{}", self.text());
+    /// Each outage of so many links is told once: between two of them a link was connected.
+    fn told_once(&self, link: &str, links: usize) {
+        let outages = self.count(&format!("Cannot reach {link}")) + self.count(&format!("Lost {link}"));
+        let connects = self.count(&format!("Connected to {link}"));
+        assert!(outages >= links && outages <= connects + links, "{outages} {connects}\n{}", self.text());
     }
 }
 
@@ -326,7 +326,7 @@ async fn a_redis_that_comes_late_and_dies_is_found_again() {
 
     server.kill();
     dies_and_comes_back(&counts, "redis", &one, &mut other, &mut shop, server.start_again()).await;
-    log.told_once_an_outage("redis");
+    log.told_once("redis", 4);
     tokio::join!(one.stops(), other.stops());
 }
 
@@ -346,7 +346,35 @@ async fn a_rabbitmq_that_comes_late_and_dies_is_found_again() {
 
     server.kill();
     dies_and_comes_back(&counts, "rabbitmq", &one, &mut other, &mut shop, server.start_again()).await;
-    log.told_once_an_outage("rabbitmq");
+    log.told_once("rabbitmq", 4);
+    tokio::join!(one.stops(), other.stops());
+}
+
+#[tokio::test]
+async fn a_rabbitmq_that_takes_nothing_counts_as_down_until_it_does() {
+    let (counts, log) = (Counts::begin(), Log::begin());
+    let server = RabbitMq::start_own().await;
+    let brokers = rabbitmq(&server.url(&server.vhost().await));
+    let mut shop = Shop::new();
+    let (one, mut other) = (Node::on(&brokers), Node::listening(&brokers, shop.merchant));
+    one.reaches(&mut other, &mut shop).await;
+
+    let connects = |log: &Log| log.count("Connected to rabbitmq for publishing");
+    until(async || (connects(&log) >= 2).then_some(())).await;
+    server.alarm().await;
+    let in_time = connects(&log);
+    one.announce(&shop.sells()).await;
+    let attempts = [("bus", "rabbitmq"), ("task", "publishing")];
+    let reconnects = |counts: &Counts| counts.of("tillwire_bus_reconnects_total", &attempts);
+    let before = reconnects(&counts);
+    // It accepts every connection, and yet no attempt counts as a success.
+    counts.until("several attempts", |counts| reconnects(counts) >= before + 6.0).await;
+    assert_eq!(connects(&log), in_time, "{}", log.text());
+    log.told_once("rabbitmq for publishing", 2);
+
+    server.relax().await;
+    while other.doors.heard.try_recv().is_ok() {}
+    one.reaches(&mut other, &mut shop).await;
     tokio::join!(one.stops(), other.stops());
 }
 

@@ -1,6 +1,7 @@
 //! RabbitMQ: a virtual host for each test.
 
 use std::fs;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -11,7 +12,7 @@ use tokio::net::TcpStream;
 use tokio::sync::OnceCell;
 use tokio::time::timeout;
 
-use super::{Service, free_port, program, service_dir, unique};
+use super::{READY_MAX, Service, free_port, program, service_dir, unique, unprivileged};
 
 const ANSWER_MAX: Duration = Duration::from_secs(10);
 /// `guest:guest`, whom RabbitMQ admits from the loopback address only.
@@ -97,6 +98,29 @@ impl RabbitMq {
     pub async fn start_again(&mut self) {
         self.service = Service::spawn("rabbitmq", &self.dir, rabbitmq_server(&self.dir, self.ports));
         self.ready().await;
+    }
+
+    /// Raises the alarm of a node that is short of memory: it goes on accepting connections, and blocks who publishes.
+    pub async fn alarm(&self) {
+        self.ctl(&["set_vm_memory_high_watermark", "absolute", "1"]).await;
+    }
+
+    /// Ends the alarm.
+    pub async fn relax(&self) {
+        self.ctl(&["set_vm_memory_high_watermark", "0.6"]).await;
+    }
+
+    async fn ctl(&self, words: &[&str]) {
+        let mut command = Command::new(program("rabbitmqctl", &["/usr/lib/rabbitmq/bin/rabbitmqctl"]));
+        command.args(words).current_dir(&self.dir).env("HOME", &self.dir);
+        command.env("RABBITMQ_NODENAME", "tillwire@localhost").env("RABBITMQ_CONF_ENV_FILE", self.dir.join("none"));
+        command.env("ERL_EPMD_PORT", self.ports.epmd.to_string());
+        if let Some(user) = unprivileged() {
+            command.uid(user.uid.as_raw()).gid(user.gid.as_raw());
+        }
+        let output = tokio::process::Command::from(command).output();
+        let output = timeout(READY_MAX, output).await.expect("rabbitmqctl ends").expect("rabbitmqctl starts");
+        assert!(output.status.success(), "rabbitmqctl {words:?}: {output:?}");
     }
 
     /// Connections stay open and nothing answers.
