@@ -242,3 +242,38 @@ fn secrets_are_in_no_command() {
         );
     }
 }
+
+#[test]
+fn the_image_is_built_from_all_that_the_code_needs() {
+    let ignore = read(&root().join("deploy/tillwire/Dockerfile.dockerignore"));
+    let kept: BTreeSet<&str> = ignore.lines().filter_map(|line| line.strip_prefix('!')).collect();
+    for path in &kept {
+        assert!(root().join(path).exists(), "{path} is kept, but is not there");
+    }
+    // What the build script copies, what queries were found to return, and what the code takes in of other folders.
+    let mut needed =
+        BTreeSet::from(["Cargo.toml", "Cargo.lock", ".sqlx", "build.rs", "migrations", "src"].map(str::to_owned));
+    let manifest = read(&root().join("Cargo.toml"));
+    let paths = manifest.split("path = \"").skip(1).filter_map(|rest| rest.split('"').next());
+    needed.extend(paths.filter(|path| !path.starts_with("tests/")).map(str::to_owned));
+    let mut folders = vec![root().join("src")];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+            if entry.is_dir() {
+                folders.push(entry);
+                continue;
+            }
+            let code = read(&entry);
+            for taken in code.split("include_").skip(1).filter_map(|rest| rest.split('"').nth(1)) {
+                let outside = taken.trim_start_matches("../").split('/').next().unwrap_or_default();
+                if taken.starts_with("../") && root().join(outside).exists() {
+                    needed.insert(outside.to_owned());
+                }
+            }
+        }
+    }
+    assert!(needed.contains("demo") && needed.contains("web"), "{needed:?}");
+    for path in needed {
+        assert!(kept.contains(path.as_str()), "{path} is needed, and is not in the image's context");
+    }
+}
