@@ -58,7 +58,7 @@ pub enum Role {
     Journal(Journal),
 }
 
-/// A shop to look at. No balancer has to learn that it goes.
+/// A shop to look at. No balancer stands before it, so it stops without waiting for one to notice.
 #[derive(Debug, Args)]
 #[command(mut_arg("drain_seconds", |arg| arg.default_value("0")))]
 pub struct Demo {
@@ -108,7 +108,7 @@ pub struct Node {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Database")]
 pub struct Database {
-    /// PostgreSQL 15 as `tillwire_app`: `postgres://tillwire_app:…@host/tillwire`. May go through PgBouncer.
+    /// PostgreSQL 15 or newer as `tillwire_app`: `postgres://tillwire_app:…@host/tillwire`. May go through PgBouncer.
     #[arg(long, env = "TILLWIRE_DATABASE_URL", hide_env_values = true)]
     pub database_url: SecretString,
 
@@ -158,7 +158,7 @@ pub struct Buses {
     #[arg(long, env = "REDIS_URL", hide_env_values = true)]
     pub redis_url: Option<SecretString>,
 
-    /// RabbitMQ: `amqp://user:password@host:5672/vhost`.
+    /// RabbitMQ: `amqp://user:password@host:5672/vhost`. Not `amqps://`: let a proxy beside the hub speak TLS.
     #[arg(long, env = "AMQP_URL", hide_env_values = true)]
     pub amqp_url: Option<SecretString>,
 

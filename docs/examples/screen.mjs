@@ -1,6 +1,6 @@
-import { io } from "socket.io-client"; // In a page of the hub's own: "/live/socket.io.esm.min.js".
+import { io } from "socket.io-client"; // A page without a bundler imports the hub's: "/live/socket.io.esm.min.js".
 
-const [hub, token] = process.argv.slice(2);
+const [hub, token] = globalThis.process?.argv.slice(2) ?? [location.origin, prompt("Token")];
 let after; // The last position heard. Keep it, and nothing is missed.
 const auth = (send) => send({ token, channels: ["sales"], after });
 io(hub, { auth }).onAny((event, body, position) => {
