@@ -37,9 +37,17 @@ impl Known {
         let variant_ids: Vec<Uuid> = variants().filter_map(|variant| variant.id).map(|id| id.0).collect();
         let skus: Vec<String> = variants().map(|variant| variant.sku.clone()).collect();
         let barcodes: Vec<String> = variants().flat_map(|variant| variant.barcodes.clone()).collect();
+        // A plan that was made when the tables were empty reads all of them; an import fills them in seconds, long before
+        // their statistics are looked at again.
+        sqlx::query!("select set_config('plan_cache_mode', 'force_custom_plan', true) as mode")
+            .fetch_one(tx.sql())
+            .await?;
         let rows = sqlx::query!(
-            "select variant_id, product_id, sku from variants
-             where merchant_id = $1 and (sku = any($2) or product_id = any($3) or variant_id = any($4))",
+            r#"select variant_id as "variant_id!", product_id as "product_id!", sku as "sku!" from (
+                 select variant_id, product_id, sku from variants where merchant_id = $1 and sku = any($2)
+                 union select variant_id, product_id, sku from variants where merchant_id = $1 and product_id = any($3)
+                 union select variant_id, product_id, sku from variants where merchant_id = $1 and variant_id = any($4)
+               ) found"#,
             merchant.0,
             &skus,
             &ids,
