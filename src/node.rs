@@ -24,6 +24,8 @@ use crate::{config, http};
 
 /// How long requests, screens and writes that are under way may take to end, each.
 const FINISH_MAX: Duration = Duration::from_secs(30);
+/// How long connections to the database may take to close.
+const CLOSE_MAX: Duration = Duration::from_secs(5);
 /// What the kernel may hold for one connection, in bytes. It would take megabytes for a screen that reads slowly, and
 /// a ping would wait behind them.
 const SEND_BUFFER_BYTES: u32 = 64 * 1024;
@@ -125,23 +127,25 @@ impl Node {
         self.stop.cancelled().await;
         // Readiness fails from now on; balancers get the time to learn it before the listeners close.
         tokio::time::sleep(self.drain).await;
-        self.closing.cancel();
-        // The listeners first: a screen that is told to go must not come back to this node.
+        // Before the listeners close: a screen that polls is told by an answer to its next poll.
         if let Some(gateway) = &self.gateway
             && tokio::time::timeout(FINISH_MAX, gateway.drain()).await.is_err()
         {
-            warn!("Some screens did not close in {FINISH_MAX:?} and are cut off");
+            warn!("Some screens did not close in {FINISH_MAX:?} and are left behind");
         }
+        self.closing.cancel();
         let [public, private] = self.listeners;
         if tokio::time::timeout(FINISH_MAX, async { tokio::join!(public, private) }).await.is_err() {
-            warn!("Some requests did not end in {FINISH_MAX:?} and are cut off");
+            warn!("Some requests did not end in {FINISH_MAX:?} and are left behind");
         }
         self.ended.cancel();
         self.tasks.close();
         if tokio::time::timeout(FINISH_MAX, self.tasks.wait()).await.is_err() {
-            warn!("Some writes did not end in {FINISH_MAX:?} and are cut off");
+            warn!("Some writes did not end in {FINISH_MAX:?} and are left behind");
         }
-        self.pools.close().await;
+        if tokio::time::timeout(CLOSE_MAX, self.pools.close()).await.is_err() {
+            warn!("Some connections to the database did not close in {CLOSE_MAX:?} and are left behind");
+        }
         info!("Stopped");
     }
 }

@@ -103,7 +103,10 @@ export interface Joined {
   /** Everything that is joined now. */
   joined: Array<Channel>;
   denied: Array<Denied>;
-  /** Where it took effect: later events follow the new channels. */
+  /**
+   * Where it took effect: later events follow the new channels. Not a place to come back to: events from before it may
+   * still be on their way. Keep the positions of packets.
+   */
   position: Position | null;
 }
 

@@ -115,7 +115,8 @@ pub struct Joined {
     /// Everything that is joined now.
     pub joined: Vec<Channel>,
     pub denied: Vec<Denied>,
-    /// Where it took effect: later events follow the new channels.
+    /// Where it took effect: later events follow the new channels. Not a place to come back to: events from before it may
+    /// still be on their way. Keep the positions of packets.
     pub position: Option<Position>,
 }
 

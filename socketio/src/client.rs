@@ -40,6 +40,8 @@ pub struct Client {
     work: VecDeque<Work>,
     work_bytes: usize,
     running: Option<Progress>,
+    /// Whether what is running decides if a socket may join: nobody waits for that once the session is closing.
+    joining: bool,
 }
 
 /// A piece of work under way; an error is a panic.
@@ -71,6 +73,7 @@ impl Client {
             work: VecDeque::new(),
             work_bytes: 0,
             running: None,
+            joining: false,
         }
     }
 
@@ -198,6 +201,7 @@ impl Client {
         if self.work.is_empty() {
             self.work = VecDeque::new();
         }
+        self.joining = matches!(work, Work::Join { .. });
         self.running = self.begin(work)?;
         Ok(true)
     }
@@ -206,7 +210,7 @@ impl Client {
         loop {
             if let Some(running) = &mut self.running {
                 let done = std::task::ready!(running.poll_unpin(cx));
-                self.running = None;
+                (self.running, self.joining) = (None, false);
                 match done? {
                     Done::Handled => {}
                     Done::Admitted(request) => self.running = self.admit(*request),
@@ -276,7 +280,7 @@ impl Conversation for Client {
     async fn finish(mut self, reason: CloseReason) {
         // Or a handler would wait for an answer that cannot come any more.
         self.sockets.iter().for_each(|socket| socket.local().acks.clear());
-        if let Some(running) = self.running.take() {
+        if let Some(running) = self.running.take().filter(|_| !self.joining) {
             let _ = running.await;
         }
         while let Some(work) = self.work.pop_front() {

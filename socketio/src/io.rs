@@ -57,6 +57,11 @@ impl SocketIo {
         self.shared.close_all(reason, slice, pause).await;
     }
 
+    /// Refuses new sessions with 503 from now on. Those there are stay.
+    pub fn refuse_new(&self) {
+        self.shared.refuse_new();
+    }
+
     /// Refuses new sessions with 503, closes those there are (1012) and waits until every task has ended, handlers included.
     pub async fn shutdown(&self) {
         self.shared.shutdown().await;

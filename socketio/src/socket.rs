@@ -160,6 +160,11 @@ impl Socket {
         self.session.send(batch, || self.has_left()).await
     }
 
+    /// How many bytes are queued for the connection, those being written included.
+    pub fn queued_bytes(&self) -> usize {
+        self.session.state().bytes
+    }
+
     /// Resolves when the connection's queue is empty and written: taken by the kernel, or by the poll that fetched it.
     /// That is not yet received; see [`Socket::confirmed`].
     ///

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio_util::sync::CancellationToken;
 
 use super::{Carried, count_dropped};
@@ -22,6 +23,8 @@ pub async fn run(
             }
         }
         // A node without feeds has closed this end; a full one is behind and will read the journal.
-        let _ = heard.try_send(Carried::Entry(entry));
+        if let Err(TrySendError::Full(_)) = heard.try_send(Carried::Entry(entry)) {
+            super::count_dropped("local", "feeds_behind", 1);
+        }
     }
 }

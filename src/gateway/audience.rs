@@ -9,6 +9,10 @@ use tillwire_socketio::{Encoded, SendError, SocketId, SocketRef};
 use super::packed::Packed;
 use crate::identity::Staff;
 
+/// How many bytes may wait for a live screen. One that reads more slowly is behind, and is served bit by bit: its
+/// heartbeat would else wait behind all of them.
+const QUEUED_BYTES_MAX: usize = 64 * 1024;
+
 /// One client's connection: a cursor over its merchant's journal, through a filter of channels.
 pub struct Screen {
     pub socket: SocketRef,
@@ -152,6 +156,11 @@ impl Audience {
             }
             let batch = heard(packed, &screen.channels, &screen.staff, before);
             if batch.is_empty() {
+                continue;
+            }
+            if screen.socket.queued_bytes() > QUEUED_BYTES_MAX {
+                screen.cursor = Cursor::Behind(before);
+                behind.push(screen.socket.clone());
                 continue;
             }
             match screen.socket.try_send(&batch) {

@@ -123,11 +123,18 @@ impl Feed {
             None => Vec::new(),
         };
         state.ring.clear();
-        state.known = head.seq;
         state.doubt = false;
         state.revoked = revoked;
+        // No entry may ever come by that says so.
+        for screen in state.audience.iter_mut().filter(|screen| is_revoked(&state.revoked, &screen.staff)) {
+            sign_out(screen, SignedOutReason::Revoked);
+        }
         state.held = state.held.split_off(&(head.seq + 1));
+        state.known = state.held.last_key_value().map_or(head.seq, |(last, _)| *last);
         behind.extend(self.take_held(state));
+        if state.head.is_some_and(|head| head.seq < state.known) {
+            self.wanting.notify_one();
+        }
         self.moved.notify_waiters();
         behind
     }
@@ -399,6 +406,12 @@ impl Feed {
         for screen in self.lock().audience.iter_mut() {
             sign_out(screen, SignedOutReason::Unverifiable);
         }
+    }
+
+    /// Closes the feed, whoever listens: its journal is no more. They are told to come back, and learn it then.
+    pub fn close(&self) {
+        self.lock().closed = true;
+        self.dismiss();
     }
 
     /// Tells everyone that this node is going away.

@@ -1,6 +1,7 @@
 //! The feeds of a node: opened when the first screen of a merchant comes, fed by the buses, healed from the journal.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -9,14 +10,14 @@ use tillwire_socketio::SocketRef;
 use tokio::sync::{OnceCell, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::feed::Feed;
 use super::screen;
 use super::source::Source;
 use crate::bus::{Carried, Interest};
 use crate::error::{Error, Result};
-use crate::journal::read::Slice;
+use crate::journal::read::Head;
 
 /// How long an entry that came too early waits for the one before it, which most often is only a little late.
 const HOLD: Duration = Duration::from_millis(5);
@@ -36,6 +37,8 @@ pub struct Feeds {
     stop: CancellationToken,
     /// How long this node vouches for its screens without having reached the database.
     vouch_max: Duration,
+    /// Whether it still does.
+    vouches: AtomicBool,
 }
 
 struct Slot {
@@ -53,11 +56,24 @@ impl Feeds {
         tasks: TaskTracker,
         stop: CancellationToken,
     ) -> Arc<Self> {
-        Arc::new(Self { slots: Mutex::default(), source, interest, tasks, stop, vouch_max })
+        Arc::new(Self {
+            slots: Mutex::default(),
+            source,
+            interest,
+            tasks,
+            stop,
+            vouch_max,
+            vouches: AtomicBool::new(true),
+        })
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<MerchantId, Arc<Slot>>> {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether this node can say who may listen: it has reached the database lately.
+    pub fn vouches(&self) -> bool {
+        self.vouches.load(Ordering::Relaxed)
     }
 
     /// The feed of a merchant, opened if it is not yet: by one caller, while the others wait.
@@ -132,7 +148,7 @@ impl Feeds {
             tokio::time::sleep(HOLD).await;
             while let Some(head) = feed.wants() {
                 metrics::counter!("tillwire_gateway_heals_total").increment(1);
-                match self.source.after(feed.merchant, head.position(), Slice::default()).await {
+                match self.source.heal(feed.merchant, head.position()).await {
                     Ok(read) => {
                         retry_after = RETRY_AFTER;
                         feed.confirmed(head, read.entries.is_empty());
@@ -151,6 +167,10 @@ impl Feeds {
                             }
                             Err(error) => pause(error, &mut retry_after).await,
                         }
+                    }
+                    Err(Error::NotFound(_)) => {
+                        warn!(merchant = %feed.merchant, "The merchant is gone from the database");
+                        return self.put_away(&feed);
                     }
                     Err(error) => pause(error, &mut retry_after).await,
                 }
@@ -172,6 +192,7 @@ impl Feeds {
                         info!("The database answers again after {:?}", reached.elapsed());
                     }
                     reached = Instant::now();
+                    self.vouches.store(true, Ordering::Relaxed);
                 }
                 Err(error) => {
                     metrics::counter!("tillwire_gateway_heads_failed_total").increment(1);
@@ -179,6 +200,7 @@ impl Feeds {
                         warn!("The database does not answer; screens wait: {:#}", error.into_anyhow());
                     }
                     if reached.elapsed() > self.vouch_max {
+                        self.vouches.store(false, Ordering::Relaxed);
                         feeds.iter().for_each(|feed| feed.dismiss());
                     }
                 }
@@ -196,12 +218,23 @@ impl Feeds {
         if merchants.is_empty() {
             return Ok(());
         }
-        for (merchant, head) in self.source.heads(&merchants).await? {
-            if let Some(feed) = self.find(merchant) {
-                feed.compare(head);
+        let heads: HashMap<MerchantId, Head> = self.source.heads(&merchants).await?.into_iter().collect();
+        for feed in feeds {
+            match heads.get(&feed.merchant) {
+                Some(head) => feed.compare(*head),
+                None => feed.suspect(), // The merchant is gone, or has not been there yet.
             }
         }
         Ok(())
+    }
+
+    /// Closes a feed whose journal is no more.
+    fn put_away(&self, feed: &Feed) {
+        if let Some(slot) = self.lock().remove(&feed.merchant) {
+            feed.close();
+            self.interest.end(feed.merchant);
+            slot.stop.cancel();
+        }
     }
 
     fn put_away_idle(&self) {
@@ -219,7 +252,8 @@ impl Feeds {
 }
 
 async fn pause(error: Error, retry_after: &mut Duration) {
-    warn!("A feed waits for the journal: {:#}", error.into_anyhow());
+    // The node says once that the database is away; a line for each feed would be a flood.
+    debug!("A feed waits for the journal: {:#}", error.into_anyhow());
     tokio::time::sleep(*retry_after).await;
     *retry_after = (*retry_after * 2).min(RETRY_AFTER_MAX);
 }

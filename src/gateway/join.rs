@@ -5,11 +5,16 @@ use tillwire_channels::wire::{CHANNEL_BYTES_MAX, CHANNELS_MAX, Denied, DeniedCod
 
 use crate::identity::Staff;
 
+/// How many denials are told in one answer.
+const DENIED_MAX: usize = CHANNELS_MAX;
+
 /// Adds what was asked for to what is joined already, as far as the bearer may; answers what was denied, and why.
 pub fn admit(staff: &Staff, joined: &mut Vec<Channel>, asked: &[String]) -> Vec<Denied> {
     let mut denied = Vec::new();
-    // More names than channels can be joined are not even looked at one by one.
-    for (number, text) in asked.iter().enumerate() {
+    for text in asked {
+        if denied.len() == DENIED_MAX {
+            break; // It has been told enough.
+        }
         let code = match parse(text) {
             Some(channel) if joined.contains(&channel) => continue,
             None => DeniedCode::UnknownChannel,
@@ -20,9 +25,6 @@ pub fn admit(staff: &Staff, joined: &mut Vec<Channel>, asked: &[String]) -> Vec<
                 continue;
             }
         };
-        if number >= CHANNELS_MAX * 2 {
-            break;
-        }
         denied.push(Denied { channel: shown(text), code });
     }
     denied

@@ -35,7 +35,7 @@ use source::Source;
 const CONNECT_MAX: Duration = Duration::from_secs(5);
 /// How many packets are queued for one screen. An entry of 256 KiB has fewer events, and must fit.
 const QUEUE_PACKETS_MAX: usize = 2_048;
-/// How many screens one process serves: each takes a file descriptor, of which there are 20,000.
+/// How many screens one process serves. Each takes a file descriptor; `tillwire doctor` says whether there are as many.
 const SCREENS_MAX: usize = 16_384;
 /// A node that goes away closes so many screens at a time, with a pause between: they come back elsewhere at that pace.
 const CLOSE_SLICE: usize = 100;
@@ -88,8 +88,10 @@ impl Gateway {
         Router::new().route_service("/socket.io/", self.service.clone())
     }
 
-    /// Tells every screen that this node goes away and closes them in slices; they come back to another.
+    /// Tells every screen that this node goes away and closes them in slices; they come back to another, for this one
+    /// lets nobody in any more.
     pub async fn drain(&self) {
+        self.io.refuse_new();
         self.feeds.all().iter().for_each(|feed| feed.tell_draining());
         self.io.close_all_in_slices(CLOSE_SLICE, CLOSE_PAUSE, CloseReason::RESTART).await;
         self.io.shutdown().await;

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use tillwire_channels::Position;
 use tillwire_channels::wire::{SnapshotReason, SnapshotRequired};
-use tillwire_socketio::{Encoded, SendError, SocketRef};
-use tracing::warn;
+use tillwire_socketio::{CloseReason, Encoded, SendError, SocketRef};
+use tracing::{debug, error};
 
 use super::feed::{Feed, Serving, Step};
 use super::packed::Packed;
@@ -21,19 +21,29 @@ use crate::journal::read::Slice;
 /// never divided, may be larger.
 const UNCONFIRMED_BYTES_MAX: usize = 16 * 1024;
 /// How much of the journal is read for one screen at a time.
-const SLICE: Slice = Slice { entries_max: 256, bytes_max: 512 * 1024 };
+const SLICE: Slice = Slice { entries_max: 256, bytes_max: 64 * 1024 };
 /// How long a screen waits for a feed that has not come as far as the journal.
 const FEED_WAIT_MAX: Duration = Duration::from_millis(500);
 /// How long it waits before it asks a database again that did not answer, at first and at most.
 const RETRY_AFTER: Duration = Duration::from_millis(100);
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(2);
 
+/// Ends a screen that cannot be served. It may try again.
+const FAILED: CloseReason = CloseReason::Server { code: 1011, text: "internal error" };
+
 /// Brings a screen on until it is live or gone.
 pub async fn bring_on(feed: Arc<Feed>, source: Source, socket: SocketRef) {
     metrics::counter!("tillwire_gateway_replays_total").increment(1);
     let mut replay = Replay { feed, source, socket: &socket, replayed: 0, unconfirmed: 0, retry_after: RETRY_AFTER };
     tokio::select! {
-        _ = replay.run() => {}
+        outcome = replay.run() => match outcome {
+            Ok(()) | Err(SendError::Closed) => {}
+            Err(error) => {
+                // Its cursor has moved over what was not sent. It comes back with the position that it has.
+                error!("A screen cannot be sent what it missed: {error}");
+                socket.close(FAILED);
+            }
+        },
         _ = socket.closed() => {}
     }
 }
@@ -51,6 +61,8 @@ struct Replay<'a> {
 
 impl Replay<'_> {
     async fn run(&mut self) -> Result<(), SendError> {
+        // What made it fall behind leaves first, so that slices stay small.
+        self.socket.drained().await?;
         loop {
             match self.feed.step(self.socket.id(), self.replayed) {
                 Step::Done => return Ok(()),
@@ -94,15 +106,21 @@ impl Replay<'_> {
 
     /// Serves what only the journal has.
     async fn read(&mut self, cursor: Position) -> Result<(), SendError> {
-        match self.source.after(self.feed.merchant, cursor, SLICE).await {
+        let feed = self.feed.clone();
+        // Before the read: a feed that moves meanwhile must not be missed.
+        let moved = feed.moved.notified();
+        let read = self.source.replay(feed.merchant, cursor, SLICE).await;
+        if read.is_ok() {
+            self.retry_after = RETRY_AFTER;
+        }
+        match read {
             Ok(read) if read.entries.is_empty() => {
                 // The position is good, and further than this node has heard: the feed will come as far.
-                self.feed.expect(cursor.seq);
-                let _ = tokio::time::timeout(FEED_WAIT_MAX, self.feed.moved.notified()).await;
+                feed.expect(cursor.seq);
+                let _ = tokio::time::timeout(FEED_WAIT_MAX, moved).await;
                 Ok(())
             }
             Ok(read) => {
-                self.retry_after = RETRY_AFTER;
                 let mut entries = Vec::with_capacity(read.entries.len());
                 for entry in read.entries {
                     match Packed::new(entry) {
@@ -120,7 +138,8 @@ impl Replay<'_> {
             }
             Err(Error::SnapshotRequired(why)) => self.skip(why).await,
             Err(error) => {
-                warn!("A screen waits for the journal: {:#}", error.into_anyhow());
+                // The node says once that the database is away; a line for each screen would be a flood.
+                debug!("A screen waits for the journal: {:#}", error.into_anyhow());
                 tokio::time::sleep(self.retry_after).await;
                 self.retry_after = (self.retry_after * 2).min(RETRY_AFTER_MAX);
                 Ok(())

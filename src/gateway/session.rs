@@ -9,7 +9,7 @@ use tillwire_channels::{Channel, Position};
 use tillwire_socketio::{
     AckSender, CloseReason, ConnectHandler, ConnectRequest, Namespace, Refusal, SocketRef, TryData,
 };
-use tracing::{info, warn};
+use tracing::{debug, info};
 
 use super::feed::{self, Feed};
 use super::feeds::Feeds;
@@ -99,6 +99,10 @@ async fn admit(
 ) -> Result<ConnectRequest, Refusal> {
     let admission = check(&request, &verifier)?;
     for _ in 0..TRIES_MAX {
+        if !feeds.vouches() {
+            tokio::time::sleep(RETRY_AFTER).await;
+            continue;
+        }
         match feeds.open(admission.staff.merchant).await {
             Ok(feed) if feed.is_revoked(&admission.staff) => {
                 return Err(refusal("token_revoked", "The token is revoked."));
@@ -111,7 +115,7 @@ async fn admit(
                 return Err(refusal("unknown_merchant", "The token is for a merchant that does not exist."));
             }
             Err(error) => {
-                warn!("A screen waits to be let in: {:#}", error.into_anyhow());
+                debug!("A screen waits to be let in: {:#}", error.into_anyhow());
                 tokio::time::sleep(RETRY_AFTER).await;
             }
         }
@@ -146,6 +150,9 @@ async fn connected(socket: SocketRef, feeds: Arc<Feeds>) {
     let Admission { staff, joined, denied, after } = &seat.admission;
     // A feed that was put away in the meantime is opened again; twice in a row would need half a minute in between.
     for _ in 0..TRIES_MAX {
+        if !feeds.vouches() {
+            break;
+        }
         let Ok(feed) = feeds.open(staff.merchant).await else { break };
         match feed.enter(&socket, staff.clone(), joined.clone(), denied.clone(), *after) {
             Ok(is_behind) => {

@@ -15,23 +15,37 @@ use crate::journal::read::{self, Entries, Head, ReadTx, Slice};
 
 /// How long a read may take. A database that is half-open would let it wait for ever.
 const READ_MAX: Duration = Duration::from_secs(5);
-/// How many reads run at once; others wait their turn here, and not for a connection.
+/// How many reads of each kind run at once; others wait their turn here, and not for a connection. With the look at the
+/// heads they need [`crate::journal::pool::FEED_CONNECTIONS_MIN`] connections.
 const READS_MAX: usize = 2;
 
 #[derive(Clone)]
 pub struct Source {
     pools: Pools,
-    turns: Arc<Semaphore>,
+    /// Apart, for a feed that misses something delays everybody, and thousands of screens may come back at once.
+    heals: Arc<Semaphore>,
+    replays: Arc<Semaphore>,
 }
 
 impl Source {
     pub fn new(pools: Pools) -> Self {
-        Self { pools, turns: Arc::new(Semaphore::new(READS_MAX)) }
+        let turns = || Arc::new(Semaphore::new(READS_MAX));
+        Self { pools, heals: turns(), replays: turns() }
     }
 
-    /// What follows a position, see [`read::after`].
-    pub async fn after(&self, merchant: MerchantId, after: Position, slice: Slice) -> Result<Entries> {
-        let _turn = self.turns.acquire().await?;
+    /// What a feed misses after its head, see [`read::after`].
+    pub async fn heal(&self, merchant: MerchantId, after: Position) -> Result<Entries> {
+        let _turn = self.heals.acquire().await?;
+        self.after(merchant, after, Slice::default()).await
+    }
+
+    /// What a screen missed after its position, see [`read::after`].
+    pub async fn replay(&self, merchant: MerchantId, after: Position, slice: Slice) -> Result<Entries> {
+        let _turn = self.replays.acquire().await?;
+        self.after(merchant, after, slice).await
+    }
+
+    async fn after(&self, merchant: MerchantId, after: Position, slice: Slice) -> Result<Entries> {
         metrics::counter!("tillwire_gateway_journal_reads_total").increment(1);
         let mut sql = self.pools.feed.acquire().await?;
         match tokio::time::timeout(READ_MAX, read::after(&mut sql, merchant, after, slice)).await {

@@ -10,6 +10,10 @@ use sqlx::{ConnectOptions, Connection, Executor, PgConnection, PgPool, Postgres,
 /// How long a request waits for a free connection before it is told to come back.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// The fewest connections that a feed gets by with: two heals, two replays, one look at the heads.
+pub const FEED_CONNECTIONS_MIN: u32 = 5;
+/// How long a transaction may take to begin, once there is a connection.
+const BEGIN_MAX: Duration = Duration::from_secs(5);
 /// How long a connection may take to come back. One that is half-open would else keep its place in the pool until the
 /// kernel gives it up, a quarter of an hour later.
 const RELEASE_MAX: Duration = Duration::from_secs(2);
@@ -29,7 +33,7 @@ impl Pools {
         Ok(Self {
             app: open(app_url, connections_max).context("the database URL of the application (--database-url)")?,
             // The feed reads in few, large steps.
-            feed: open(feed_url, (connections_max / 4).max(2))
+            feed: open(feed_url, (connections_max / 4).max(FEED_CONNECTIONS_MIN))
                 .context("the database URL of the feed (--feed-database-url)")?,
         })
     }
@@ -91,11 +95,13 @@ pub fn open_for_owner(url: &str) -> anyhow::Result<PgPool> {
 /// Begins a transaction that cannot be cancelled half-way.
 ///
 /// A cancelled `begin` of sqlx 0.9.0 leaves the connection inside a transaction that the pool knows nothing of, and the
-/// writes of its next user vanish (transact-rs/sqlx#4385). In a task of its own it always ends: if nobody waits any
-/// more, the transaction is dropped there and rolled back.
+/// writes of its next user vanish (transact-rs/sqlx#4385). In a task of its own it ends by itself: if nobody waits any
+/// more, the transaction is dropped there and rolled back. One that the database does not answer is given up, and the
+/// pool, which looks at what comes back, closes its connection.
 pub async fn begin(pool: &PgPool) -> sqlx::Result<Transaction<'static, Postgres>> {
     let pool = pool.clone();
     #[allow(clippy::disallowed_methods)] // The one place where it is sound.
-    let task = tokio::spawn(async move { pool.begin().await });
-    task.await.map_err(|error| sqlx::Error::Io(std::io::Error::other(error)))?
+    let task = tokio::spawn(async move { tokio::time::timeout(BEGIN_MAX, pool.begin()).await });
+    let late = |error: tokio::time::error::Elapsed| sqlx::Error::Io(error.into());
+    task.await.map_err(|error| sqlx::Error::Io(std::io::Error::other(error)))?.map_err(late)?
 }

@@ -18,6 +18,9 @@ use crate::error::{Error, Result};
 
 /// How often a command is tried when it deadlocks or fails to serialise.
 const TRIES_MAX: u32 = 3;
+/// How long one try may take. The database has bounds of its own; this one is for a database that says nothing at all,
+/// and would else keep the connection for ever.
+const ATTEMPT_MAX: Duration = Duration::from_secs(25);
 
 /// The journal, as the one way to write.
 #[derive(Clone)]
@@ -64,7 +67,13 @@ impl Journal {
             let mut tried = 0;
             loop {
                 tried += 1;
-                match journal.attempt(caller, once.as_ref(), status, &command).await {
+                let attempt = journal.attempt(caller, once.as_ref(), status, &command);
+                let outcome = match tokio::time::timeout(ATTEMPT_MAX, attempt).await {
+                    Ok(outcome) => outcome,
+                    // It may have committed: the same key will tell.
+                    Err(_) => Err(anyhow::anyhow!("the database did not answer within {ATTEMPT_MAX:?}").into()),
+                };
+                match outcome {
                     Err(error) if tried < TRIES_MAX && wants_another_try(&error) => {
                         metrics::counter!("tillwire_write_retries_total").increment(1);
                         debug!(merchant = %caller.merchant, tried, "A write met a deadlock and is tried again");

@@ -223,6 +223,74 @@ async fn a_revoked_token_is_signed_out_on_every_node_and_not_let_in_again() {
 }
 
 #[tokio::test]
+async fn a_history_that_is_another_signs_out_whom_it_has_revoked() {
+    let hub = TestHub::start().await;
+    let shop = hub.merchant("Toko Roti").await;
+    let (staff, token) = hub.token_of_someone(shop.merchant, Role::Cashier);
+    let mut cashier = Screen::enters(hub.address, json!({ "token": token, "channels": ["sales"] })).await;
+    let mut owner = shop.screen(&["sales"]).await;
+    cashier.hears("ready").await;
+    // As after a restore: the same number with another tag, and a revocation that no entry will ever tell of.
+    let other_tag =
+        "update journal_entries set tag = '\\x0102030405060708' where seq = (select max(seq) from journal_entries);
+        update journal_heads set tag = '\\x0102030405060708';
+        insert into revocations select merchant_id, '{staff}', now() from journal_heads";
+    hub.database.psql(&other_tag.replace("{staff}", &staff.to_string())).await;
+    assert_eq!(owner.hears("snapshot_required").await.body["reason"], "diverged");
+    owner.hears("caught_up").await;
+    assert_eq!(cashier.hears_next("signed_out").await.body["reason"], "revoked");
+    assert_eq!(cashier.ends().await, End::SignedOff);
+}
+
+#[tokio::test]
+async fn a_merchant_that_is_gone_is_not_listened_to_any_more() {
+    let hub = TestHub::start().await;
+    let shop = hub.merchant("Toko Roti").await;
+    let screen = shop.screen(&["sales"]).await;
+    // As after the restore of a backup from before the merchant opened.
+    hub.database.psql("delete from journal_heads").await;
+    assert_eq!(screen.ends().await, End::Closed(1013));
+    let End::Refused(data) = Screen::is_refused(hub.address, json!({ "token": shop.owner })).await else {
+        panic!("no refusal")
+    };
+    assert_eq!(data["code"], "unknown_merchant");
+}
+
+#[tokio::test]
+async fn joining_and_leaving_in_the_middle_of_a_replay_takes_effect_where_it_says() {
+    let hub = TestHub::start().await;
+    let shop = hub.merchant("Toko Roti").await;
+    let bread = shop.stocked("roti", 7_500, "1000").await;
+    for _ in 0..150 {
+        shop.sells(&bread, 7_500).await;
+    }
+    let auth = json!({ "token": shop.owner, "channels": ["sales"], "after": "0-00000000" });
+    let mut screen = Screen::enters_narrow(hub.address, auth).await;
+    screen.hears("ready").await;
+    let mut heard: Vec<Heard> = Vec::new();
+    for _ in 0..5 {
+        heard.push(screen.hears("sale.completed").await);
+    }
+    let joined = screen.asks("join", json!({ "channels": ["stock"] })).await;
+    let left = screen.asks("leave", json!({ "channels": ["sales"] })).await;
+    heard.extend(screen.hears_until("caught_up").await);
+    heard.pop();
+    let seq =
+        |answer: &Value| -> u64 { answer["position"].as_str().unwrap().split('-').next().unwrap().parse().unwrap() };
+    let (join, leave) = (seq(&joined), seq(&left));
+    let expected: Vec<(String, Value)> = journal_of(&shop, &["sale.completed", "stock.changed"])
+        .await
+        .into_iter()
+        .filter(|(_, event)| match event["type"].as_str().unwrap() {
+            "sale.completed" => event["seq"].as_u64().unwrap() <= leave,
+            _ => event["seq"].as_u64().unwrap() > join,
+        })
+        .collect();
+    assert!(expected.iter().any(|(_, event)| event["type"] == "stock.changed"), "it joined in the middle");
+    assert_eq!(as_sent(&heard), expected);
+}
+
+#[tokio::test]
 async fn a_token_expires_on_the_open_socket_unless_it_is_refreshed() {
     let hub = TestHub::start().await;
     let shop = hub.merchant("Toko Roti").await;

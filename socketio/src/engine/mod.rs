@@ -176,9 +176,14 @@ impl Shared {
         }
     }
 
+    /// Refuses new sessions from now on.
+    pub fn refuse_new(&self) {
+        self.stopping.cancel();
+    }
+
     /// Refuses new sessions, closes those there are and waits for every task.
     pub async fn shutdown(&self) {
-        self.stopping.cancel();
+        self.refuse_new();
         self.tasks.close();
         for session in self.sessions.all() {
             session.close(CloseReason::ShuttingDown);
