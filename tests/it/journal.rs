@@ -1,7 +1,8 @@
 //! The journal: gapless, in commit order, chained; and what happens when a commit's answer is lost.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Instant;
 
 use futures_util::FutureExt;
 use serde_json::json;
@@ -22,40 +23,78 @@ use super::support::services::proxy::{Cut, Proxy};
 async fn numbers_have_no_gap_under_32_writers_and_every_link_is_good() {
     let hub = TestHub::start().await;
     let shop = hub.merchant("Toko Roti").await;
-    let bread = shop.stocked("roti", 7_500, "1000").await;
-    let writers = (0..32).map(|_| async {
-        let mut positions = Vec::new();
+    // A till and a product each: nothing but the head of the journal is where they meet.
+    let mut counters = Vec::new();
+    for n in 0..32 {
+        counters.push((shop.till().await, shop.stocked(&format!("roti {n}"), 7_500, "100").await));
+    }
+    let writers = counters.iter().map(async |(till, bread)| {
+        let mut sold = Vec::new();
         for _ in 0..5 {
-            let answer = shop.post(&shop.sales(), shop.sale(&bread, "1", 7_500)).await;
+            let asked = Instant::now();
+            let answer = shop.post(&shop.sales(), shop.sale_at(*till, bread, "1", 7_500)).await;
             answer.created();
-            positions.push(answer.position());
+            sold.push(Sold { seq: seq_of(&answer.position()), asked, answered: Instant::now() });
         }
-        positions
+        sold
     });
-    let mut answered: Vec<u64> = futures_util::future::join_all(writers)
-        .await
-        .concat()
-        .iter()
-        .map(|position| position.split('-').next().unwrap().parse().unwrap())
-        .collect();
-    answered.sort_unstable();
-    let first = answered[0];
-    assert_eq!(answered, (first..first + 160).collect::<Vec<_>>());
+    let over = AtomicBool::new(false);
+    // Whoever looks meanwhile never sees a number without all those before it.
+    let looking = async {
+        let mut looks = 0;
+        while !over.load(Ordering::Relaxed) {
+            let holes = "select max(seq) - count(*) from journal_entries where merchant_id = $1";
+            let holes: i64 = sqlx::query_scalar(holes).bind(shop.merchant.0).fetch_one(&hub.pools.feed).await.unwrap();
+            assert_eq!(holes, 0);
+            looks += 1;
+        }
+        looks
+    };
+    let selling = async {
+        let sold = futures_util::future::join_all(writers).await.concat();
+        over.store(true, Ordering::Relaxed);
+        sold
+    };
+    let (mut sold, looks) = tokio::join!(selling, looking);
+    assert!(looks > 1, "somebody looked while they wrote");
+    sold.sort_unstable_by_key(|sold| sold.seq);
+    let first = sold[0].seq;
+    let numbers: Vec<u64> = sold.iter().map(|sold| sold.seq).collect();
+    assert_eq!(numbers, (first..first + 160).collect::<Vec<_>>());
+    for (later, at) in sold.iter().zip(0..) {
+        // Whoever was answered before another asked was committed before it.
+        assert!(sold[..at].iter().all(|before| before.asked < later.answered), "number {} came too early", later.seq);
+    }
 
     let verified = chain::verify(&hub.pools.feed, shop.merchant).await.unwrap().unwrap();
     assert_eq!((verified.first, verified.entries), (1, first + 159));
-    // On hand falls by one with each entry: the order of the journal is the order of the commits.
-    let levels: Vec<String> = shop
-        .journal()
-        .await
-        .iter()
-        .filter(|it| it["event"]["data"]["reason"] == "sale")
-        .map(|it| it["event"]["data"]["on_hand"].as_str().unwrap().to_owned())
-        .collect();
-    assert_eq!(levels, (840..1000).rev().map(|left| format!("{left}.000")).collect::<Vec<_>>());
+    // On hand falls by one with each entry of a product: the order of the journal is the order of the commits.
+    let journal = shop.journal().await;
+    for (_, bread) in &counters {
+        let levels: Vec<&str> = journal
+            .iter()
+            .map(|it| &it["event"]["data"])
+            .filter(|it| it["reason"] == "sale" && it["variant"] == bread.as_str())
+            .map(|it| it["on_hand"].as_str().unwrap())
+            .collect();
+        assert_eq!(levels, ["99.000", "98.000", "97.000", "96.000", "95.000"]);
+    }
     let clock = "select count(*) from (select recorded_at < lag(recorded_at) over (order by seq) as back
         from journal_entries) t where back";
     assert_eq!(hub.database.psql(clock).await.trim(), "0", "recorded_at never runs backwards");
+}
+
+/// A sale, and when its till asked for it and was answered.
+#[derive(Clone, Copy)]
+struct Sold {
+    seq: u64,
+    asked: Instant,
+    answered: Instant,
+}
+
+/// The number of the entry at a position.
+fn seq_of(position: &str) -> u64 {
+    position.split(['-', '.']).next().unwrap().parse().unwrap()
 }
 
 #[tokio::test]
@@ -176,12 +215,10 @@ async fn baskets_in_opposite_order_never_wait_for_each_other_in_a_ring() {
     for n in 0..6 {
         variants.push(shop.stocked(&format!("roti {n}"), 1_000, "500").await);
     }
-    // A till each: sales of one till take turns at its receipt numbers, and would never meet at the stock.
+    // A till each: at one till they would never meet at the stock.
     let mut tills = Vec::new();
-    for n in 0..40 {
-        let body = json!({ "code": format!("T{n}"), "name": "Kasir" });
-        let till = shop.post(&format!("/v1/outlets/{}/registers", shop.outlet), body).await.created();
-        tills.push(till["id"].as_str().unwrap().to_owned());
+    for _ in 0..40 {
+        tills.push(shop.till().await);
     }
     let sell = |n: usize| {
         let mut lines: Vec<_> = variants.iter().map(|it| json!({ "variant": it, "quantity": "1" })).collect();

@@ -60,9 +60,14 @@ async fn of_200_buyers_of_the_last_unit_one_gets_it() {
     let shop = hub.merchant("Toko Roti").await;
     let cake = shop.stocked("kue", 90_000, "1").await;
     let path = shop.sales();
-    let buyers = (0..200).map(|_| async {
+    // At a till each: at one till they would take turns before they come to the stock.
+    let mut tills = vec![shop.register];
+    while tills.len() < 200 {
+        tills.push(shop.till().await);
+    }
+    let buyers = tills.iter().map(async |till| {
         loop {
-            let answer = shop.post(&path, shop.sale(&cake, "1", 90_000)).await;
+            let answer = shop.post(&path, shop.sale_at(*till, &cake, "1", 90_000)).await;
             // Overload is refused early; the buyer tries again.
             if answer.status != 503 {
                 return answer;
