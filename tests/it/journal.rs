@@ -262,12 +262,7 @@ async fn stock_is_locked_in_variant_order_whatever_the_order_of_the_lines() {
             sqlx::query(lock).bind(Uuid::parse_str(held).unwrap()).execute(&mut holder).await.unwrap();
             let key = Uuid::new_v4().to_string();
             let looking = async {
-                let waiting = "select count(*) from pg_stat_activity
-                    where datname = current_database() and wait_event_type = 'Lock'";
-                let patience = std::time::Instant::now();
-                while hub.database.psql(waiting).await.trim() != "1" {
-                    assert!(patience.elapsed().as_secs() < 30, "{path} waits for nobody");
-                }
+                hub.someone_is_locked_out().await;
                 let free = "select variant_id from stock_levels order by variant_id for update skip locked";
                 let free = hub.database.psql(free).await;
                 sqlx::raw_sql("rollback").execute(&mut holder).await.unwrap();

@@ -1,9 +1,10 @@
 //! A sale at the till.
 
 use serde_json::json;
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 use uuid::Uuid;
 
-use super::support::hub::TestHub;
+use super::support::hub::{BOTH_FACES, TestHub};
 
 #[tokio::test]
 async fn a_sale_moves_stock_takes_payment_and_stands_in_the_journal() {
@@ -52,6 +53,38 @@ async fn the_same_sale_posted_50_times_at_once_is_recorded_once() {
     assert_eq!((again.created(), &again.headers["idempotent-replayed"]), (good[0].json(), &"true".parse().unwrap()));
     let other = shop.post_once(&key, &path, shop.sale(&bread, "2", 15_000)).await;
     other.refused(422, "idempotency_key_reused");
+}
+
+#[tokio::test]
+async fn a_twin_of_a_sale_that_is_still_running_is_refused_at_once_on_every_node() {
+    let hub = TestHub::start().await;
+    let shop = hub.merchant("Toko Roti").await;
+    let bread = shop.stocked("roti", 7_500, "10").await;
+    let (node, path) = (hub.node(BOTH_FACES, &[]).await, shop.sales());
+    let mut holder = PgConnection::connect(&hub.database.url("postgres")).await.unwrap();
+    // The first is held half-way, and again in its last statement.
+    for (held, left) in [("stock_levels", "9.000"), ("journal_heads", "8.000")] {
+        let (key, sale) = (Uuid::new_v4().to_string(), shop.sale(&bread, "1", 7_500));
+        let hold = format!("begin; select 1 from {held} for update");
+        sqlx::raw_sql(AssertSqlSafe(hold)).execute(&mut holder).await.unwrap();
+        let twins = async {
+            hub.someone_is_locked_out().await;
+            let here = shop.post_once(&key, &path, sale.clone()).await;
+            let there = shop.post_at(&node, &key, &path, &sale).await;
+            // Both were answered while the first was held: only now it may go on.
+            sqlx::raw_sql("rollback").execute(&mut holder).await.unwrap();
+            [here, there]
+        };
+        let (first, twins) = tokio::join!(shop.post_once(&key, &path, sale.clone()), twins);
+        for twin in twins {
+            twin.refused(409, "request_in_flight");
+            assert_eq!(twin.headers["retry-after"], "1");
+        }
+        let third = shop.post_at(&node, &key, &path, &sale).await;
+        assert_eq!((first.created(), first.position()), (third.created(), third.position()));
+        assert_eq!(third.headers["idempotent-replayed"], "true");
+        assert_eq!(shop.stock_of(&bread).await, left, "once");
+    }
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Parser;
 use metrics_exporter_prometheus::PrometheusBuilder;
@@ -19,6 +19,9 @@ use uuid::Uuid;
 use super::screen::Screen;
 use super::services::postgres::{Database, Postgres};
 use super::services::{dir, unique};
+
+/// How long something may take that must happen.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 pub struct TestHub {
     pub database: Database,
@@ -126,14 +129,20 @@ impl TestHub {
 
     /// Sells one of a variant at another node. Answers the sale's position.
     pub async fn sells_at(&self, node: &TestNode, shop: &Shop<'_>, variant: &str, price_minor: i64) -> String {
-        let bearer = format!("Bearer {}", shop.owner);
-        let key = Uuid::new_v4().to_string();
-        let headers =
-            [("authorization", bearer.as_str()), ("idempotency-key", &key), ("content-type", "application/json")];
-        let body = shop.sale(variant, "1", price_minor).to_string().into_bytes();
-        let answer = request(node.address, "POST", &shop.sales(), &headers, body).await.expect("an answer");
+        let (key, sale) = (Uuid::new_v4().to_string(), shop.sale(variant, "1", price_minor));
+        let answer = shop.post_at(node, &key, &shop.sales(), &sale).await;
         answer.created();
         answer.position()
+    }
+
+    /// Waits until a session of this hub's database waits for a lock that another holds.
+    pub async fn someone_is_locked_out(&self) {
+        let waiting = "select count(*) from pg_stat_activity
+            where datname = current_database() and wait_event_type = 'Lock'";
+        let started = Instant::now();
+        while self.database.psql(waiting).await.trim() != "1" {
+            assert!(started.elapsed() < PATIENCE, "nobody waits for a lock");
+        }
     }
 
     pub async fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: Vec<u8>) -> Answer {
@@ -251,6 +260,14 @@ impl Shop<'_> {
         let headers =
             [("authorization", bearer.as_str()), ("idempotency-key", key), ("content-type", "application/json")];
         self.hub.send("POST", path, &headers, body).await
+    }
+
+    /// The owner's post at another node.
+    pub async fn post_at(&self, node: &TestNode, key: &str, path: &str, body: &Value) -> Answer {
+        let bearer = format!("Bearer {}", self.owner);
+        let headers =
+            [("authorization", bearer.as_str()), ("idempotency-key", key), ("content-type", "application/json")];
+        request(node.address, "POST", path, &headers, body.to_string().into_bytes()).await.expect("an answer")
     }
 
     /// A product at this price, with so many in stock. Answers its variant.
