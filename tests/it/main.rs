@@ -17,6 +17,7 @@ mod page;
 mod process;
 mod rest;
 mod restore;
+mod retention;
 mod sales;
 mod services;
 mod support;

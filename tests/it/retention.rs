@@ -1,0 +1,168 @@
+//! Old months are dropped: whoever still needs them is told, and nobody is left with a gap.
+
+use serde_json::{Value, json};
+
+use super::support::hub::{Shop, TestHub};
+use super::support::process::{Env, run};
+use super::support::screen::Screen;
+
+/// The month before this one.
+const LAST_MONTH: &str = "date_trunc('month', now() at time zone 'utc') - interval '1 month'";
+
+/// Has the entries up to a number be of last month, as if they had been there all the time.
+async fn grow_old(shop: &Shop<'_>, up_to: u64) {
+    let merchant = shop.merchant;
+    let sql = format!(
+        "do $$ declare month timestamp := {LAST_MONTH}; begin
+             execute format('create table journal_entries_%s partition of journal_entries for values from (%L) to (%L)',
+                 to_char(month, 'YYYY_MM'), month at time zone 'utc',
+                 (month + interval '1 month') at time zone 'utc');
+             execute format('alter table journal_entries_%s owner to tillwire_migrate', to_char(month, 'YYYY_MM'));
+         end $$;
+         update journal_entries set recorded_at = ({LAST_MONTH}) at time zone 'utc' + seq * interval '1 second'
+         where merchant_id = '{merchant}' and seq <= {up_to}"
+    );
+    shop.hub.database.psql(&sql).await;
+}
+
+/// Drops what is older than this month, as an operator does.
+async fn prune(hub: &TestHub) {
+    let now = hub.database.psql("select to_char(now() at time zone 'utc', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"')").await;
+    let owner = hub.database.url("tillwire_migrate");
+    let command = ["journal", "prune", "--migrate-database-url", &owner, "--before", now.trim()];
+    let pruned = run(&command, &Env::new()).await;
+    let month = hub.database.psql(&format!("select to_char({LAST_MONTH}, 'YYYY_MM')")).await;
+    let expected = format!("Dropped journal_entries_{}.\n", month.trim());
+    assert_eq!((pruned.code, pruned.out), (Some(0), expected), "{}", pruned.err);
+}
+
+/// The position of a whole entry, as its events name it.
+fn entry_of(event: &Value) -> String {
+    let (place, tag) = event["position"].as_str().unwrap().split_once('-').unwrap();
+    format!("{}-{tag}", place.split('.').next().unwrap())
+}
+
+fn seq_of(event: &Value) -> u64 {
+    event["event"]["seq"].as_u64().unwrap()
+}
+
+#[tokio::test]
+async fn g3_whoever_comes_back_after_retention_is_told_over_rest_and_on_a_screen() {
+    let hub = TestHub::start().await;
+    let shop = hub.merchant("Toko Roti").await;
+    let bread = shop.stocked("roti", 7_500, "100").await;
+    for _ in 0..6 {
+        shop.sells(&bread, 7_500).await;
+    }
+    // The last three sales are of this month.
+    let last_gone = seq_of(shop.journal().await.last().unwrap()) - 3;
+    grow_old(&shop, last_gone).await;
+    let journal = shop.journal().await;
+    let oldest = entry_of(journal.iter().find(|it| seq_of(it) == last_gone).unwrap());
+    let gone: Vec<&str> = journal
+        .iter()
+        .filter(|it| seq_of(it) <= last_gone)
+        .map(|it| it["position"].as_str().unwrap())
+        .chain(["0-00000000"])
+        .collect();
+    prune(&hub).await;
+
+    for position in gone {
+        let answer = shop.get(&format!("/v1/journal?after={position}")).await.refused(410, "snapshot_required");
+        assert_eq!(answer["snapshot"], json!({ "reason": "expired", "oldest": oldest }), "{position}");
+        let mut screen = shop.screen_after(hub.address, &["sales"], position).await;
+        assert_eq!(screen.hears("ready").await.position.as_deref(), Some(position));
+        let told = screen.hears("snapshot_required").await;
+        assert_eq!((told.body, told.position), (json!({ "reason": "expired", "oldest": oldest }), None), "{position}");
+        assert_eq!(screen.hears("caught_up").await.body["replayed"], 0);
+        // It goes on live.
+        let sold = shop.sells(&bread, 7_500).await;
+        assert_eq!(screen.hears("sale.completed").await.position.unwrap(), sold.replace('-', ".1-"));
+    }
+    // From the oldest that is said to be good, nothing is missing.
+    let page = shop.get(&format!("/v1/journal?limit=500&after={oldest}")).await.ok();
+    let kept = page["events"].as_array().unwrap();
+    let before: Vec<Value> = journal.into_iter().filter(|it| seq_of(it) > last_gone).collect();
+    assert_eq!(kept[..before.len()], before);
+    let mut screen = shop.screen_after(hub.address, &["sales", "payments", "stock"], &oldest).await;
+    let places: Vec<Value> = screen.catches_up().await.into_iter().map(|it| json!(it.position.unwrap())).collect();
+    assert_eq!(places, kept.iter().map(|it| it["position"].clone()).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn g3_entries_that_vanish_in_mid_replay_are_missed_by_nobody_unknowingly() {
+    let hub = TestHub::start().await;
+    let shop = hub.merchant("Toko Besar").await;
+    // More than a gateway reads at once, in entries of which one is more than a screen may have unconfirmed.
+    for chunk in 0..40 {
+        let items: Vec<Value> = (0..100)
+            .map(|item| {
+                let name = format!("barang {chunk} {item} {}", "x".repeat(150));
+                json!({ "name": name, "variants": [{ "sku": format!("{chunk}-{item}"), "price_minor": 1_000 }] })
+            })
+            .collect();
+        shop.post("/v1/products/import", json!({ "items": items })).await.ok();
+    }
+    let journal: Vec<Value> =
+        shop.journal().await.into_iter().filter(|it| it["event"]["type"] == "product.changed").collect();
+    let last = seq_of(journal.last().unwrap());
+    let oldest = entry_of(journal.iter().find(|it| seq_of(it) == last - 1).unwrap());
+    grow_old(&shop, last - 1).await;
+
+    let auth = json!({ "token": shop.owner, "channels": ["catalog"], "after": "0-00000000" });
+    let mut screen = Screen::enters_narrow(hub.address, auth).await;
+    screen.hears("ready").await;
+    let mut heard = vec![screen.hears("product.changed").await];
+    // Its replay has begun, and it reads no further. Meanwhile:
+    prune(&hub).await;
+    let told = loop {
+        let next = screen.next().await;
+        match next.name.as_str() {
+            "product.changed" => heard.push(next),
+            _ => break next,
+        }
+    };
+    assert_eq!((told.name.as_str(), told.position), ("snapshot_required", None));
+    assert_eq!(told.body, json!({ "reason": "expired", "oldest": oldest }));
+    assert!(heard.len() < journal.len() - 100, "some of it was gone before it was read");
+    let places: Vec<Value> = heard.iter().map(|it| json!(it.position.clone().unwrap())).collect();
+    let without_a_gap: Vec<Value> = journal[..heard.len()].iter().map(|it| it["position"].clone()).collect();
+    assert_eq!(places, without_a_gap, "what came before it is whole");
+    assert_eq!(screen.hears("caught_up").await.body["replayed"], heard.len());
+    shop.product("kopi", 20_000).await;
+    assert_eq!(screen.hears("product.changed").await.data()["name"], "kopi");
+}
+
+#[tokio::test]
+async fn g3_a_hole_in_the_journal_is_never_jumped_over() {
+    let hub = TestHub::start().await;
+    let shop = hub.merchant("Toko Roti").await;
+    let bread = shop.stocked("roti", 7_500, "100").await;
+    for _ in 0..6 {
+        shop.sells(&bread, 7_500).await;
+    }
+    let journal = shop.journal().await;
+    let hole = seq_of(journal.last().unwrap()) - 2;
+    hub.database.psql(&format!("delete from journal_entries where seq = {hole}")).await;
+
+    let before: Vec<Value> = journal.iter().filter(|it| seq_of(it) < hole).map(|it| it["position"].clone()).collect();
+    let page = shop.get("/v1/journal?limit=500").await.ok();
+    let places: Vec<Value> = page["events"].as_array().unwrap().iter().map(|it| it["position"].clone()).collect();
+    assert_eq!((places, &page["more"]), (before, &json!(true)));
+    let next = format!("/v1/journal?after={}", page["position"].as_str().unwrap());
+    let told = shop.get(&next).await.refused(410, "snapshot_required");
+    assert_eq!(told["snapshot"]["reason"], "expired");
+
+    let mut screen = shop.screen_after(hub.address, &["sales"], "0-00000000").await;
+    screen.hears("ready").await;
+    let sales = journal.iter().filter(|it| it["event"]["type"] == "sale.completed" && seq_of(it) < hole);
+    let mut replayed = 0;
+    for sale in sales {
+        assert_eq!(json!(screen.hears("sale.completed").await.position.unwrap()), sale["position"]);
+        replayed += 1;
+    }
+    assert_eq!(screen.hears("snapshot_required").await.body["reason"], "expired");
+    assert_eq!(screen.hears("caught_up").await.body["replayed"], replayed);
+    shop.sells(&bread, 7_500).await;
+    screen.hears("sale.completed").await;
+}
