@@ -111,7 +111,7 @@ pub async fn list(
     let after = cursor(params.cursor.as_deref())?.map(ProductId);
     let mut tx = ReadTx::begin(&hub.journal.pools.app, staff.caller()).await?;
     let products = match params.code {
-        Some(code) => catalog::find(tx.sql(), staff.merchant, &code).await?,
+        Some(code) => catalog::find(tx.sql(), staff.merchant, &code, after).await?,
         None => catalog::list(tx.sql(), staff.merchant, after, limit).await?,
     };
     Ok(Json(Page::cut(products, limit, |product| product.id.0)))

@@ -15,6 +15,7 @@ mod journal;
 mod operating;
 mod page;
 mod process;
+mod reads;
 mod rest;
 mod restore;
 mod retention;

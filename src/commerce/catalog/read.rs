@@ -37,9 +37,14 @@ pub async fn get(sql: &mut PgConnection, merchant: MerchantId, product: ProductI
     read(sql, merchant, &[product.0]).await?.pop().ok_or(Error::NotFound("product"))
 }
 
-/// The products that have this SKU or barcode: one at most of each.
-pub async fn find(sql: &mut PgConnection, merchant: MerchantId, code: &str) -> Result<Vec<ProductView>> {
-    let ids = sqlx::query_scalar!(
+/// The products after an id that have this SKU or barcode: one at most of each.
+pub async fn find(
+    sql: &mut PgConnection,
+    merchant: MerchantId,
+    code: &str,
+    after: Option<ProductId>,
+) -> Result<Vec<ProductView>> {
+    let mut ids = sqlx::query_scalar!(
         r#"select product_id as "id!" from variants where merchant_id = $1 and sku = $2
            union
            select product_id from barcodes join variants using (merchant_id, variant_id)
@@ -49,6 +54,7 @@ pub async fn find(sql: &mut PgConnection, merchant: MerchantId, code: &str) -> R
     )
     .fetch_all(&mut *sql)
     .await?;
+    ids.retain(|id| after.is_none_or(|after| *id > after.0));
     read(sql, merchant, &ids).await
 }
 
