@@ -232,6 +232,7 @@ async fn baskets_in_opposite_order_never_wait_for_each_other_in_a_ring() {
     };
     futures_util::future::join_all((0..40).map(sell)).await;
     assert_eq!(shop.stock_of(&variants[0]).await, "460.000");
+    hub.ledgers_add_up().await;
     // A deadlock would have been retried unseen; the database counts them.
     let deadlocks = "select deadlocks from pg_stat_database where datname = current_database()";
     assert_eq!(hub.database.psql(deadlocks).await.trim(), "0");

@@ -135,6 +135,19 @@ impl TestHub {
         answer.position()
     }
 
+    /// Every level is what its moves add up to, and what the last of them said.
+    pub async fn ledgers_add_up(&self) {
+        let wrong = "select count(*) || ' of ' || (select count(*) > 0 from stock_moves) from stock_levels level
+            where on_hand <> (select coalesce(sum(quantity), 0) from stock_moves
+                              where (merchant_id, outlet_id, variant_id)
+                                  = (level.merchant_id, level.outlet_id, level.variant_id))
+               or on_hand <> (select on_hand from stock_moves
+                              where (merchant_id, outlet_id, variant_id)
+                                  = (level.merchant_id, level.outlet_id, level.variant_id)
+                              order by move_id desc limit 1)";
+        assert_eq!(self.database.psql(wrong).await.trim(), "0 of true");
+    }
+
     /// Waits until a session of this hub's database waits for a lock that another holds.
     pub async fn someone_is_locked_out(&self) {
         let waiting = "select count(*) from pg_stat_activity
