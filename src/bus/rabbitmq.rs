@@ -125,7 +125,8 @@ impl RabbitMq {
         let channel = wire.channel().await?;
         self.declare_exchange(&channel).await?;
         channel.confirm_select(ConfirmSelectOptions::default()).await?;
-        // A broker that is short of memory or disk accepts connections, and blocks whoever publishes.
+        // A broker that is short of memory or disk accepts a connection and its first message, and then blocks it.
+        self.probe(&channel).await?;
         self.probe(&channel).await?;
         Ok(channel)
     }

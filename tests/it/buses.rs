@@ -495,12 +495,15 @@ async fn feeds_that_are_behind_lose_what_they_will_read_in_the_journal() {
         one.doors.heard.close();
         let entry = shop.sells();
         // Nobody takes what the other hears.
-        while counts.dropped(bus, "feeds_behind") == 0.0 {
-            for _ in 0..100 {
-                one.announce(&entry).await;
+        let announcing = async {
+            while counts.dropped(bus, "feeds_behind") == 0.0 {
+                for _ in 0..100 {
+                    one.announce(&entry).await;
+                }
+                sleep(Duration::from_millis(5)).await;
             }
-            sleep(Duration::from_millis(5)).await;
-        }
+        };
+        timeout(FACT_MAX, announcing).await.unwrap_or_else(|_| panic!("{bus}:\n{}", counts.handle.render()));
         while other.doors.heard.try_recv().is_ok() {}
         one.reaches(&mut other, &mut shop).await;
         tokio::join!(one.stops(), other.stops());
