@@ -45,3 +45,38 @@ impl Packed {
         Some(slot.get_or_init(|| Encoded::event_json(&event.kind, &[&json, &format!("\"{position}\"")])))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tillwire_channels::{Channel, MerchantId, Moment, Role, StaffId, Tag};
+
+    use super::*;
+    use crate::gateway::audience::{Joined, heard};
+    use crate::identity::Staff;
+
+    fn someone(role: Role) -> Staff {
+        let (issued_at, expires_at) = (Moment::UNIX_EPOCH, Moment::UNIX_EPOCH);
+        let (merchant, id) = (MerchantId::new(), StaffId::new());
+        Staff { merchant, id, role, outlets: Vec::new(), register: None, issued_at, expires_at }
+    }
+
+    #[test]
+    fn an_event_is_encoded_once_for_each_view_and_shared() {
+        let text = r#"[{
+            "type": "sale.completed", "channels": ["sales"], "view": "display",
+            "occurred_at": "2026-11-24T00:00:00Z", "data": { "total_minor": 7500, "tenders": [] }
+        }]"#;
+        let entry = Entry::new(MerchantId::new(), 1, Tag::GENESIS, Tag([1; 8]), Moment::UNIX_EPOCH, text.into());
+        let packed = Packed::new(Arc::new(entry)).unwrap();
+        let joined = [Joined::from("sales".parse::<Channel>().unwrap())];
+        let before = Position::of_entry(0, Tag::GENESIS);
+        let packet = |role| heard(&packed, &joined, &someone(role), before).pop().unwrap();
+        // The same bytes are those at the same place, and not those that look the same.
+        let place = |packet: &Encoded| packet.text().as_ptr();
+        let (owner, manager, display) = (packet(Role::Owner), packet(Role::Manager), packet(Role::Display));
+        assert_eq!(place(&owner), place(&manager));
+        assert_eq!(place(&display), place(&packet(Role::Display)));
+        assert_ne!(place(&owner), place(&display));
+        assert!(owner.text().contains("tenders") && !display.text().contains("tenders"));
+    }
+}
