@@ -3,18 +3,9 @@
 use serde_json::{Value, json};
 use tillwire_channels::{OutletId, Role};
 
-use super::support::hub::{BOTH_FACES, Shop, TestHub};
+use super::support::hub::{BOTH_FACES, TestHub};
 use super::support::screen::{End, Heard, Screen};
 use super::support::services::proxy::Proxy;
-
-/// What a screen should have been sent: the journal's events of these topics.
-async fn journal_of(shop: &Shop<'_>, kinds: &[&str]) -> Vec<(String, Value)> {
-    let all = shop.journal().await;
-    all.iter()
-        .filter(|it| kinds.contains(&it["event"]["type"].as_str().expect("a type")))
-        .map(|it| (it["position"].as_str().expect("a position").to_owned(), it["event"].clone()))
-        .collect()
-}
 
 fn as_sent(heard: &[Heard]) -> Vec<(String, Value)> {
     heard.iter().map(|heard| (heard.position.clone().expect("a position"), heard.body.clone())).collect()
@@ -61,7 +52,7 @@ async fn g2_a_screen_that_was_away_hears_exactly_what_it_missed() {
     heard.extend(screen.catches_up().await);
     shop.sells(&bread, 7_500).await;
     heard.extend([screen.next().await, screen.next().await]);
-    let journal = journal_of(&shop, &["sale.completed", "stock.changed"]).await;
+    let journal = shop.journal_of(&["sale.completed", "stock.changed"]).await;
     assert_eq!(as_sent(&heard), journal[1..], "all but the stock that was bought in before");
 }
 
@@ -93,7 +84,7 @@ async fn a_replay_longer_than_the_ring_comes_from_the_journal_and_another_node_s
     let mut screen = shop.screen_after(node.address, &["sales", "catalog", "outlets", "stock"], "0-00000000").await;
     let heard = screen.catches_up().await;
     let kinds = ["sale.completed", "stock.changed", "product.changed", "outlet.opened", "register.enrolled"];
-    assert_eq!(as_sent(&heard), journal_of(&shop, &kinds).await);
+    assert_eq!(as_sent(&heard), shop.journal_of(&kinds).await);
     // It has no bus to the first node: what is sold there is found by looking at the heads.
     shop.sells(&bread, 7_500).await;
     assert_eq!(screen.hears("sale.completed").await.data()["total_minor"], 7_500);
@@ -380,7 +371,7 @@ async fn streams_pause_while_the_database_is_away_and_go_on_when_it_is_back() {
     let writer = hub.node(BOTH_FACES, &[]).await; // Another node, which is not cut off.
     let mut screen = shop.screen(&["sales"]).await;
     proxy.pause();
-    let sold = hub.sells_at(&writer, &shop, &bread, 7_500).await;
+    let sold = hub.sells_at(writer.address, &shop, &bread, 7_500).await;
     // It cannot have heard: its node has no bus, and no database.
     proxy.resume();
     assert_eq!(screen.hears("sale.completed").await.seq().to_string(), sold.split('-').next().unwrap());

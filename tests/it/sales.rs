@@ -70,7 +70,7 @@ async fn a_twin_of_a_sale_that_is_still_running_is_refused_at_once_on_every_node
         let twins = async {
             hub.someone_is_locked_out().await;
             let here = shop.post_once(&key, &path, sale.clone()).await;
-            let there = shop.post_at(&node, &key, &path, &sale).await;
+            let there = shop.post_at(node.address, &key, &path, &sale).await;
             // Both were answered while the first was held: only now it may go on.
             sqlx::raw_sql("rollback").execute(&mut holder).await.unwrap();
             [here, there]
@@ -80,7 +80,7 @@ async fn a_twin_of_a_sale_that_is_still_running_is_refused_at_once_on_every_node
             twin.refused(409, "request_in_flight");
             assert_eq!(twin.headers["retry-after"], "1");
         }
-        let third = shop.post_at(&node, &key, &path, &sale).await;
+        let third = shop.post_at(node.address, &key, &path, &sale).await;
         assert_eq!((first.created(), first.position()), (third.created(), third.position()));
         assert_eq!(third.headers["idempotent-replayed"], "true");
         assert_eq!(shop.stock_of(&bread).await, left, "once");

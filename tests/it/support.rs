@@ -3,6 +3,7 @@
 pub mod clients;
 pub mod compose;
 pub mod hub;
+pub mod metrics;
 pub mod process;
 pub mod screen;
 pub mod services;

@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::net::SocketAddr;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::sync::OnceCell;
 
+use super::hub::Shop;
 use super::services::dir;
 
 /// How long the packages may take to install.
@@ -252,6 +254,32 @@ impl StockScreen {
                 return heard;
             }
         }
+    }
+
+    /// Goes on listening while something else comes about.
+    pub async fn listens_while<T>(&mut self, other: impl Future<Output = T>) -> T {
+        let mut other = pin!(other);
+        loop {
+            tokio::select! {
+                done = &mut other => return done,
+                _ = self.next() => {}
+            }
+        }
+    }
+
+    /// What its handlers were given, from its first connection on, must be what the journal holds for its channels: all
+    /// of it, in order, once.
+    pub async fn heard_the_journal_of(&mut self, shop: &Shop<'_>, kinds: &[&str]) {
+        let journal = shop.journal_of(kinds).await;
+        while self.positions().last() != journal.last().map(|(position, _)| position) {
+            self.next().await;
+        }
+        let heard = self.heard();
+        let heard: Vec<(String, Value)> =
+            heard.iter().map(|it| (it.position().expect("a position").to_owned(), it.body().clone())).collect();
+        let places = |events: &[(String, Value)]| events.iter().map(|(place, _)| place.clone()).collect::<Vec<_>>();
+        assert_eq!(places(&heard), places(&journal));
+        assert_eq!(heard, journal);
     }
 
     /// Every business event heard so far, in the order in which it came.

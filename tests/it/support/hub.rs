@@ -128,7 +128,7 @@ impl TestHub {
     }
 
     /// Sells one of a variant at another node. Answers the sale's position.
-    pub async fn sells_at(&self, node: &TestNode, shop: &Shop<'_>, variant: &str, price_minor: i64) -> String {
+    pub async fn sells_at(&self, node: SocketAddr, shop: &Shop<'_>, variant: &str, price_minor: i64) -> String {
         let (key, sale) = (Uuid::new_v4().to_string(), shop.sale(variant, "1", price_minor));
         let answer = shop.post_at(node, &key, &shop.sales(), &sale).await;
         answer.created();
@@ -276,11 +276,11 @@ impl Shop<'_> {
     }
 
     /// The owner's post at another node.
-    pub async fn post_at(&self, node: &TestNode, key: &str, path: &str, body: &Value) -> Answer {
+    pub async fn post_at(&self, node: SocketAddr, key: &str, path: &str, body: &Value) -> Answer {
         let bearer = format!("Bearer {}", self.owner);
         let headers =
             [("authorization", bearer.as_str()), ("idempotency-key", key), ("content-type", "application/json")];
-        request(node.address, "POST", path, &headers, body.to_string().into_bytes()).await.expect("an answer")
+        request(node, "POST", path, &headers, body.to_string().into_bytes()).await.expect("an answer")
     }
 
     /// A product at this price, with so many in stock. Answers its variant.
@@ -363,6 +363,14 @@ impl Shop<'_> {
                 return events;
             }
         }
+    }
+
+    /// The journal's events of these types, each with its position: what a screen that listens to them is sent.
+    pub async fn journal_of(&self, kinds: &[&str]) -> Vec<(String, Value)> {
+        let all = self.journal().await.into_iter();
+        all.filter(|it| kinds.contains(&it["event"]["type"].as_str().expect("a type")))
+            .map(|it| (it["position"].as_str().expect("a position").to_owned(), it["event"].clone()))
+            .collect()
     }
 }
 

@@ -14,6 +14,7 @@ use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::hub::{Answer, realm, request};
+use super::metrics;
 use super::services::{dir, free_port, unique};
 
 /// A compiler may be running beside us.
@@ -117,6 +118,17 @@ impl TillwireProcess {
 
     pub async fn get(&self, path: &str) -> Option<Answer> {
         timeout(PATIENCE, request(self.public, "GET", path, &[], vec![])).await.ok()?.ok()
+    }
+
+    /// The sum of a metric's series that have all these labels, as it stands now.
+    pub async fn counts(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
+        metrics::sum(&self.metrics().await, name, labels)
+    }
+
+    /// Everything that its metrics' listener tells.
+    pub async fn metrics(&self) -> String {
+        let told = timeout(PATIENCE, request(self.metrics, "GET", "/metrics", &[], vec![])).await;
+        String::from_utf8(told.expect("metrics in time").expect("metrics").body).expect("UTF-8")
     }
 
     /// Everything that it has logged.

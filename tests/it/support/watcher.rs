@@ -61,31 +61,22 @@ impl Watcher {
     }
 
     /// Waits until it has heard of everything up to an entry.
-    pub async fn reaches(&mut self, seq: u64) {
+    async fn reaches(&mut self, seq: u64) {
         let reached = self.seen.wait_for(|seen| *seen >= seq);
         tokio::time::timeout(PATIENCE, reached).await.expect("in time").expect("a watcher that watches");
     }
 
-    /// How often it connected.
-    pub fn connections(&self) -> usize {
-        *self.connections.borrow()
-    }
-
-    /// What it was sent must be what the journal holds for its channels: all of it, in order, once.
-    pub async fn heard_the_journal_of(mut self, shop: &Shop<'_>, kinds: &[&str]) {
-        let journal: Vec<(String, Value)> = shop
-            .journal()
-            .await
-            .into_iter()
-            .filter(|it| kinds.contains(&it["event"]["type"].as_str().expect("a type")))
-            .map(|it| (it["position"].as_str().expect("a position").to_owned(), it["event"].clone()))
-            .collect();
+    /// What it was sent must be what the journal holds for its channels: all of it, in order, once. Answers how often it
+    /// had to connect for that.
+    pub async fn heard_the_journal_of(mut self, shop: &Shop<'_>, kinds: &[&str]) -> usize {
+        let journal = shop.journal_of(kinds).await;
         let last = journal.last().expect("something happened").1["seq"].as_u64().expect("a number");
         self.reaches(last).await;
         let heard = self.heard.lock().expect("no panic");
         let places = |events: &[(String, Value)]| events.iter().map(|(place, _)| place.clone()).collect::<Vec<_>>();
         assert_eq!(places(&heard), places(&journal));
         assert_eq!(*heard, journal);
+        *self.connections.borrow()
     }
 }
 

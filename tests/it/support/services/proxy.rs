@@ -1,6 +1,7 @@
 //! A TCP proxy on the loopback address that breaks connections on purpose.
 
 use std::future::pending;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ const CHUNK_BYTES_MAX: usize = 16 * 1024;
 const OVERLAP_BYTES: usize = 64;
 const LAST_WORDS_MAX: Duration = Duration::from_secs(10);
 
-/// Forwards connections to one upstream port. Its connections end when it is dropped.
+/// Forwards connections to one upstream port at a time. Its connections end when it is dropped.
 pub struct Proxy {
     pub port: u16,
     shared: Arc<Shared>,
@@ -36,7 +37,7 @@ struct Faults {
 }
 
 struct Shared {
-    upstream: u16,
+    upstream: AtomicU16,
     trap: Mutex<Option<Trap>>,
 }
 
@@ -59,10 +60,15 @@ pub enum Cut {
 
 impl Proxy {
     pub async fn to(upstream: u16) -> Proxy {
-        let shared = Arc::new(Shared { upstream, trap: Mutex::new(None) });
+        let shared = Arc::new(Shared { upstream: upstream.into(), trap: Mutex::new(None) });
         let mut proxy = Proxy { port: free_port(), shared, faults: watch::Sender::default(), accepting: None };
         proxy.accept().await;
         proxy
+    }
+
+    /// Forwards new connections to this port from now on, as a balancer does when a node is gone.
+    pub fn lead_to(&self, upstream: u16) {
+        self.shared.upstream.store(upstream, Ordering::Relaxed);
     }
 
     /// Resets every connection there is. New ones are welcome.
@@ -143,7 +149,7 @@ impl Shared {
 
 /// One connection, until either side closes it or a fault ends it.
 async fn carry(mut client: TcpStream, shared: Arc<Shared>, mut faults: watch::Receiver<Faults>) {
-    let Ok(mut upstream) = TcpStream::connect(("127.0.0.1", shared.upstream)).await else {
+    let Ok(mut upstream) = TcpStream::connect(("127.0.0.1", shared.upstream.load(Ordering::Relaxed))).await else {
         return reset(client);
     };
     let _ = (client.set_nodelay(true), upstream.set_nodelay(true));
