@@ -1,11 +1,14 @@
 //! The gateway: what screens are sent, in which order, and what happens when they were away.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use serde_json::{Value, json};
 use tillwire_channels::{OutletId, Role};
 
 use super::support::hub::{BOTH_FACES, TestHub};
 use super::support::screen::{End, Heard, Screen};
 use super::support::services::proxy::Proxy;
+use super::support::watcher::Watcher;
 
 fn as_sent(heard: &[Heard]) -> Vec<(String, Value)> {
     heard.iter().map(|heard| (heard.position.clone().expect("a position"), heard.body.clone())).collect()
@@ -69,6 +72,62 @@ async fn g4_after_a_cut_inside_an_entry_its_rest_comes_first() {
     let mut screen = shop.screen_after(hub.address, &["sales", "stock"], &first.position.unwrap()).await;
     let rest: Vec<String> = screen.catches_up().await.into_iter().map(|heard| heard.name).collect();
     assert_eq!(rest, ["stock.changed", "sale.completed", "stock.changed"]);
+}
+
+#[tokio::test]
+async fn g4_the_events_of_an_entry_come_with_nothing_between_them() {
+    const KINDS: [&str; 4] = ["sale.completed", "payment.captured", "stock.changed", "product.changed"];
+    let hub = TestHub::start().await;
+    let shop = hub.merchant("Toko Roti").await;
+    let bread = shop.stocked("roti", 7_500, "500").await;
+    let node = hub.node(BOTH_FACES, &["--ping-seconds", "1"]).await;
+    let channels = ["sales", "payments", "stock", "catalog"];
+    let mut screen = shop.screen_after(node.address, &channels, "0-00000000").await;
+    let mut other = shop.screen_after(node.address, &channels, "0-00000000").await;
+    let over = AtomicBool::new(false);
+    let happening = async {
+        for round in 0..60 {
+            hub.sells_at(node.address, &shop, &bread, 7_500).await;
+            if round % 10 == 0 {
+                // A hundred events in an entry, from a node that this one has no bus to.
+                let item = |item| json!({ "name": "teh", "variants": [{ "sku": format!("{round}-{item}"), "price_minor": 1 }] });
+                let items: Vec<Value> = (0..100).map(item).collect();
+                shop.post("/v1/products/import", json!({ "items": items })).await.ok();
+            }
+        }
+        over.store(true, Ordering::Relaxed);
+    };
+    // Screens ask all the while, on the very connections on which the events come. Nobody is revoked meanwhile.
+    let asking = async |screen: &mut Screen| {
+        while !over.load(Ordering::Relaxed) {
+            for name in ["join", "leave"] {
+                screen.asks(name, json!({ "channels": ["access"] })).await;
+            }
+        }
+    };
+    tokio::join!(happening, asking(&mut screen), asking(&mut other));
+    let journal = shop.journal_of(&KINDS).await;
+    for mut screen in [screen, other] {
+        while screen.next().await.position.as_ref() != journal.last().map(|(position, _)| position) {}
+        let (mut follows, mut events, mut answers_between) = (None, 0, 0);
+        for packet in &screen.packets {
+            let event = packet.strip_prefix("42").map(|event| serde_json::from_str::<Value>(event).unwrap()[1].take());
+            let event = event.filter(|event| event["of"].is_array());
+            let place =
+                |event: &Value| [&event["seq"], &event["of"][0], &event["of"][1]].map(|it| it.as_u64().unwrap());
+            if let Some(follows) = follows.take() {
+                assert_eq!(event.as_ref().map(place), Some(follows), "{packet}");
+            }
+            if let Some([seq, number, of]) = event.as_ref().map(place) {
+                follows = (number < of).then_some([seq, number + 1, of]);
+                events += 1;
+            } else if packet.starts_with("43") && (1..journal.len()).contains(&events) {
+                answers_between += 1;
+            }
+        }
+        assert_eq!((follows, events), (None, journal.len()));
+        assert!(answers_between > 10, "it was answered between entries: {answers_between}");
+    }
 }
 
 #[tokio::test]
@@ -369,12 +428,48 @@ async fn streams_pause_while_the_database_is_away_and_go_on_when_it_is_back() {
     let shop = hub.merchant("Toko Roti").await;
     let bread = shop.stocked("roti", 7_500, "10").await;
     let writer = hub.node(BOTH_FACES, &[]).await; // Another node, which is not cut off.
+    let beside = hub.node(BOTH_FACES, &[]).await; // One more, which has no bus to it.
     let mut screen = shop.screen(&["sales"]).await;
+    let mut other = shop.screen_after(beside.address, &["sales"], "0-00000000").await;
+    other.catches_up().await;
+    let before = screen.position.clone();
     proxy.pause();
     let sold = hub.sells_at(writer.address, &shop, &bread, 7_500).await;
-    // It cannot have heard: its node has no bus, and no database.
+    // Whoever asks the database for the heads has found it by now; our node stands where it stood, and answers.
+    other.hears("sale.completed").await;
+    let answer = screen.asks("join", json!({ "channels": ["catalog"] })).await;
+    assert_eq!((answer["position"].as_str(), &screen.position), (before.as_deref(), &before), "nothing was heard");
     proxy.resume();
     assert_eq!(screen.hears("sale.completed").await.seq().to_string(), sold.split('-').next().unwrap());
+}
+
+#[tokio::test]
+async fn a_node_that_cannot_vouch_for_its_screens_sends_them_away_until_it_can() {
+    let postgres = super::support::services::Postgres::shared().await;
+    let proxy = Proxy::to(postgres.tcp_port().expect("a cluster with TCP")).await;
+    let hub = TestHub::start().await;
+    let (shop, unknown_here) = (hub.merchant("Toko Roti").await, hub.merchant("Toko Kopi").await);
+    let bread = shop.stocked("roti", 7_500, "10").await;
+    let node = hub.node_through(proxy.port, BOTH_FACES, &["--vouch-seconds", "1"]).await;
+    let mut screen = shop.screen_after(node.address, &["sales"], "0-00000000").await;
+    screen.catches_up().await;
+
+    proxy.pause();
+    let told = screen.hears("signed_out").await;
+    assert_eq!((told.body, told.position), (json!({ "reason": "unverifiable" }), None));
+    assert_eq!(screen.ends().await, End::Closed(1013));
+    // Whoever comes now is closed, and not refused: a stock client would not come back from that by itself.
+    for token in [&shop.owner, &unknown_here.owner] {
+        let end = match Screen::tries(node.address, json!({ "token": token, "channels": ["sales"] })).await {
+            Ok(screen) => screen.ends().await,
+            Err(end) => end,
+        };
+        assert!(matches!(end, End::Closed(_)), "{end:?}");
+    }
+    let returns = Watcher::begins(&[node.address], &shop.owner, &["sales"]);
+    proxy.resume();
+    shop.sells(&bread, 7_500).await;
+    returns.heard_the_journal_of(&shop, &["sale.completed"]).await;
 }
 
 #[tokio::test]

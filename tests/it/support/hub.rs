@@ -90,6 +90,11 @@ impl TestHub {
         start_node(&self.database, &self.signer, faces, None, flags).await
     }
 
+    /// The same, reaching the database through a proxy on this port.
+    pub async fn node_through(&self, proxy: u16, faces: Faces, flags: &[&str]) -> TestNode {
+        start_node(&self.database, &self.signer, faces, Some(proxy), flags).await
+    }
+
     /// A merchant that is open, with one outlet and one register.
     pub async fn merchant(&self, name: &str) -> Shop<'_> {
         let merchant = MerchantId::new();

@@ -39,6 +39,8 @@ pub struct Screen {
     /// Events that came while an acknowledgement was waited for.
     kept: Vec<Heard>,
     asked: u64,
+    /// Every packet since the greeting, heartbeats too, as it came.
+    pub packets: Vec<String>,
     /// The last position that was heard, as a client would remember it.
     pub position: Option<String>,
 }
@@ -89,7 +91,7 @@ impl Screen {
         let url = format!("ws://{address}/socket.io/?EIO=4&transport=websocket");
         let request = url.into_client_request().expect("a request");
         let (socket, _) = tokio_tungstenite::client_async(request, stream).await.map_err(|_| End::Broken)?;
-        let mut screen = Self { socket, kept: Vec::new(), asked: 0, position: None };
+        let mut screen = Self { socket, kept: Vec::new(), asked: 0, packets: Vec::new(), position: None };
         assert!(screen.text().await?.starts_with('0'), "Engine.IO's greeting comes first");
         screen.say(format!("40{auth}")).await;
         loop {
@@ -212,8 +214,13 @@ impl Screen {
         loop {
             let next = tokio::time::timeout(PATIENCE, self.socket.next()).await.expect("a packet in time");
             match next {
-                Some(Ok(Message::Text(text))) if text.as_str() == "2" => self.say("3".to_owned()).await,
-                Some(Ok(Message::Text(text))) => return Ok(text.as_str().to_owned()),
+                Some(Ok(Message::Text(text))) => {
+                    self.packets.push(text.as_str().to_owned());
+                    if text.as_str() != "2" {
+                        return Ok(text.as_str().to_owned());
+                    }
+                    self.say("3".to_owned()).await;
+                }
                 Some(Ok(Message::Close(Some(frame)))) => return Err(End::Closed(frame.code.into())),
                 Some(Ok(Message::Close(None)) | Err(_)) | None => return Err(End::Broken),
                 Some(Ok(_)) => {}
