@@ -5,15 +5,18 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use serde_json::json;
 use tillwire::http;
 use tillwire::identity::tokens::{Realm, Signer, write_new_key};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
+use uuid::Uuid;
 
 use super::support::hub::request;
 use super::support::process::{Env, TillwireProcess, address, environment, run};
-use super::support::services::dir;
+use super::support::screen::Screen;
 use super::support::services::postgres::{Database, Postgres};
+use super::support::services::{Proxy, dir};
 use super::support::till::Till;
 
 /// A database with the schema, and what a hub on it is configured with.
@@ -163,6 +166,73 @@ async fn bad_configuration_is_refused_with_a_line_that_names_the_flag() {
     without.remove("TILLWIRE_TOKEN_KEYS");
     let outcome = run(&["serve"], &without).await;
     assert!(outcome.code == Some(2) && outcome.err.contains("--token-keys"), "{outcome:?}");
+}
+
+#[tokio::test]
+async fn g7_no_answer_log_line_or_metric_crosses_merchants() {
+    let (database, env, signer) = site().await;
+    let mut proxy = Proxy::to(Postgres::shared().await.tcp_port().unwrap()).await;
+    let env = with(&env, "TILLWIRE_DATABASE_URL", &database.url_through(proxy.port, "tillwire_app"));
+    let mut hub = TillwireProcess::start(&["serve"], &with(&env, "TILLWIRE_LOG", "trace")).await;
+    let tills = [Till::open(hub.public, &signer, 100).await, Till::open(hub.public, &signer, 100).await];
+    let names = tills.each_ref().map(|till| {
+        let Till { merchant, outlet, staff, register, variant, .. } = till;
+        [merchant.to_string(), outlet.to_string(), staff.to_string(), register.to_string(), variant.clone()]
+    });
+    let (mut screens, mut answers) = (Vec::new(), [Vec::new(), Vec::new()]);
+    for till in &tills {
+        let auth = json!({ "token": till.token, "channels": ["sales", "stock"], "after": "0-00000000" });
+        screens.push(Screen::enters(hub.public, auth).await);
+    }
+    for sale in 0..5 {
+        for (till, answers) in tills.iter().zip(&mut answers) {
+            answers.push(till.sell(&format!("sale-{sale}")).await.unwrap());
+            answers.push(till.sell(&format!("sale-{sale}")).await.unwrap()); // The same keys at both merchants.
+            for path in ["/v1/merchant", "/v1/outlets", "/v1/products", "/v1/journal?limit=500", "/v1/nothing"] {
+                answers.push(till.get(path).await);
+            }
+            answers.push(till.post("refused", &till.sales(), &json!({ "register": 1 })).await.unwrap());
+        }
+    }
+    for screen in &mut screens {
+        while screen.hears_next("stock.changed").await.data()["on_hand"] != "95.000" {}
+    }
+    // Nothing is logged of a request unless something is wrong here.
+    proxy.refuse().await;
+    proxy.cut();
+    for (till, answers) in tills.iter().zip(&mut answers) {
+        answers.push(till.sell("sold-in-the-dark").await.unwrap());
+    }
+    let (metrics, log) = (hub.metrics().await, hub.log());
+    hub.kill().await;
+
+    for (n, answers) in answers.iter().enumerate() {
+        let named = |names: &[String], text: &str| names.iter().any(|name| text.contains(name));
+        let (mine, theirs) = (&names[n], &names[1 - n]);
+        let mut traced = 0;
+        for answer in answers {
+            let text = format!("{:?} {}", answer.headers, String::from_utf8_lossy(&answer.body));
+            assert!(!named(theirs, &text), "{text}");
+            let trace_id = answer.headers["x-trace-id"].to_str().unwrap();
+            let lines: Vec<&str> = log.lines().filter(|line| line.contains(trace_id)).collect();
+            assert_eq!(lines.iter().find(|line| named(theirs, line)), None);
+            traced += usize::from(!lines.is_empty());
+        }
+        assert!(traced > 0 && log.contains(&mine[0]), "the log does tell of requests and of merchants");
+        assert_eq!(log.lines().find(|line| named(mine, line) && named(theirs, line)), None);
+    }
+    // Labels are few: no id of anyone or anything is one.
+    let labels: Vec<&str> = metrics
+        .lines()
+        .filter(|line| !line.starts_with('#'))
+        .flat_map(|line| line.split('"').skip(1).step_by(2))
+        .collect();
+    assert!(labels.contains(&"/v1/outlets/{outlet}/sales"), "{metrics}");
+    let connections: Vec<&str> = screens.iter().flat_map(Screen::ids).collect();
+    for label in labels {
+        assert!(label.split('/').all(|part| Uuid::parse_str(part).is_err()), "{label}");
+        assert!(!connections.iter().any(|id| label.contains(id)), "{label}");
+    }
 }
 
 /// G8 in its first form: what is too much is refused at once, and what was accepted is finished.

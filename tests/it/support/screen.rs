@@ -39,7 +39,7 @@ pub struct Screen {
     /// Events that came while an acknowledgement was waited for.
     kept: Vec<Heard>,
     asked: u64,
-    /// Every packet since the greeting, heartbeats too, as it came.
+    /// Every packet, from the greeting on and heartbeats too, as it came.
     pub packets: Vec<String>,
     /// The last position that was heard, as a client would remember it.
     pub position: Option<String>,
@@ -171,6 +171,12 @@ impl Screen {
                 self.kept.push(heard);
             }
         }
+    }
+
+    /// What the connection and its session are called by the gateway.
+    pub fn ids(&self) -> impl Iterator<Item = &str> {
+        let before_events = self.packets.iter().take_while(|packet| !packet.starts_with("42"));
+        before_events.filter_map(|packet| packet.split_once(r#""sid":""#)?.1.split('"').next())
     }
 
     /// How the connection ends; events before that are passed over.

@@ -14,8 +14,9 @@ pub struct Till {
     pub address: SocketAddr,
     pub merchant: MerchantId,
     pub outlet: OutletId,
+    pub staff: StaffId,
     pub token: String,
-    register: RegisterId,
+    pub register: RegisterId,
     pub variant: String,
 }
 
@@ -28,9 +29,10 @@ impl Till {
     /// Opens a merchant with one outlet and this till, and so many pieces of one product to sell.
     pub async fn open(address: SocketAddr, signer: &Signer, pieces: u32) -> Self {
         let (merchant, outlet, register) = (MerchantId::new(), OutletId::new(), RegisterId::new());
-        let bearer = Bearer { merchant, staff: StaffId::new(), role: Role::Owner, outlets: vec![], register: None };
+        let staff = StaffId::new();
+        let bearer = Bearer { merchant, staff, role: Role::Owner, outlets: vec![], register: None };
         let token = signer.mint(&bearer, Duration::from_secs(3600)).expect("a token");
-        let mut till = Self { address, merchant, outlet, token, register, variant: String::new() };
+        let mut till = Self { address, merchant, outlet, staff, token, register, variant: String::new() };
         till.put("/v1/merchant", json!({ "name": "Toko Roti", "currency": "IDR" })).await;
         till.put("/v1/outlets", json!({ "id": outlet, "code": "JKT", "name": "Jakarta", "time_zone": "Asia/Jakarta" }))
             .await;
