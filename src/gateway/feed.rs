@@ -3,36 +3,31 @@
 //! INVARIANT: the head only moves to an entry that follows from it, by number and by tag; whatever a bus brings out of
 //! turn is held or dropped. Everything a live screen is told is queued under the feed's lock, hence in journal order.
 
+mod replay;
+mod screens;
+mod signing_out;
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use tillwire_channels::event::AccessRevoked;
-use tillwire_channels::wire::{Denied, Joined, SignedOutReason, SnapshotRequired};
-use tillwire_channels::{Channel, MerchantId, Moment, Position, StaffId};
-use tillwire_socketio::{CloseReason, SocketId, SocketRef};
+use tillwire_channels::wire::SignedOutReason;
+use tillwire_channels::{MerchantId, Moment, Position, StaffId};
+use tillwire_socketio::SocketRef;
 use tokio::sync::Notify;
 use tracing::error;
 
-use super::audience::{Audience, Cursor, Joined as JoinedChannel, Screen, heard};
+use super::audience::Audience;
 use super::packed::Packed;
 use super::ring::Ring;
-use super::{join, tell};
-use crate::identity::Staff;
 use crate::journal::Entry;
 use crate::journal::read::Head;
+pub use replay::{Serving, Step};
+pub use screens::Refused;
+use signing_out::{is_revoked, obey, sign_out};
 
 /// How many entries that came too early are held. More are dropped, and read from the journal later.
 const HELD_ENTRIES_MAX: usize = 256;
-/// How many entries a screen that is behind is given at a time, at most.
-const STEP_ENTRIES_MAX: usize = 256;
-/// How many seconds before its token expires a screen is told.
-const EXPIRY_NOTICE_SECONDS: i64 = 60;
-
-/// A screen whose token is no longer good comes back by itself, and may bring a better one.
-const TOKEN_EXPIRED: CloseReason = CloseReason::Server { code: 4001, text: "token expired" };
-/// This node cannot vouch for anyone; another may.
-const UNVERIFIABLE: CloseReason = CloseReason::Server { code: 1013, text: "try again later" };
 
 pub struct Feed {
     pub merchant: MerchantId,
@@ -60,42 +55,6 @@ struct State {
     idle_since: Option<Instant>,
     /// Set once: the feed was taken from the registry, and whoever comes must ask for a new one.
     closed: bool,
-}
-
-/// Why a screen was not let in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refused {
-    /// The feed has just been put away: ask for it again.
-    Closed,
-    Revoked,
-}
-
-/// What a screen that is behind needs next.
-pub enum Step {
-    /// These follow its cursor.
-    Serve(Serving),
-    /// What follows its cursor is only in the journal.
-    Read(Position),
-    /// Its queue has no room for the word that it is live.
-    Full,
-    /// It is live, or gone.
-    Done,
-}
-
-/// What a batch for a screen is made of.
-pub struct Serving {
-    pub after: Position,
-    pub entries: Vec<Arc<Packed>>,
-    joined: Vec<JoinedChannel>,
-    staff: Staff,
-    filter_version: u32,
-}
-
-impl Serving {
-    /// The packets of entry `at`.
-    pub fn heard(&self, at: usize) -> Vec<tillwire_socketio::Encoded> {
-        heard(&self.entries[at], &self.joined, &self.staff, self.after)
-    }
 }
 
 impl Feed {
@@ -235,190 +194,10 @@ impl Feed {
         behind
     }
 
-    /// Whether the bearer's token is dead.
-    pub fn is_revoked(&self, staff: &Staff) -> bool {
-        is_revoked(&self.lock().revoked, staff)
-    }
-
-    /// Lets a screen in and tells it `ready`: at the head, or behind if it comes with an earlier position.
-    ///
-    /// Answers whether it is behind.
-    ///
-    /// # Errors
-    /// [`Refused`]. The screen was told nothing.
-    pub fn enter(
-        &self,
-        socket: &SocketRef,
-        staff: Staff,
-        channels: Vec<Channel>,
-        denied: Vec<Denied>,
-        after: Option<Position>,
-    ) -> Result<bool, Refused> {
-        let mut state = self.lock();
-        let Some(head) = state.head.filter(|_| !state.closed) else { return Err(Refused::Closed) };
-        if is_revoked(&state.revoked, &staff) {
-            return Err(Refused::Revoked);
-        }
-        let from = after.unwrap_or_else(|| head.position());
-        let cursor = if from == head.position() { Cursor::Live } else { Cursor::Behind(from) };
-        let mut greeting = vec![tell::ready(channels.clone(), denied, from)];
-        if cursor == Cursor::Live {
-            greeting.push(tell::caught_up(0, from));
-        }
-        // If it has no room for that, it is closing.
-        let _ = socket.try_send(&greeting);
-        state.audience.insert(Screen::new(socket.clone(), staff, &channels, cursor, from.seq));
-        state.idle_since = None;
-        Ok(cursor != Cursor::Live)
-    }
-
-    pub fn leave(&self, id: SocketId) {
-        let mut state = self.lock();
-        state.audience.remove(id);
-        if state.audience.is_empty() {
-            state.idle_since.get_or_insert_with(Instant::now);
-        }
-    }
-
-    /// Changes what a screen has joined; `None` if it is gone.
-    pub fn rejoin(
-        &self,
-        id: SocketId,
-        change: impl FnOnce(&Staff, &mut Vec<Channel>) -> Vec<Denied>,
-    ) -> Option<Joined> {
-        let mut state = self.lock();
-        let screen = state.audience.get(id)?;
-        let mut channels = screen.channels();
-        let denied = change(&screen.staff, &mut channels);
-        let position = place(&state, screen);
-        if channels != screen.channels() {
-            state.audience.rejoin(id, &channels);
-        }
-        Some(Joined { ok: denied.is_empty(), joined: channels, denied, position })
-    }
-
-    /// Gives a screen a fresh token. Channels that it no longer allows are left.
-    ///
-    /// # Errors
-    /// A word for why not; `None` if the screen is gone.
-    pub fn reauthorise(&self, id: SocketId, staff: Staff) -> Result<Joined, Option<&'static str>> {
-        let mut state = self.lock();
-        let screen = state.audience.get(id).ok_or(None)?;
-        if (staff.merchant, staff.id) != (screen.staff.merchant, screen.staff.id) {
-            return Err(Some("token_of_another"));
-        }
-        if is_revoked(&state.revoked, &staff) {
-            return Err(Some("token_revoked"));
-        }
-        let asked: Vec<String> = screen.channels().iter().map(Channel::to_string).collect();
-        let mut channels = Vec::new();
-        let denied = join::admit(&staff, &mut channels, &asked);
-        let position = place(&state, screen);
-        if let Some(screen) = state.audience.get_mut(id) {
-            (screen.staff, screen.warned) = (staff, false);
-        }
-        state.audience.rejoin(id, &channels);
-        Ok(Joined { ok: denied.is_empty(), joined: channels, denied, position })
-    }
-
-    /// What follows a screen's cursor, or the word that it is live: a screen changes to live here and nowhere else.
-    pub fn step(&self, id: SocketId, replayed: u64) -> Step {
-        let mut state = self.lock();
-        let Some(head) = state.head else { return Step::Done };
-        let State { ring, audience, .. } = &mut *state;
-        let Some(screen) = audience.get_mut(id) else { return Step::Done };
-        let Cursor::Behind(cursor) = screen.cursor else { return Step::Done };
-        if cursor == head.position() {
-            if screen.socket.try_send(&[tell::caught_up(replayed, cursor)]).is_err() {
-                return if screen.socket.is_connected() { Step::Full } else { Step::Done };
-            }
-            (screen.cursor, screen.told) = (Cursor::Live, cursor.seq);
-            return Step::Done;
-        }
-        match ring.after(cursor, STEP_ENTRIES_MAX) {
-            Some(entries) => Step::Serve(serving(screen, cursor, entries)),
-            None => Step::Read(cursor),
-        }
-    }
-
-    /// Makes entries from the journal servable to a screen; `None` if it is not where it was.
-    pub fn serving(&self, id: SocketId, after: Position, entries: Vec<Arc<Packed>>) -> Option<Serving> {
-        let state = self.lock();
-        let screen = state.audience.get(id)?;
-        (screen.cursor == Cursor::Behind(after)).then(|| serving(screen, after, entries))
-    }
-
-    /// Moves a screen's cursor over what is about to be sent. False if its channels have changed meanwhile: what was
-    /// prepared must not be sent.
-    pub fn advance(&self, id: SocketId, served: &Serving, to: Position, is_told: bool) -> bool {
-        let mut state = self.lock();
-        let Some(screen) = state.audience.get_mut(id) else { return false };
-        if screen.cursor != Cursor::Behind(served.after) || screen.filter_version != served.filter_version {
-            return false;
-        }
-        screen.cursor = Cursor::Behind(to);
-        if is_told {
-            screen.told = to.seq;
-        }
-        true
-    }
-
-    /// A screen's position cannot be served: it is told so, and goes on from the head. False if it has no room for that.
-    pub fn skip(&self, id: SocketId, why: &SnapshotRequired) -> bool {
-        let mut state = self.lock();
-        let Some(head) = state.head else { return false };
-        let Some(screen) = state.audience.get_mut(id) else { return true };
-        if screen.socket.try_send(&[tell::snapshot_required(why)]).is_err() {
-            return !screen.socket.is_connected();
-        }
-        screen.cursor = Cursor::Behind(head.position());
-        true
-    }
-
-    /// Lets a quiet screen advance: tells it the head, if that is further than what it was told last.
-    pub fn tell_position(&self, id: SocketId) {
-        let mut state = self.lock();
-        let Some(head) = state.head else { return };
-        let Some(screen) = state.audience.get_mut(id) else { return };
-        if screen.cursor == Cursor::Live
-            && head.seq > screen.told
-            && screen.socket.try_send(&[tell::moved(head.position())]).is_ok()
-        {
-            screen.told = head.seq;
-        }
-    }
-
-    /// Tells screens that their token is about to expire, and signs out those whose token has.
-    pub fn expire(&self, now: Moment) {
-        let mut state = self.lock();
-        for screen in state.audience.iter_mut() {
-            let left = (screen.staff.expires_at - now).whole_seconds();
-            if left <= 0 {
-                sign_out(screen, SignedOutReason::Expired);
-            } else if left <= EXPIRY_NOTICE_SECONDS && !screen.warned {
-                screen.warned = screen.socket.try_send(&[tell::token_expiring(left.unsigned_abs())]).is_ok();
-            }
-        }
-    }
-
-    /// Signs everyone out: this node has been cut off from the database for too long to vouch for them.
-    pub fn dismiss(&self) {
-        for screen in self.lock().audience.iter_mut() {
-            sign_out(screen, SignedOutReason::Unverifiable);
-        }
-    }
-
     /// Closes the feed, whoever listens: its journal is no more. They are told to come back, and learn it then.
     pub fn close(&self) {
         self.lock().closed = true;
         self.dismiss();
-    }
-
-    /// Tells everyone that this node is going away.
-    pub fn tell_draining(&self) {
-        for screen in self.lock().audience.iter_mut() {
-            let _ = screen.socket.try_send(&[tell::draining()]);
-        }
     }
 
     /// Closes the feed if nobody has listened since `before`. Whoever holds it must ask for a new one.
@@ -428,24 +207,6 @@ impl Feed {
             state.closed = true;
         }
         state.closed
-    }
-}
-
-fn serving(screen: &Screen, after: Position, entries: Vec<Arc<Packed>>) -> Serving {
-    Serving {
-        after,
-        entries,
-        joined: screen.joined().to_vec(),
-        staff: screen.staff.clone(),
-        filter_version: screen.filter_version,
-    }
-}
-
-/// Where a change of a screen's channels takes effect.
-fn place(state: &State, screen: &Screen) -> Option<Position> {
-    match screen.cursor {
-        Cursor::Live => state.head.map(Head::position),
-        Cursor::Behind(cursor) => Some(cursor),
     }
 }
 
@@ -475,37 +236,4 @@ fn move_head(state: &mut State, entry: Arc<Entry>) -> Vec<SocketRef> {
     state.ring.push(packed);
     metrics::counter!("tillwire_gateway_entries_total").increment(1);
     behind
-}
-
-/// Signs out whom the entry revokes, before it is told to anyone.
-fn obey(state: &mut State, packed: &Packed) {
-    let revocations = packed
-        .events()
-        .filter(|(_, event)| &*event.kind == "access.revoked")
-        .filter_map(|(_, event)| serde_json::from_str::<AccessRevoked>(event.data.get()).ok());
-    for AccessRevoked { staff, issued_until } in revocations {
-        let until = state.revoked.entry(staff).or_insert(issued_until);
-        *until = issued_until.max(*until);
-        for screen in state.audience.iter_mut() {
-            if screen.staff.id == staff && screen.staff.issued_at <= issued_until {
-                sign_out(screen, SignedOutReason::Revoked);
-            }
-        }
-    }
-}
-
-fn is_revoked(revoked: &HashMap<StaffId, Moment>, staff: &Staff) -> bool {
-    revoked.get(&staff.id).is_some_and(|until| staff.issued_at <= *until)
-}
-
-fn sign_out(screen: &mut Screen, reason: SignedOutReason) {
-    let _ = screen.socket.try_send(&[tell::signed_out(reason)]);
-    match reason {
-        // Only a person can help: the stock client does not come back from this by itself.
-        SignedOutReason::Revoked => screen.socket.disconnect(),
-        SignedOutReason::Expired => screen.socket.close(TOKEN_EXPIRED),
-        SignedOutReason::Unverifiable => screen.socket.close(UNVERIFIABLE),
-    }
-    metrics::counter!("tillwire_gateway_signed_out_total", "reason" => format!("{reason:?}").to_lowercase())
-        .increment(1);
 }

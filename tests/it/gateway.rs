@@ -328,7 +328,8 @@ async fn joining_and_leaving_in_the_middle_of_a_replay_takes_effect_where_it_say
     let seq =
         |answer: &Value| -> u64 { answer["position"].as_str().unwrap().split('-').next().unwrap().parse().unwrap() };
     let (join, leave) = (seq(&joined), seq(&left));
-    let expected: Vec<(String, Value)> = journal_of(&shop, &["sale.completed", "stock.changed"])
+    let expected: Vec<(String, Value)> = shop
+        .journal_of(&["sale.completed", "stock.changed"])
         .await
         .into_iter()
         .filter(|(_, event)| match event["type"].as_str().unwrap() {

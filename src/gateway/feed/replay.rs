@@ -1,0 +1,110 @@
+//! Serving a screen that is behind, up to the moment when it is live.
+
+use std::sync::Arc;
+
+use tillwire_channels::Position;
+use tillwire_channels::wire::SnapshotRequired;
+use tillwire_socketio::{Encoded, SocketId};
+
+use super::{Feed, State};
+use crate::gateway::audience::{Cursor, Joined, Screen, heard};
+use crate::gateway::packed::Packed;
+use crate::gateway::tell;
+use crate::identity::Staff;
+
+/// How many entries a screen that is behind is given at a time, at most.
+const STEP_ENTRIES_MAX: usize = 256;
+
+/// What a screen that is behind needs next.
+pub enum Step {
+    /// These follow its cursor.
+    Serve(Serving),
+    /// What follows its cursor is only in the journal.
+    Read(Position),
+    /// Its queue has no room for the word that it is live.
+    Full,
+    /// It is live, or gone.
+    Done,
+}
+
+/// What a batch for a screen is made of.
+pub struct Serving {
+    pub after: Position,
+    pub entries: Vec<Arc<Packed>>,
+    joined: Vec<Joined>,
+    staff: Staff,
+    filter_version: u32,
+}
+
+impl Serving {
+    /// The packets of entry `at`.
+    pub fn heard(&self, at: usize) -> Vec<Encoded> {
+        heard(&self.entries[at], &self.joined, &self.staff, self.after)
+    }
+}
+
+impl Feed {
+    /// What follows a screen's cursor, or the word that it is live: a screen changes to live here and nowhere else.
+    pub fn step(&self, id: SocketId, replayed: u64) -> Step {
+        let mut state = self.lock();
+        let Some(head) = state.head else { return Step::Done };
+        let State { ring, audience, .. } = &mut *state;
+        let Some(screen) = audience.get_mut(id) else { return Step::Done };
+        let Cursor::Behind(cursor) = screen.cursor else { return Step::Done };
+        if cursor == head.position() {
+            if screen.socket.try_send(&[tell::caught_up(replayed, cursor)]).is_err() {
+                return if screen.socket.is_connected() { Step::Full } else { Step::Done };
+            }
+            (screen.cursor, screen.told) = (Cursor::Live, cursor.seq);
+            return Step::Done;
+        }
+        match ring.after(cursor, STEP_ENTRIES_MAX) {
+            Some(entries) => Step::Serve(serving(screen, cursor, entries)),
+            None => Step::Read(cursor),
+        }
+    }
+
+    /// Makes entries from the journal servable to a screen; `None` if it is not where it was.
+    pub fn serving(&self, id: SocketId, after: Position, entries: Vec<Arc<Packed>>) -> Option<Serving> {
+        let state = self.lock();
+        let screen = state.audience.get(id)?;
+        (screen.cursor == Cursor::Behind(after)).then(|| serving(screen, after, entries))
+    }
+
+    /// Moves a screen's cursor over what is about to be sent. False if its channels have changed meanwhile: what was
+    /// prepared must not be sent.
+    pub fn advance(&self, id: SocketId, served: &Serving, to: Position, is_told: bool) -> bool {
+        let mut state = self.lock();
+        let Some(screen) = state.audience.get_mut(id) else { return false };
+        if screen.cursor != Cursor::Behind(served.after) || screen.filter_version != served.filter_version {
+            return false;
+        }
+        screen.cursor = Cursor::Behind(to);
+        if is_told {
+            screen.told = to.seq;
+        }
+        true
+    }
+
+    /// A screen's position cannot be served: it is told so, and goes on from the head. False if it has no room for that.
+    pub fn skip(&self, id: SocketId, why: &SnapshotRequired) -> bool {
+        let mut state = self.lock();
+        let Some(head) = state.head else { return false };
+        let Some(screen) = state.audience.get_mut(id) else { return true };
+        if screen.socket.try_send(&[tell::snapshot_required(why)]).is_err() {
+            return !screen.socket.is_connected();
+        }
+        screen.cursor = Cursor::Behind(head.position());
+        true
+    }
+}
+
+fn serving(screen: &Screen, after: Position, entries: Vec<Arc<Packed>>) -> Serving {
+    Serving {
+        after,
+        entries,
+        joined: screen.joined().to_vec(),
+        staff: screen.staff.clone(),
+        filter_version: screen.filter_version,
+    }
+}
