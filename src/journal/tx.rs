@@ -99,7 +99,11 @@ impl MerchantTx {
     async fn number(&mut self, once: Option<&Once>, status: u16, reply: &str) -> Result<Entry> {
         let text: Arc<str> = serde_json::to_string(&self.events)?.into();
         if text.len() > ENTRY_BYTES_MAX {
-            return Err(Error::TooLarge { limit_bytes: ENTRY_BYTES_MAX });
+            let detail = format!(
+                "It would take {} bytes of the journal, and {ENTRY_BYTES_MAX} is the most: do it in parts.",
+                text.len()
+            );
+            return Err(Error::invalid("entry_too_large", "", detail));
         }
         let merchant = self.caller.merchant;
         let row = sqlx::query!(

@@ -24,3 +24,4 @@ mod services;
 mod support;
 mod tail;
 mod walls;
+mod writes;

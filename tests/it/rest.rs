@@ -47,6 +47,43 @@ async fn bad_sales_name_the_field_and_change_nothing() {
 }
 
 #[tokio::test]
+async fn a_sale_too_large_for_the_journal_is_refused_whole_and_may_be_sold_in_parts() {
+    let hub = TestHub::start().await;
+    let shop = hub.merchant("Toko Roti").await;
+    // As long as names may be, in letters of four bytes.
+    let product = |n: usize| {
+        let variant = json!({ "sku": format!("{n}"), "name": "🧺".repeat(100), "price_minor": 1_000 });
+        json!({ "name": "🥐".repeat(200), "variants": [variant] })
+    };
+    let items: Vec<_> = (0..200).map(product).collect();
+    assert_eq!(shop.post("/v1/products/import", json!({ "items": items })).await.ok()["created"], 200);
+    let products = shop.get("/v1/products?limit=200").await.ok();
+    let variants: Vec<_> =
+        products["items"].as_array().unwrap().iter().map(|it| &it["variants"][0]["variant"]).collect();
+    for half in variants.chunks(100) {
+        let lines: Vec<_> = half.iter().map(|it| json!({ "variant": it, "quantity": "5" })).collect();
+        let delivery = json!({ "reason": "received", "lines": lines });
+        shop.post(&format!("/v1/outlets/{}/stock/moves", shop.outlet), delivery).await.created();
+    }
+    let entries = shop.journal().await.len();
+    let sale = |of: &[&serde_json::Value]| {
+        let lines: Vec<_> = of.iter().map(|it| json!({ "variant": it, "quantity": "1" })).collect();
+        let total = 1_000 * lines.len();
+        json!({ "register": shop.register, "lines": lines, "tenders": [{ "method": "cash", "amount_minor": total }] })
+    };
+    let problem = shop.post_once("whole", &shop.sales(), sale(&variants)).await.refused(422, "entry_too_large");
+    assert!(problem["detail"].as_str().unwrap().contains("262144 is the most"), "{problem}");
+    assert_eq!(shop.journal().await.len(), entries);
+    assert_eq!(shop.get(&shop.sales()).await.ok()["items"], json!([]));
+    hub.ledgers_add_up().await;
+
+    // Not even a number of the receipts was used, nor the key.
+    let part = shop.post_once("whole", &shop.sales(), sale(&variants[..50])).await.created();
+    assert_eq!(part["number"], "JKT-R1-000001");
+    assert_eq!(shop.stock_of(variants[0].as_str().unwrap()).await, "4.000");
+}
+
+#[tokio::test]
 async fn only_good_tokens_open_anything() {
     let hub = TestHub::start().await;
     let shop = hub.merchant("Toko Roti").await;

@@ -1,6 +1,12 @@
-//! Old months are dropped: whoever still needs them is told, and nobody is left with a gap.
+//! Months of the journal are made ahead, and dropped when they are old: whoever still needs them is told, and nobody is
+//! left with a gap.
+
+use std::time::Instant;
 
 use serde_json::{Value, json};
+use tillwire::journal::{pool, upkeep};
+use tillwire::node::Faces;
+use tillwire_channels::Moment;
 
 use super::support::hub::{Shop, TestHub};
 use super::support::process::{Env, run};
@@ -165,4 +171,44 @@ async fn g3_a_hole_in_the_journal_is_never_jumped_over() {
     assert_eq!(screen.hears("caught_up").await.body["replayed"], replayed);
     shop.sells(&bread, 7_500).await;
     screen.hears("sale.completed").await;
+}
+
+#[tokio::test]
+async fn a_node_makes_the_partitions_that_are_missing_when_it_starts() {
+    let hub = TestHub::start().await;
+    let names = "select coalesce(string_agg(relname, ' ' order by relname), '')
+        from pg_inherits join pg_class on oid = inhrelid where inhparent = 'journal_entries'::regclass";
+    upkeep::make_partitions(&hub.pools.app).await.unwrap(); // The first node has done its own.
+    let made = hub.database.psql(names).await;
+    assert_eq!(made.split(' ').count(), 4, "this month and three ahead: {made}");
+    for partition in made.split(' ') {
+        hub.database.psql(&format!("drop table {partition}")).await;
+    }
+    assert_eq!(hub.database.psql(names).await, "");
+    let node = hub.node(Faces { api: true, gateway: false }, &[]).await;
+    let started = Instant::now();
+    while hub.database.psql(names).await != made {
+        assert!(started.elapsed().as_secs() < 30, "not made");
+    }
+    drop(node);
+    // Walled like those that were there before, and written to at once.
+    let open = "select count(*) from pg_inherits join pg_class on oid = inhrelid
+        where inhparent = 'journal_entries'::regclass and not (relrowsecurity and relforcerowsecurity)";
+    assert_eq!(hub.database.psql(open).await.trim(), "0");
+    hub.merchant("Toko Roti").await;
+}
+
+#[tokio::test]
+async fn old_partitions_are_dropped_by_the_owner_and_never_by_the_application() {
+    let hub = TestHub::start().await;
+    assert_eq!(upkeep::make_partitions(&hub.pools.app).await.unwrap(), 0, "they are there already");
+    let owner = pool::open_for_owner(&hub.database.url("tillwire_migrate")).unwrap();
+    assert_eq!(upkeep::prune(&owner, Moment::now_utc()).await.unwrap(), Vec::<String>::new(), "this month stays");
+    assert!(upkeep::prune(&hub.pools.app, Moment::now_utc() + time::Duration::days(40)).await.is_err());
+    let dropped = upkeep::prune(&owner, Moment::now_utc() + time::Duration::days(40)).await.unwrap();
+    assert!((1..=2).contains(&dropped.len()), "{dropped:?}");
+    // The application makes what is missing at its next start.
+    let made = upkeep::make_partitions(&hub.pools.app).await.unwrap();
+    assert_eq!(usize::try_from(made).unwrap(), dropped.len());
+    owner.close().await;
 }

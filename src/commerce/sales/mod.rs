@@ -22,7 +22,7 @@ use crate::journal::MerchantTx;
 
 pub use read::{PAGE_MAX, SaleSummary, get, list};
 
-/// The most lines of a sale: with names and all, its entry stays below the journal's limit.
+/// The most lines of a sale: unless all their names are of the longest, its entry stays below the journal's limit.
 pub const LINES_MAX: usize = 200;
 /// The most tenders of a sale.
 pub const TENDERS_MAX: usize = 10;
