@@ -1,57 +1,203 @@
-//! Imports go one way: `channels` ← `journal` ← `commerce` ← edges. The `use` lines and paths of each room are read.
+//! Imports go one way: `channels` ← `journal` ← `commerce` ← edges. What the code of each room names is read, in `use`
+//! lines and elsewhere.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// What each room may never name.
+/// What each room may never name, besides what is in itself.
 const WALLS: &[(&str, &[&str])] = &[
-    ("src/journal", &["crate::commerce", "crate::http", "crate::bus", "crate::roles", "axum", "socketio"]),
-    ("src/commerce", &["crate::http", "crate::bus", "crate::roles", "axum", "lapin", "redis", "socketio"]),
-    ("src/identity", &["crate::commerce", "crate::http", "crate::bus", "crate::roles", "axum"]),
-    ("src/bus", &["crate::commerce", "crate::http", "crate::roles", "axum"]),
-    ("src/gateway", &["crate::commerce", "crate::http", "crate::roles", "lapin", "redis", "sqlx::query!("]),
-    ("src/http", &["crate::bus", "crate::roles", "sqlx::query!("]),
-    ("src/embedded", &["crate::"]),
+    (
+        "src/journal",
+        &[
+            "crate::commerce",
+            "crate::identity",
+            "crate::http",
+            "crate::bus",
+            "crate::gateway",
+            "crate::hub",
+            "crate::node",
+            "crate::roles",
+            "axum",
+            "tillwire_socketio",
+        ],
+    ),
+    (
+        "src/commerce",
+        &[
+            "crate::http",
+            "crate::bus",
+            "crate::gateway",
+            "crate::hub",
+            "crate::node",
+            "crate::roles",
+            "axum",
+            "lapin",
+            "redis",
+            "tillwire_socketio",
+        ],
+    ),
+    (
+        "src/identity",
+        &[
+            "crate::commerce",
+            "crate::http",
+            "crate::bus",
+            "crate::gateway",
+            "crate::hub",
+            "crate::node",
+            "crate::roles",
+            "axum",
+        ],
+    ),
+    (
+        "src/bus",
+        &["crate::commerce", "crate::http", "crate::gateway", "crate::hub", "crate::node", "crate::roles", "axum"],
+    ),
+    (
+        "src/gateway",
+        &["crate::commerce", "crate::http", "crate::hub", "crate::node", "crate::roles", "lapin", "redis", "sqlx"],
+    ),
+    ("src/http", &["crate::bus", "crate::gateway", "crate::node", "crate::roles", "sqlx"]),
+    ("src/hub", &["crate::http", "crate::bus", "crate::gateway", "crate::node", "crate::roles"]),
+    ("src/node", &["crate::commerce", "crate::roles", "sqlx"]),
+    ("src/embedded", &["crate"]),
     ("src/demo", &["crate::http", "crate::journal", "crate::node", "crate::embedded", "crate::roles", "sqlx"]),
-    ("channels/src", &["sqlx", "tokio", "tillwire::", "axum"]),
-    ("socketio/src", &["tillwire::", "tillwire_channels", "sqlx"]),
+    ("channels/src", &["sqlx", "tokio", "tillwire", "axum"]),
+    ("socketio/src", &["tillwire", "tillwire_channels", "sqlx"]),
 ];
 
 #[test]
 fn rooms_only_see_what_lies_below_them() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let mut broken = Vec::new();
-    for (room, forbidden) in WALLS {
-        let files = rust_files(&root.join(room));
-        assert!(!files.is_empty(), "no such room: {room}");
-        for file in files {
-            let text = fs::read_to_string(&file).expect("a source file");
-            let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
-            for (number, line) in code.enumerate() {
-                let found = forbidden.iter().filter(|name| names(line, name));
-                broken.extend(found.map(|name| format!("{}:{} names {name}", file.display(), number + 1)));
-            }
-        }
+    let walls = WALLS.iter().map(|(room, forbidden)| (*room, forbidden.iter().map(ToString::to_string).collect()));
+    assert_eq!(walls.flat_map(|(room, forbidden)| broken(room, &forbidden)).collect::<Vec<_>>(), [""; 0]);
+}
+
+#[test]
+fn roles_never_import_one_another() {
+    let entries = fs::read_dir(root().join("src/roles")).expect("the roles").map(|entry| entry.expect("a role").path());
+    let mut roles: Vec<String> =
+        entries.map(|path| path.file_stem().expect("a name").to_string_lossy().into_owned()).collect();
+    roles.retain(|role| role != "mod");
+    assert!(roles.len() > 2, "{roles:?}");
+    for role in &roles {
+        let others = roles.iter().filter(|other| *other != role).map(|other| format!("crate::roles::{other}"));
+        assert_eq!(broken(&format!("src/roles/{role}"), &others.collect()), [""; 0]);
     }
-    assert!(broken.is_empty(), "{broken:#?}");
 }
 
 #[test]
 fn a_wall_is_seen_where_there_is_one() {
-    assert!(names("use crate::http::router;", "crate::http") && names("    axum::serve(x)", "axum"));
-    assert!(!names("let taxum = 1;", "axum") && !names("use tillwire_channels::Event;", "tillwire::"));
+    let named = |code: &str, wall: &str| paths(code, "crate::gateway::feed").iter().any(|path| is_in(path, wall));
+    for code in [
+        "use crate::http::router;",
+        "pub use crate::http as web;",
+        "use crate::{http, journal};",
+        "use crate::{\n    journal::{self, Pools},\n    http::{router, guard},\n};",
+        "use super::super::http;",
+        "use super::super::{bus, http::router};",
+        "    let page = crate::http::page(x);",
+        "mod tests {\n    use super::super::super::http;\n}",
+    ] {
+        assert!(named(code, "crate::http"), "{code}");
+    }
+    assert!(named("use axum;", "axum") && named("    axum::serve(x)", "axum") && named("sqlx::query!(\"\")", "sqlx"));
+    for code in [
+        "// use crate::http;",
+        "use crate::journal::http;",
+        "use super::http;",
+        "use crate::https;",
+        "mod tests {\n    use super::super::http;\n}",
+        "let taxum = 1;",
+    ] {
+        assert!(!named(code, "crate::http") && !named(code, "axum"), "{code}");
+    }
+    assert!(!named("use tillwire_channels::Event;", "tillwire"));
 }
 
-/// Whether the line names it as a path, and not as a part of another word.
-fn names(line: &str, path: &str) -> bool {
-    line.match_indices(path).any(|(at, _)| {
-        let before = line[..at].chars().next_back();
-        let after = line[at + path.len()..].chars().next();
-        let of_a_word = |it: Option<char>| it.is_some_and(|it| it.is_alphanumeric() || it == '_');
-        !of_a_word(before)
-            && (path.ends_with(':') || path.ends_with('(') || after == Some(':') || line.contains("use "))
-            && (path.ends_with(':') || path.ends_with('(') || !of_a_word(after))
-    })
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Where a room names what it may not.
+fn broken(room: &str, forbidden: &Vec<String>) -> Vec<String> {
+    let mut files = rust_files(&root().join(room));
+    files.extend(Some(root().join(format!("{room}.rs"))).filter(|file| file.exists()));
+    assert!(!files.is_empty(), "no such room: {room}");
+    let itself = module(Path::new(room));
+    let mut broken = Vec::new();
+    for file in files {
+        let code = fs::read_to_string(&file).expect("a source file");
+        let file = file.strip_prefix(root()).expect("a file of ours");
+        let outside = paths(&code, &module(file)).into_iter().filter(|path| !is_in(path, &itself));
+        let found = outside.filter(|path| forbidden.iter().any(|wall| is_in(path, wall)));
+        broken.extend(found.map(|path| format!("{} names {path}", file.display())));
+    }
+    broken
+}
+
+/// The module that a file is, as a path.
+fn module(file: &Path) -> String {
+    let inside = file.iter().map(|part| part.to_string_lossy()).skip_while(|part| part != "src").skip(1);
+    let parts: Vec<_> = inside.map(|part| part.trim_end_matches(".rs").to_owned()).collect();
+    let parts = parts.into_iter().filter(|part| part != "mod" && part != "lib");
+    [String::from("crate")].into_iter().chain(parts).collect::<Vec<_>>().join("::")
+}
+
+/// Whether a path is this or leads into it.
+fn is_in(path: &str, wall: &str) -> bool {
+    path.strip_prefix(wall).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
+}
+
+/// Every path that the code of a module names, whole: out of groups, and up from `super`.
+fn paths(code: &str, module: &str) -> Vec<String> {
+    let lines = code.lines().filter(|line| !line.trim_start().starts_with("//"));
+    let code = lines.collect::<Vec<_>>().join("\n");
+    let (code, tests) = code.split_once("mod tests {").unwrap_or((&code, ""));
+    let tests_module = format!("{module}::tests");
+    [(code, module), (tests, &tests_module)]
+        .into_iter()
+        .flat_map(|(code, module)| {
+            let is_word = |it: char| it.is_alphanumeric() || it == '_';
+            let uses = code.match_indices("use ").filter(|(at, _)| !code[..*at].ends_with(is_word));
+            let trees = uses.filter_map(|(at, word)| code[at + word.len()..].split(';').next()).flat_map(leaves);
+            let elsewhere = code.split(|it| !is_word(it) && it != ':').filter(|path| path.contains("::"));
+            let all = trees.chain(elsewhere.map(str::to_owned));
+            all.map(|path| absolute(&path, module)).collect::<Vec<_>>()
+        })
+        .collect()
+}
+
+/// The paths of a `use` tree.
+fn leaves(tree: &str) -> Vec<String> {
+    let Some((stem, branches)) = tree.split_once('{') else {
+        return tree.split_whitespace().next().map(str::to_owned).into_iter().collect();
+    };
+    let (mut depth, mut from, mut found) = (0, 0, Vec::new());
+    for (at, it) in branches.char_indices() {
+        if depth == 0 && (it == ',' || it == '}') {
+            found.extend(leaves(&branches[from..at]).into_iter().map(|leaf| format!("{}{leaf}", stem.trim())));
+            from = at + 1;
+        }
+        match it {
+            '{' => depth += 1,
+            '}' if depth == 0 => break,
+            '}' => depth -= 1,
+            _ => {}
+        }
+    }
+    found
+}
+
+/// A path as seen from the crate's root, for one that begins with `self` or `super`.
+fn absolute(path: &str, module: &str) -> String {
+    if let Some(rest) = path.strip_prefix("self::") {
+        return format!("{module}::{rest}");
+    }
+    let (mut module, mut rest) = (module, path);
+    while let Some(further) = rest.strip_prefix("super::") {
+        (module, rest) = (module.rsplit_once("::").map_or(module, |(parent, _)| parent), further);
+    }
+    if rest == path { path.to_owned() } else { format!("{module}::{rest}") }
 }
 
 fn rust_files(folder: &Path) -> Vec<PathBuf> {

@@ -10,6 +10,8 @@ use sqlx::{ConnectOptions, Connection, Executor, PgConnection, PgPool, Postgres,
 /// How long a request waits for a free connection before it is told to come back.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// How long the database may take to show that it is there.
+const ANSWER_MAX: Duration = Duration::from_secs(2);
 /// The fewest connections that a feed gets by with: two heals, two replays, one look at the heads.
 pub const FEED_CONNECTIONS_MIN: u32 = 5;
 /// How long a transaction may take to begin, once there is a connection.
@@ -36,6 +38,12 @@ impl Pools {
             feed: open(feed_url, (connections_max / 4).max(FEED_CONNECTIONS_MIN))
                 .context("the database URL of the feed (--feed-database-url)")?,
         })
+    }
+
+    /// Whether the database answers a request.
+    pub async fn answer(&self) -> bool {
+        let asked = sqlx::query_scalar!(r#"select 1 as "one!""#).fetch_one(&self.app);
+        tokio::time::timeout(ANSWER_MAX, asked).await.is_ok_and(|answer| answer.is_ok())
     }
 
     /// Closes every connection once it is free.
