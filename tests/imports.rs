@@ -119,7 +119,7 @@ fn root() -> &'static Path {
 }
 
 /// Where a room names what it may not.
-fn broken(room: &str, forbidden: &Vec<String>) -> Vec<String> {
+fn broken(room: &str, forbidden: &[String]) -> Vec<String> {
     let mut files = rust_files(&root().join(room));
     files.extend(Some(root().join(format!("{room}.rs"))).filter(|file| file.exists()));
     assert!(!files.is_empty(), "no such room: {room}");

@@ -16,7 +16,7 @@ use crate::support::hub::{Answer, request};
 use crate::support::process::{Env, TillwireProcess, loopback, run};
 use crate::support::services::{dir, free_port};
 
-/// A compiler may be running beside us.
+/// A busy machine takes its time.
 const PATIENCE: Duration = Duration::from_secs(120);
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// A year of so many baskets.

@@ -17,7 +17,7 @@ use super::hub::{Answer, realm, request};
 use super::metrics;
 use super::services::{dir, free_port, unique};
 
-/// A compiler may be running beside us.
+/// A busy machine takes its time.
 const PATIENCE: Duration = Duration::from_secs(60);
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 

@@ -30,7 +30,7 @@ pub use proxy::Proxy;
 pub use rabbitmq::RabbitMq;
 pub use redis::Redis;
 
-/// RabbitMQ takes seconds when the machine is idle, and a compiler may be running beside it.
+/// RabbitMQ takes seconds on an idle machine, and longer on a busy one.
 const READY_MAX: Duration = Duration::from_secs(120);
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// Below the ports that the kernel gives to outgoing connections, which could take a killed service's port before it
