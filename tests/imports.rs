@@ -68,7 +68,8 @@ const WALLS: &[(&str, &[&str])] = &[
 
 #[test]
 fn rooms_only_see_what_lies_below_them() {
-    let walls = WALLS.iter().map(|(room, forbidden)| (*room, forbidden.iter().map(ToString::to_string).collect()));
+    let walls =
+        WALLS.iter().map(|(room, forbidden)| (*room, forbidden.iter().map(ToString::to_string).collect::<Vec<_>>()));
     assert_eq!(walls.flat_map(|(room, forbidden)| broken(room, &forbidden)).collect::<Vec<_>>(), [""; 0]);
 }
 
@@ -81,7 +82,7 @@ fn roles_never_import_one_another() {
     assert!(roles.len() > 2, "{roles:?}");
     for role in &roles {
         let others = roles.iter().filter(|other| *other != role).map(|other| format!("crate::roles::{other}"));
-        assert_eq!(broken(&format!("src/roles/{role}"), &others.collect()), [""; 0]);
+        assert_eq!(broken(&format!("src/roles/{role}"), &others.collect::<Vec<_>>()), [""; 0]);
     }
 }
 
