@@ -5,6 +5,7 @@
 //! on by a [task of its own](screen). This room sees the journal and the channels, never commerce, and writes nothing.
 
 mod audience;
+mod counting;
 mod feed;
 mod feeds;
 mod join;
@@ -79,6 +80,7 @@ impl Gateway {
         let feeds = Feeds::new(Source::new(pools), interest, options.vouch_max, tasks.clone(), stop.clone());
         tasks.spawn(feeds.clone().listen(heard));
         tasks.spawn(feeds.clone().watch());
+        tasks.spawn(counting::bring(io.clone(), stop.clone()));
         io.ns("/", session::namespace(feeds.clone(), verifier));
         Self { io, service, feeds }
     }
