@@ -60,3 +60,59 @@ fn what_the_documents_point_to_is_there() {
         }
     }
 }
+
+#[tokio::test]
+async fn the_page_of_the_api_loads_nothing_from_outside() {
+    let hub = TestHub::start().await;
+    let get = async |path: &str| {
+        let answer = hub.send("GET", path, &[], vec![]).await;
+        assert_eq!(answer.status, 200, "{path}");
+        // Whatever its scripts would like, a browser lets it reach nobody but this hub.
+        let policy = answer.headers["content-security-policy"].to_str().unwrap();
+        for directive in policy.split("; ") {
+            let (name, sources) = directive.split_once(' ').expect("a directive with its sources");
+            let allowed = match name {
+                "style-src" => ["'self'", "'unsafe-inline'"].as_slice(),
+                "img-src" => &["'self'", "data:"],
+                _ => &["'self'", "'none'"],
+            };
+            assert!(sources.split(' ').all(|source| allowed.contains(&source)), "{directive}");
+        }
+        for directive in ["default-src 'none'", "script-src 'self'", "connect-src 'self'", "frame-ancestors 'none'"] {
+            assert!(policy.split("; ").any(|it| it == directive), "no {directive} in {policy}");
+        }
+        String::from_utf8_lossy(&answer.body).into_owned()
+    };
+    let page = get("/docs/").await;
+    let files: Vec<&str> = ["src=\"", "href=\""]
+        .iter()
+        .flat_map(|mark| page.split(mark).skip(1))
+        .filter_map(|rest| rest.split('"').next())
+        .collect();
+    assert!(files.len() > 3, "{files:?}");
+    for file in &files {
+        let name = file.strip_prefix("./").unwrap_or(file);
+        assert!(!name.contains([':', '/']), "{file} is not beside the page");
+        let text = get(&format!("/docs/{name}")).await;
+        if name.ends_with(".css") {
+            let pictures = text.split("url(").skip(1);
+            assert!(pictures.into_iter().all(|it| it.trim_start_matches(['"', '\'']).starts_with("data:")), "{name}");
+            assert!(!text.contains("@import"), "{name}");
+        }
+    }
+    assert!(page.split("<script").skip(1).all(|script| script.contains("src=\"")), "a script with text of its own");
+    let settings = get("/docs/swagger-initializer.js").await;
+    assert!(files.contains(&"./swagger-initializer.js"));
+    for setting in ["\"url\": \"/v1/openapi.json\"", "\"validatorUrl\": \"none\""] {
+        assert!(settings.contains(setting), "no {setting} in {settings}");
+    }
+}
+
+#[tokio::test]
+async fn the_document_that_is_served_is_the_one_that_is_committed() {
+    let hub = TestHub::start().await;
+    let served = hub.send("GET", "/v1/openapi.json", &[], vec![]).await.ok();
+    let committed = std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/openapi.json")).unwrap();
+    assert_eq!(served, serde_json::from_slice::<serde_json::Value>(&committed).unwrap());
+    assert!(served["openapi"].as_str().unwrap().starts_with("3.1."), "{}", served["openapi"]);
+}

@@ -23,5 +23,6 @@ mod sales;
 mod services;
 mod support;
 mod tail;
+mod tokens;
 mod walls;
 mod writes;

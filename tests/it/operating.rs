@@ -3,15 +3,12 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
-use std::process::Stdio;
-use std::time::Duration;
 
 use clap::CommandFactory;
 use tillwire::config::Config;
 use tillwire::schema;
-use tokio::process::Command;
 
-use super::support::process::{TillwireProcess, environment};
+use super::support::process::{TillwireProcess, environment, shell};
 use super::support::services::dir;
 use super::support::services::postgres::Postgres;
 use super::support::till::Till;
@@ -43,16 +40,11 @@ async fn every_example_works() {
     let page = page();
     let examples: Vec<&str> = page.split("```sh\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
     assert!(examples.len() >= 3);
-    let bin = Path::new(env!("CARGO_BIN_EXE_tillwire")).parent().unwrap().to_owned();
-    let path = std::env::join_paths([bin].into_iter().chain(std::env::split_paths(&std::env::var_os("PATH").unwrap())));
     let mut printed = String::new();
     for example in examples {
-        let mut bash = Command::new("bash");
-        bash.args(["-euo", "pipefail", "-c", example]).env_clear().envs(&env).env("PATH", path.as_ref().unwrap());
-        bash.current_dir(dir("example")).stdin(Stdio::null()).kill_on_drop(true);
-        let output = tokio::time::timeout(Duration::from_secs(60), bash.output()).await.unwrap().unwrap();
-        assert!(output.status.success(), "{example}\n{}", String::from_utf8_lossy(&output.stderr));
-        printed += &String::from_utf8_lossy(&output.stdout);
+        let done = shell(example, &env, &dir("example")).await;
+        assert_eq!(done.code, Some(0), "{example}\n{}", done.err);
+        printed += &done.out;
     }
     for line in ["migrations      all", "sale.completed", "every link good"] {
         assert!(printed.contains(line), "no `{line}` in:\n{printed}");

@@ -195,3 +195,35 @@ async fn a_snapshot_is_true_at_its_position_page_by_page() {
     shop.get_as(&elsewhere, &stock).await.refused(403, "denied");
     shop.get("/v1/snapshot?channel=access").await.refused(422, "no_snapshot");
 }
+
+#[tokio::test]
+async fn the_journal_is_read_by_channels_that_the_token_may_hear() {
+    let hub = TestHub::start().await;
+    let shop = hub.merchant("Toko Roti").await;
+    let bread = shop.stocked("roti", 7_500, "10").await;
+    shop.sells(&bread, 7_500).await;
+    let read =
+        async |token: &str, channels: &str| shop.get_as(token, &format!("/v1/journal?channels={channels}")).await;
+    let kinds = |page: serde_json::Value| -> Vec<String> {
+        let events = page["events"].as_array().unwrap();
+        events.iter().map(|it| it["event"]["type"].as_str().unwrap().to_owned()).collect()
+    };
+    let here = format!("payments/{}", shop.outlet);
+    assert_eq!(kinds(read(&shop.owner, &format!("sales,{here}")).await.ok()), ["sale.completed", "payment.captured"]);
+
+    for unknown in ["weather", "sales,weather", "sales/nowhere", "sales/", "", "sales,", "Sales", "sales%20"] {
+        let problem = read(&shop.owner, unknown).await.refused(422, "unknown_channel");
+        assert_eq!(problem["errors"][0]["pointer"], "channels", "{unknown}");
+    }
+    // One that is not for them, and nothing is answered of the others.
+    let clerk = hub.token(shop.merchant, Role::Clerk, &[]);
+    assert_eq!(kinds(read(&clerk, "stock").await.ok()), ["stock.changed", "stock.changed"]);
+    for denied in ["sales", "stock,payments", "access"] {
+        read(&clerk, denied).await.refused(403, "denied");
+    }
+    let cashier = hub.token(shop.merchant, Role::Cashier, &[shop.outlet]);
+    read(&cashier, &here).await.ok();
+    for denied in ["payments".to_owned(), format!("payments/{}", OutletId::new())] {
+        read(&cashier, &denied).await.refused(403, "denied");
+    }
+}

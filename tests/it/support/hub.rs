@@ -29,6 +29,8 @@ pub struct TestHub {
     /// Where the first node is.
     pub address: SocketAddr,
     pub signer: Signer,
+    /// The file of the private key that tokens are signed with.
+    pub signing_key: PathBuf,
     _first: TestNode,
 }
 
@@ -74,7 +76,7 @@ impl TestHub {
         let signer = Signer::open(&key, realm()).expect("a signer");
         let pools = Pools::open(&database.url("tillwire_app"), &database.url("tillwire_feed"), 8).expect("pools");
         let first = start_node(&database, &signer, BOTH_FACES, proxy, &[]).await;
-        Self { database, pools, address: first.address, signer, _first: first }
+        Self { database, pools, address: first.address, signer, signing_key: key, _first: first }
     }
 
     /// A file with the public keys of this hub's tokens, for nodes that are processes.

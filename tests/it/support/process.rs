@@ -179,8 +179,22 @@ pub struct Outcome {
 
 /// Runs a command to its end.
 pub async fn run(arguments: &[&str], env: &Env) -> Outcome {
-    let mut command = command(arguments, env, &dir("command"));
-    let output = timeout(PATIENCE, command.output()).await.expect("a command that ends").expect("starting tillwire");
+    outcome(command(arguments, env, &dir("command"))).await
+}
+
+/// Runs a script in a folder, as somebody would who has `tillwire` on their PATH.
+pub async fn shell(script: &str, env: &Env, dir: &Path) -> Outcome {
+    let bin = Path::new(env!("CARGO_BIN_EXE_tillwire")).parent().expect("a folder").to_owned();
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let path = std::env::join_paths([bin].into_iter().chain(std::env::split_paths(&path))).expect("a PATH");
+    let mut bash = Command::new("bash");
+    bash.args(["-euo", "pipefail", "-c", script]).env_clear().envs(env).env("PATH", path);
+    bash.current_dir(dir).stdin(Stdio::null()).kill_on_drop(true);
+    outcome(bash).await
+}
+
+async fn outcome(mut command: Command) -> Outcome {
+    let output = timeout(PATIENCE, command.output()).await.expect("a command that ends").expect("starting it");
     let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
     Outcome { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
 }
