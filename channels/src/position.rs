@@ -121,9 +121,10 @@ impl FromStr for Position {
     }
 }
 
-/// Digits only: `parse` alone would also take a plus sign.
+/// Digits only, and as they are written: `parse` alone would also take a plus sign, and zeros that stand before. One
+/// position is one text, for the text is an id.
 fn number(text: &str) -> Result<u64, NotAPosition> {
-    if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
+    if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) || (text.len() > 1 && text.starts_with('0')) {
         return Err(NotAPosition);
     }
     text.parse().map_err(|_| NotAPosition)
@@ -158,7 +159,7 @@ impl JsonSchema for Position {
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({
             "type": "string",
-            "pattern": r"^[0-9]+(\.[1-9][0-9]*)?-[0-9a-f]{8}$",
+            "pattern": r"^(0|[1-9][0-9]*)(\.[1-9][0-9]*)?-[0-9a-f]{8}$",
             "description": "A place in the merchant's journal: entry, event in it, and the first digits of the entry's chain hash."
         })
     }
@@ -182,6 +183,9 @@ mod tests {
             "1041",
             "1041.0-9f3ac2d1",
             "+1-9f3ac2d1",
+            "007-9f3ac2d1",
+            "00-00000000",
+            "7.02-9f3ac2d1",
             "1-9F3AC2D1",
             "1-9f3ac2d",
             "9223372036854775808-00000000",
