@@ -17,11 +17,14 @@ use super::support::screen::{End, Screen};
 use super::support::services::dir;
 use super::support::services::postgres::Postgres;
 
-/// The line of the README that has this in it, without its comment.
-fn readme_says(part: &str) -> &'static str {
-    let commands = include_str!("../../README.md").lines().filter(|line| !line.starts_with('`'));
-    let line = commands.into_iter().find(|line| line.contains(part));
-    line.unwrap_or_else(|| panic!("the README does not say {part}")).split(" #").next().expect("a command").trim_end()
+/// The line of the README's examples that begins so, without its comment.
+fn readme_says(beginning: &str) -> &'static str {
+    let line = include_str!("../../README.md").lines().find(|line| line.starts_with(beginning));
+    line.unwrap_or_else(|| panic!("the README does not say {beginning}"))
+        .split(" #")
+        .next()
+        .expect("a command")
+        .trim_end()
 }
 
 #[tokio::test]
@@ -29,7 +32,8 @@ async fn a_token_minted_as_the_readme_says_opens_a_shop() {
     let database = Postgres::shared().await.database(async |url| schema::up(&url).await.unwrap()).await;
     let (mut env, _) = environment(&database.url("tillwire_app"), &database.url("tillwire_feed"));
     let home = dir("home");
-    let script = format!("{}\n{}\necho \"$TOKEN\"", readme_says("token new-key"), readme_says("token mint"));
+    let script =
+        format!("{}\n{}\necho \"$TOKEN\"", readme_says("tillwire token new-key"), readme_says("export TOKEN="));
     let minted = shell(&script, &env, &home).await;
     assert_eq!(minted.code, Some(0), "{}", minted.err);
     // The token and nothing else; for whom it is stands on the other stream.
