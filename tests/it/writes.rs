@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use serde_json::{Value, json};
@@ -14,12 +15,16 @@ use tillwire_channels::{Event, Moment, StaffId};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::Barrier;
+use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use super::support::hub::{Shop, TestHub};
 use super::support::services::postgres::Postgres;
 use super::support::services::proxy::{Cut, Proxy};
+
+/// How long something may take that must happen.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 #[tokio::test]
 async fn a_commit_whose_answer_is_lost_is_settled_by_the_same_key() {
@@ -51,8 +56,8 @@ async fn a_cancelled_begin_never_poisons_a_pooled_connection() {
     let mut cut = 0;
     for round in 0..300_u64 {
         let begin = pool::begin(&hub.pools.app);
-        let patience = std::time::Duration::from_micros(round % 40 * 10);
-        cut += u32::from(tokio::time::timeout(patience, begin).await.is_err());
+        let patience = Duration::from_micros(round % 40 * 10);
+        cut += u32::from(timeout(patience, begin).await.is_err());
     }
     assert!(cut > 0, "all of them were quicker than we lose patience");
     for n in 0..40 {
@@ -231,11 +236,14 @@ async fn g1_a_till_that_hangs_up_leaves_one_whole_sale_or_none() {
         till
     };
     // What became of a sale: the same key tells, as soon as it is over.
-    let settles = async |key: &str| loop {
-        let answer = shop.post_once(key, &shop.sales(), sale.clone()).await;
-        if ![409, 503].contains(&answer.status) {
-            answer.created();
-            return answer.headers.contains_key("idempotent-replayed");
+    let settles = async |key: &str| {
+        let started = Instant::now();
+        loop {
+            let answer = shop.post_once(key, &shop.sales(), sale.clone()).await;
+            if ![409, 503].contains(&answer.status) || started.elapsed() > PATIENCE {
+                answer.created();
+                return answer.headers.contains_key("idempotent-replayed");
+            }
         }
     };
 
@@ -246,7 +254,8 @@ async fn g1_a_till_that_hangs_up_leaves_one_whole_sale_or_none() {
     hub.someone_is_locked_out().await;
     till.shutdown().await.unwrap();
     let mut answer = Vec::new();
-    let _ = till.read_to_end(&mut answer).await; // It may be reset as well.
+    // It may be reset as well.
+    let _ = timeout(PATIENCE, till.read_to_end(&mut answer)).await.expect("the hub hangs up as well");
     assert_eq!(answer, b"", "nobody is there to be answered");
     sqlx::raw_sql("rollback").execute(&mut holder).await.unwrap();
     assert!(settles("held").await, "what had begun was completed");

@@ -160,7 +160,7 @@ impl TestHub {
         let waiting = "select count(*) from pg_stat_activity
             where datname = current_database() and wait_event_type = 'Lock'";
         let started = Instant::now();
-        while self.database.psql(waiting).await.trim() != "1" {
+        while self.database.psql(waiting).await.trim() == "0" {
             assert!(started.elapsed() < PATIENCE, "nobody waits for a lock");
         }
     }
