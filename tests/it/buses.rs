@@ -1,229 +1,23 @@
 //! The buses between nodes: what is announced on one is heard on the other, whatever becomes of the brokers.
 
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use secrecy::SecretString;
 use serde_json::{Value, json};
-use tillwire::bus::{Brokers, Buses, CARRIED_BYTES_MAX, Carried, Doors};
+use tillwire::bus::{Brokers, CARRIED_BYTES_MAX, Carried};
 use tillwire::identity::tokens::install_crypto;
-use tillwire::journal::{Entry, chain};
-use tillwire_channels::{MerchantId, Moment, Tag};
+use tillwire::journal::Entry;
+use tillwire_channels::MerchantId;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpListener;
 use tokio::time::{sleep, timeout};
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
-use crate::support::services::{Proxy, RabbitMq, Redis, free_port};
-
-/// How long a fact is waited for. Only a fault takes as long.
-const FACT_MAX: Duration = Duration::from_secs(90);
-/// How long to wait before looking, or saying something, again.
-const AGAIN: Duration = Duration::from_millis(50);
-/// Less than the time after which a bus gives up on a broker by itself.
-const PROMPT: Duration = Duration::from_secs(3);
-const BUSES: [&str; 2] = ["redis", "rabbitmq"];
-const TASKS: [&str; 2] = ["publishing", "listening"];
-
-/// One node's buses.
-struct Node {
-    doors: Doors,
-    tasks: TaskTracker,
-    stop: CancellationToken,
-}
-
-impl Node {
-    fn on(brokers: &Brokers) -> Self {
-        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
-        let (mut buses, doors) = Buses::new(tasks.clone(), stop.clone());
-        buses.connect(brokers).unwrap();
-        buses.open();
-        Self { doors, tasks, stop }
-    }
-
-    /// A node that listens to this merchant.
-    fn listening(brokers: &Brokers, merchant: MerchantId) -> Self {
-        let node = Self::on(brokers);
-        node.doors.interest.begin(merchant);
-        node
-    }
-
-    async fn announce(&self, entry: &Arc<Entry>) {
-        timeout(FACT_MAX, self.doors.announce.send(entry.clone())).await.expect("announcing waits for nobody").unwrap();
-    }
-
-    async fn hears(&mut self) -> Carried {
-        timeout(FACT_MAX, self.doors.heard.recv()).await.expect("something to hear").unwrap()
-    }
-
-    /// Announces one entry after another until the other node hears one, and answers with that.
-    async fn reaches(&self, other: &mut Node, shop: &mut Shop) -> Arc<Entry> {
-        let reached = async {
-            loop {
-                self.announce(&shop.sells()).await;
-                match timeout(AGAIN, other.doors.heard.recv()).await {
-                    Ok(Some(Carried::Entry(entry))) if entry.merchant == shop.merchant => return entry,
-                    Ok(heard) => panic!("heard {heard:?}"),
-                    Err(_) => {} // Not yet.
-                }
-            }
-        };
-        timeout(FACT_MAX, reached).await.expect("one node reaches the other")
-    }
-
-    /// Stops, whatever it is doing.
-    async fn stops(self) {
-        self.stop.cancel();
-        self.tasks.close();
-        timeout(PROMPT, self.tasks.wait()).await.expect("it stops without waiting for a broker");
-    }
-}
-
-/// A merchant whose journal grows.
-struct Shop {
-    merchant: MerchantId,
-    seq: u64,
-    prev: Tag,
-}
-
-impl Shop {
-    fn new() -> Self {
-        Self { merchant: MerchantId::new(), seq: 0, prev: Tag::GENESIS }
-    }
-
-    fn sells(&mut self) -> Arc<Entry> {
-        self.records(&json!([{ "sold": "croissant" }]).to_string())
-    }
-
-    fn records(&mut self, events: &str) -> Arc<Entry> {
-        self.seq += 1;
-        let tag = chain::tag(self.prev, self.merchant, self.seq, events);
-        let at = Moment::from_unix_timestamp(1_800_000_000).unwrap();
-        let entry = Entry::new(self.merchant, self.seq, self.prev, tag, at, events.into());
-        self.prev = tag;
-        Arc::new(entry)
-    }
-}
-
-fn redis(url: &str, prefix: &str) -> Brokers {
-    Brokers { redis_url: Some(SecretString::from(url)), amqp_url: None, prefix: prefix.to_owned() }
-}
-
-fn rabbitmq(url: &str) -> Brokers {
-    Brokers { redis_url: None, amqp_url: Some(SecretString::from(url)), prefix: String::new() }
-}
-
-/// The run's brokers, one after the other, with names of the test's own.
-async fn each_shared() -> [(&'static str, Brokers); 2] {
-    let (redis_server, rabbitmq_server) = tokio::join!(Redis::shared(), RabbitMq::shared());
-    let vhost = rabbitmq_server.vhost().await;
-    [
-        ("redis", redis(&redis_server.url(), &redis_server.prefix())),
-        ("rabbitmq", rabbitmq(&rabbitmq_server.url(&vhost))),
-    ]
-}
-
-/// The same, each through a proxy.
-async fn each_through_a_proxy() -> [(&'static str, Proxy, Brokers); 2] {
-    let (redis_server, rabbitmq_server) = tokio::join!(Redis::shared(), RabbitMq::shared());
-    let vhost = rabbitmq_server.vhost().await;
-    let (near_redis, near_rabbitmq) = (Proxy::to(redis_server.port).await, Proxy::to(rabbitmq_server.port()).await);
-    let redis = redis(&format!("redis://127.0.0.1:{}", near_redis.port), &redis_server.prefix());
-    let rabbitmq = rabbitmq(&rabbitmq_server.url_through(near_rabbitmq.port, &vhost));
-    [("redis", near_redis, redis), ("rabbitmq", near_rabbitmq, rabbitmq)]
-}
-
-/// What the buses of this test count: its tasks all run on its own thread.
-struct Counts {
-    handle: PrometheusHandle,
-    _guard: metrics::LocalRecorderGuard<'static>,
-}
-
-impl Counts {
-    fn begin() -> Self {
-        let recorder = Box::leak(Box::new(PrometheusBuilder::new().build_recorder()));
-        Self { handle: recorder.handle(), _guard: metrics::set_default_local_recorder(recorder) }
-    }
-
-    /// The sum of a metric's series that have all these labels.
-    fn of(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
-        let text = self.handle.render();
-        let lines = text.lines().filter(|line| {
-            line.strip_prefix(name).is_some_and(|rest| rest.starts_with('{'))
-                && labels.iter().all(|(label, value)| line.contains(&format!("{label}=\"{value}\"")))
-        });
-        lines.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
-    }
-
-    fn dropped(&self, bus: &str, reason: &str) -> f64 {
-        self.of("tillwire_bus_dropped_total", &[("bus", bus), ("reason", reason)])
-    }
-
-    fn is_up(&self, bus: &str, task: &str) -> bool {
-        self.of("tillwire_bus_up", &[("bus", bus), ("task", task)]) == 1.0
-    }
-
-    async fn until(&self, what: &str, holds: impl Fn(&Self) -> bool) {
-        let waiting = async {
-            while !holds(self) {
-                sleep(AGAIN).await;
-            }
-        };
-        timeout(FACT_MAX, waiting).await.unwrap_or_else(|_| panic!("never: {what}\n{}", self.handle.render()));
-    }
-
-    async fn until_up(&self, bus: &str) {
-        self.until("up", |counts| TASKS.iter().all(|task| counts.is_up(bus, task))).await;
-    }
-}
-
-/// What this test's tasks log.
-struct Log {
-    lines: Arc<Mutex<Vec<u8>>>,
-    _guard: tracing::subscriber::DefaultGuard,
-}
-
-impl Log {
-    fn begin() -> Self {
-        let lines = Arc::new(Mutex::new(Vec::new()));
-        let writer = Lines(lines.clone());
-        let subscriber =
-            tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).with_env_filter("info");
-        Self { lines, _guard: tracing::subscriber::set_default(subscriber.finish()) }
-    }
-
-    fn text(&self) -> String {
-        String::from_utf8(self.lines.lock().unwrap().clone()).unwrap()
-    }
-
-    fn count(&self, words: &str) -> usize {
-        self.text().matches(words).count()
-    }
-
-    /// Each outage of so many links is told once: between two of them a link was connected.
-    fn told_once(&self, link: &str, links: usize) {
-        let outages = self.count(&format!("Cannot reach {link}")) + self.count(&format!("Lost {link}"));
-        let connects = self.count(&format!("Connected to {link}"));
-        assert!(outages >= links && outages <= connects + links, "{outages} {connects}\n{}", self.text());
-    }
-}
-
-#[derive(Clone)]
-struct Lines(Arc<Mutex<Vec<u8>>>);
-
-impl std::io::Write for Lines {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
+use crate::support::buses::{
+    AGAIN, BUSES, Counts, FACT_MAX, Log, Node, Shop, TASKS, each_shared, each_through_a_proxy, rabbitmq, redis,
+};
+use crate::support::services::{RabbitMq, Redis, free_port};
 
 #[tokio::test]
 async fn an_entry_announced_on_one_node_is_heard_on_the_other() {
@@ -276,7 +70,7 @@ async fn only_merchants_of_interest_are_heard_and_interest_changes() {
         // The same bytes in another order: the same routing key at RabbitMQ.
         let mut bytes = *bakery.merchant.0.as_bytes();
         bytes.swap(14, 15);
-        let mut neighbour = Shop { merchant: MerchantId(uuid::Uuid::from_bytes(bytes)), ..Shop::new() };
+        let mut neighbour = Shop::of(MerchantId(uuid::Uuid::from_bytes(bytes)));
         let mut stranger = Shop::new();
 
         let one = Node::on(&brokers);
@@ -503,7 +297,7 @@ async fn feeds_that_are_behind_lose_what_they_will_read_in_the_journal() {
                 sleep(Duration::from_millis(5)).await;
             }
         };
-        timeout(FACT_MAX, announcing).await.unwrap_or_else(|_| panic!("{bus}:\n{}", counts.handle.render()));
+        timeout(FACT_MAX, announcing).await.unwrap_or_else(|_| panic!("{bus}:\n{}", counts.told()));
         while other.doors.heard.try_recv().is_ok() {}
         one.reaches(&mut other, &mut shop).await;
         tokio::join!(one.stops(), other.stops());

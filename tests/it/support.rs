@@ -1,5 +1,6 @@
 //! What the stories are told with: private services, a hub on them, and screens.
 
+pub mod buses;
 pub mod clients;
 pub mod compose;
 pub mod hub;
