@@ -8,11 +8,12 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use serde_json::{Value, json};
-use tillwire::identity::tokens::{Bearer, Realm, Signer};
+use tillwire::identity::tokens::{Realm, Signer};
 use tillwire_channels::{MerchantId, Role, StaffId};
 use tokio::time::{sleep, timeout};
 
-use crate::support::hub::{Answer, request};
+use crate::support::caller::{Caller, bearer};
+use crate::support::hub::Answer;
 use crate::support::process::{Env, TillwireProcess, loopback, run};
 use crate::support::services::{dir, free_port};
 
@@ -67,35 +68,23 @@ impl Demo {
         assert!(!self.home.join("demo/data/postmaster.pid").exists());
     }
 
+    /// Whoever has this token.
+    fn caller<'a>(&self, token: &'a str) -> Caller<'a> {
+        Caller { address: self.process.public, token }
+    }
+
     async fn get_as(&self, token: &str, path: &str) -> Answer {
-        self.send("GET", path, &[("authorization", &format!("Bearer {token}"))], vec![]).await
+        self.caller(token).get(path).await.expect("an answer")
     }
 
     async fn post_as(&self, token: &str, path: &str, key: &str, body: Value) -> Answer {
-        let bearer = format!("Bearer {token}");
-        let headers =
-            [("authorization", bearer.as_str()), ("idempotency-key", key), ("content-type", "application/json")];
-        self.send("POST", path, &headers, body.to_string().into_bytes()).await
-    }
-
-    async fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: Vec<u8>) -> Answer {
-        request(self.process.public, method, path, headers, body).await.expect("an answer")
+        self.caller(token).post(key, path, body.to_string().into_bytes()).await.expect("an answer")
     }
 
     /// The receipts of all sales so far, in the journal's order, as whoever has the link reads them.
     async fn receipts(&self) -> Vec<String> {
-        let (mut receipts, mut after) = (Vec::new(), "0-00000000".to_owned());
-        loop {
-            let page =
-                self.get_as(&self.token, &format!("/v1/journal?channels=sales&limit=500&after={after}")).await.ok();
-            for event in page["events"].as_array().expect("events") {
-                receipts.push(event["event"]["data"]["number"].as_str().expect("a number").to_owned());
-            }
-            after = page["position"].as_str().expect("a position").to_owned();
-            if page["more"] == false {
-                return receipts;
-            }
-        }
+        let sales = self.caller(&self.token).journal("channels=sales&limit=500").await;
+        sales.iter().map(|it| it["event"]["data"]["number"].as_str().expect("a number").to_owned()).collect()
     }
 
     /// Waits until there are at least so many sales.
@@ -128,14 +117,8 @@ impl Demo {
     fn owner(&self) -> String {
         let realm = Realm { issuer: "tillwire-demo".to_owned(), audience: "tillwire-demo".to_owned() };
         let signer = Signer::open(&self.home.join("demo/demo-signing-key.pem"), realm).expect("the demo's key");
-        let bearer = Bearer {
-            merchant: self.merchant(),
-            staff: StaffId::new(),
-            role: Role::Owner,
-            outlets: vec![],
-            register: None,
-        };
-        signer.mint(&bearer, Duration::from_secs(600)).expect("a token")
+        let owner = bearer(self.merchant(), StaffId::new(), Role::Owner);
+        signer.mint(&owner, Duration::from_secs(600)).expect("a token")
     }
 
     /// What `tillwire journal verify` says of its database.

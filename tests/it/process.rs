@@ -4,15 +4,17 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use serde_json::json;
 use tillwire::http;
 use tillwire::identity::tokens::{Realm, Signer, write_new_key};
+use tillwire_channels::{MerchantId, Role, StaffId};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use uuid::Uuid;
 
-use super::support::hub::request;
+use super::support::caller::{Caller, bearer};
 use super::support::process::{Env, TillwireProcess, address, environment, run};
 use super::support::screen::Screen;
 use super::support::services::postgres::{Database, Postgres};
@@ -259,8 +261,7 @@ async fn more_requests_than_it_can_hold_are_told_to_come_back() {
     refused.refused(503, "busy");
     assert_eq!(refused.headers["retry-after"], "1");
     assert_eq!(hub.probe("/healthz").await, Some(200), "whoever asks whether it lives gets an answer");
-    let metrics = request(hub.metrics, "GET", "/metrics", &[], vec![]).await.unwrap();
-    let metrics = String::from_utf8(metrics.body).unwrap();
+    let metrics = hub.metrics().await;
     assert!(metrics.contains("tillwire_http_shed_total"), "{metrics}");
 
     futures_util::future::join_all(held.into_iter().map(HalfSent::finish)).await;
@@ -283,17 +284,9 @@ async fn secrets_are_nowhere_to_be_read() {
     let env = with(&env, "TILLWIRE_LOG", "trace");
     let mut hub = TillwireProcess::spawn(&["serve"], &env);
     hub.until("alive", async |hub| hub.probe("/healthz").await == Some(200)).await;
-    let bearer = tillwire::identity::tokens::Bearer {
-        merchant: tillwire_channels::MerchantId::new(),
-        staff: tillwire_channels::StaffId::new(),
-        role: tillwire_channels::Role::Owner,
-        outlets: vec![],
-        register: None,
-    };
-    let token = signer.mint(&bearer, std::time::Duration::from_secs(60)).unwrap();
-    let headers = [("authorization", format!("Bearer {token}"))];
-    let headers: Vec<(&str, &str)> = headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
-    let answer = request(hub.public, "GET", "/v1/outlets", &headers, vec![]).await.unwrap();
+    let owner = bearer(MerchantId::new(), StaffId::new(), Role::Owner);
+    let token = signer.mint(&owner, Duration::from_secs(60)).unwrap();
+    let answer = Caller { address: hub.public, token: &token }.get("/v1/outlets").await.unwrap();
     answer.refused(500, "internal");
     hub.says("password authentication failed").await;
     assert_eq!(hub.probe("/readyz").await, Some(503));

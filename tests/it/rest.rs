@@ -109,16 +109,9 @@ async fn only_good_tokens_open_anything() {
 async fn a_revoked_token_is_dead_at_once_and_the_journal_says_so() {
     let hub = TestHub::start().await;
     let shop = hub.merchant("Toko Roti").await;
-    let bearer = tillwire::identity::tokens::Bearer {
-        merchant: shop.merchant,
-        staff: tillwire_channels::StaffId::new(),
-        role: Role::Cashier,
-        outlets: vec![],
-        register: None,
-    };
-    let token = hub.signer.mint(&bearer, std::time::Duration::from_secs(60)).unwrap();
+    let (staff, token) = hub.token_of_someone(shop.merchant, Role::Cashier);
     shop.get_as(&token, "/v1/outlets").await.ok();
-    shop.post(&format!("/v1/staff/{}/revocations", bearer.staff), json!({})).await.created();
+    shop.post(&format!("/v1/staff/{staff}/revocations"), json!({})).await.created();
     shop.get_as(&token, "/v1/outlets").await.refused(401, "token_revoked");
     shop.post_as(
         &token,
@@ -130,7 +123,7 @@ async fn a_revoked_token_is_dead_at_once_and_the_journal_says_so() {
     .refused(401, "token_revoked");
     let last = shop.journal().await.pop().unwrap();
     assert_eq!(last["event"]["type"], "access.revoked");
-    assert_eq!(last["event"]["data"]["staff"], bearer.staff.to_string());
+    assert_eq!(last["event"]["data"]["staff"], staff.to_string());
 }
 
 #[tokio::test]

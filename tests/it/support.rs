@@ -1,6 +1,7 @@
 //! What the stories are told with: private services, a hub on them, and screens.
 
 pub mod buses;
+pub mod caller;
 pub mod clients;
 pub mod compose;
 pub mod hub;

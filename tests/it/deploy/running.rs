@@ -8,9 +8,8 @@ use lapin::options::QueueDeclareOptions;
 use lapin::types::FieldTable;
 use lapin::{Connection, ConnectionProperties};
 use serde_json::{Value, json};
-use tillwire::identity::tokens::{Bearer, Realm, Signer};
+use tillwire::identity::tokens::{Realm, Signer};
 use tillwire::journal::pool;
-use tillwire_channels::{MerchantId, OutletId, RegisterId, Role, StaffId};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
@@ -21,6 +20,7 @@ use crate::support::process::{Env, TillwireProcess, run};
 use crate::support::screen::{End, Screen};
 use crate::support::services::deployed::Deployed;
 use crate::support::services::{dir, unique};
+use crate::support::till::Till;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 /// The close code that says: come back.
@@ -56,14 +56,11 @@ struct Shop {
     services: Deployed,
     nodes: BTreeMap<&'static str, TillwireProcess>,
     door: SocketAddr,
-    token: String,
-    outlet: OutletId,
-    register: RegisterId,
-    variant: String,
+    till: Till,
 }
 
 impl Shop {
-    /// A merchant with one product, a million of it, sold at 1,000 rupiah.
+    /// A merchant with a million pieces of one product.
     async fn open() -> Self {
         let (values, signer) = values();
         let services = Deployed::new(values);
@@ -80,79 +77,24 @@ impl Shop {
         }
         services.start("haproxy").await;
 
-        let bearer = Bearer {
-            merchant: MerchantId::new(),
-            staff: StaffId::new(),
-            role: Role::Owner,
-            outlets: vec![],
-            register: None,
-        };
-        let token = signer.mint(&bearer, Duration::from_secs(600)).unwrap();
-        let (outlet, register) = (OutletId::new(), RegisterId::new());
         let door = services.address("haproxy", 8080);
-        let mut shop = Self { services, nodes, door, token, outlet, register, variant: String::new() };
-        shop.until_served().await;
-        shop.post("/v1/merchant", json!({ "name": "Toko Roti", "currency": "IDR" })).await.created();
-        let body = json!({ "id": outlet, "code": "JKT", "name": "Jakarta", "time_zone": "Asia/Jakarta" });
-        shop.post("/v1/outlets", body).await.created();
-        let body = json!({ "id": register, "code": "R1", "name": "Kasir 1" });
-        shop.post(&format!("/v1/outlets/{outlet}/registers"), body).await.created();
-        let body = json!({ "name": "Roti", "variants": [{ "sku": "roti", "price_minor": 1000 }] });
-        let product = shop.post("/v1/products", body).await.created();
-        shop.variant = product["variants"][0]["variant"].as_str().unwrap().to_owned();
-        let lines = json!([{ "variant": shop.variant, "quantity": "1000000" }]);
-        let body = json!({ "reason": "received", "lines": lines });
-        shop.post(&format!("/v1/outlets/{outlet}/stock/moves"), body).await.created();
-        shop
+        until_served(door).await;
+        let till = Till::open(door, &signer, 1_000_000).await;
+        Self { services, nodes, door, till }
     }
 
-    /// Waits until the balancer has seen a node of each kind ready.
-    async fn until_served(&self) {
-        let started = Instant::now();
-        while !self.send("GET", "/readyz", None, vec![]).await.is_ok_and(|answer| answer.status == 200) {
-            assert!(started.elapsed() < PATIENCE, "nobody is served");
-            sleep(POLL_INTERVAL).await;
-        }
-    }
-
-    async fn send(&self, method: &str, path: &str, key: Option<&str>, body: Vec<u8>) -> anyhow::Result<Answer> {
-        let token = format!("Bearer {}", self.token);
-        let mut headers = vec![("authorization", token.as_str())];
-        if let Some(key) = key {
-            headers.extend([("idempotency-key", key), ("content-type", "application/json")]);
-        }
-        timeout(PATIENCE, request(self.door, method, path, &headers, body)).await?
-    }
-
-    async fn get(&self, path: &str) -> Value {
-        self.send("GET", path, None, vec![]).await.unwrap().ok()
-    }
-
-    async fn post(&self, path: &str, body: Value) -> Answer {
-        self.send("POST", path, Some(&Uuid::new_v4().to_string()), body.to_string().into()).await.unwrap()
+    /// Asks without a token.
+    async fn send(&self, method: &str, path: &str, body: Vec<u8>) -> Answer {
+        timeout(PATIENCE, request(self.door, method, path, &[], body)).await.expect("in time").expect("an answer")
     }
 
     /// Sells one, and repeats with the same key until there is an answer of success: what a till does.
     async fn sell(&self, key: &str) -> Value {
-        let body = json!({
-            "register": self.register,
-            "lines": [{ "variant": self.variant, "quantity": "1", "discount_minor": 0 }],
-            "tenders": [{ "method": "cash", "amount_minor": 1000 }],
-        });
-        let path = format!("/v1/outlets/{}/sales", self.outlet);
-        let started = Instant::now();
-        loop {
-            match self.send("POST", &path, Some(key), body.to_string().into()).await {
-                Ok(answer) if answer.status == 201 => return answer.json(),
-                Ok(answer) if answer.status < 500 && answer.status != 409 => panic!("{answer:?}"),
-                unknown => assert!(started.elapsed() < PATIENCE, "{unknown:?}"),
-            }
-            sleep(POLL_INTERVAL).await;
-        }
+        self.till.sell_at_last(key).await.json()
     }
 
     fn auth(&self, after: Option<&str>) -> Value {
-        json!({ "token": self.token, "channels": ["sales"], "after": after })
+        json!({ "token": self.till.token, "channels": ["sales"], "after": after })
     }
 
     /// Whether the balancer's own metrics hold a line that begins so and is not about nothing.
@@ -205,21 +147,19 @@ impl Shop {
         }
     }
 
-    async fn on_hand(&self) -> Value {
-        self.get(&format!("/v1/outlets/{}/stock/{}", self.outlet, self.variant)).await["on_hand"].clone()
-    }
-
     /// Every completed sale in the journal, with its position.
     async fn journal(&self) -> Vec<Value> {
-        let (mut events, mut after) = (Vec::new(), "0-00000000".to_owned());
-        loop {
-            let page = self.get(&format!("/v1/journal?channels=sales&limit=100&after={after}")).await;
-            events.extend(page["events"].as_array().unwrap().clone());
-            after = page["position"].as_str().unwrap().to_owned();
-            if page["more"] == false {
-                return events;
-            }
-        }
+        self.till.owner().journal("channels=sales&limit=100").await
+    }
+}
+
+/// Waits until the balancer has seen a node of each kind ready.
+async fn until_served(door: SocketAddr) {
+    let started = Instant::now();
+    let ready = || timeout(PATIENCE, request(door, "GET", "/readyz", &[], vec![]));
+    while !ready().await.is_ok_and(|answer| answer.is_ok_and(|answer| answer.status == 200)) {
+        assert!(started.elapsed() < PATIENCE, "nobody is served");
+        sleep(POLL_INTERVAL).await;
     }
 }
 
@@ -233,8 +173,9 @@ fn env(services: &Deployed, name: &str) -> Env {
 async fn a_sale_goes_through_the_door_and_is_read_back() {
     let shop = Shop::open().await;
     let sale = shop.sell("first").await;
-    assert_eq!(shop.get(&format!("/v1/sales/{}", sale["id"].as_str().unwrap())).await["total_minor"], 1000);
-    assert_eq!(shop.on_hand().await, "999999.000");
+    let read = shop.till.get(&format!("/v1/sales/{}", sale["id"].as_str().unwrap())).await.ok();
+    assert_eq!((&read["id"], &read["total_minor"]), (&sale["id"], &sale["total_minor"]));
+    assert_eq!(shop.till.on_hand().await, "999999.000");
     let journal = shop.journal().await;
     assert_eq!(journal.len(), 1, "{journal:?}");
     assert_eq!(journal[0]["event"]["data"]["sale"], sale["id"]);
@@ -245,8 +186,7 @@ async fn a_sale_goes_through_the_door_and_is_read_back() {
         }
     }
     // The pages of the API come the same way.
-    let docs = shop.send("GET", "/docs/", None, vec![]).await.unwrap();
-    assert_eq!(docs.status, 200);
+    assert_eq!(shop.send("GET", "/docs/", vec![]).await.status, 200);
 }
 
 #[tokio::test]
@@ -263,19 +203,18 @@ async fn a_pooler_that_dies_under_requests_costs_no_sale_and_doubles_none() {
     });
     let fault = async {
         let started = Instant::now();
-        while shop.on_hand().await == "999999.000" {
+        while shop.till.on_hand().await == "999999.000" {
             assert!(started.elapsed() < PATIENCE);
         }
         shop.services.kill("pgbouncer");
-        let answer = shop.send("GET", "/v1/merchant", None, vec![]).await;
-        assert!(answer.is_ok_and(|answer| answer.status >= 500), "there is no database");
+        assert!(shop.till.get("/v1/merchant").await.status >= 500, "there is no database");
         shop.services.start("pgbouncer").await;
     };
     tokio::join!(fault, futures_util::future::join_all(tills));
 
     let journal = shop.journal().await;
     assert_eq!(journal.len(), SALES + 1, "each key once");
-    assert_eq!(shop.on_hand().await, format!("{}.000", 1_000_000 - SALES - 1));
+    assert_eq!(shop.till.on_hand().await, format!("{}.000", 1_000_000 - SALES - 1));
 }
 
 #[tokio::test]
@@ -318,14 +257,14 @@ async fn a_client_that_polls_keeps_to_one_gateway() {
     let mut shop = Shop::open().await;
     for _ in 0..4 {
         let path = "/socket.io/?EIO=4&transport=polling";
-        let greeting = shop.send("GET", path, None, vec![]).await.unwrap();
+        let greeting = shop.send("GET", path, vec![]).await;
         let greeting = String::from_utf8(greeting.body).unwrap();
         let greeting: Value = serde_json::from_str(greeting.strip_prefix('0').expect("a greeting")).unwrap();
         let path = format!("{path}&sid={}", greeting["sid"].as_str().unwrap());
         let enter = format!("40{}", shop.auth(None));
-        let posted = shop.send("POST", &path, None, enter.into_bytes()).await.unwrap();
+        let posted = shop.send("POST", &path, enter.into_bytes()).await;
         assert_eq!((posted.status, posted.body.as_slice()), (200, b"ok".as_slice()));
-        let polled = shop.send("GET", &path, None, vec![]).await.unwrap();
+        let polled = shop.send("GET", &path, vec![]).await;
         let polled = String::from_utf8(polled.body).unwrap();
         assert!(polled.starts_with("40{"), "{polled}");
     }
@@ -334,7 +273,7 @@ async fn a_client_that_polls_keeps_to_one_gateway() {
     for gateway in ["gateway-1", "gateway-2"] {
         shop.nodes.get_mut(gateway).unwrap().kill().await;
     }
-    let refused = shop.send("GET", "/socket.io/?EIO=4&transport=polling", None, vec![]).await.unwrap();
+    let refused = shop.send("GET", "/socket.io/?EIO=4&transport=polling", vec![]).await;
     refused.refused(503, "busy");
     assert_eq!(refused.headers["retry-after"], "1");
     shop.sell("still").await;

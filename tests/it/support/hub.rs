@@ -16,6 +16,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use super::caller::{Caller, bearer};
 use super::screen::Screen;
 use super::services::postgres::{Database, Postgres};
 use super::services::{dir, unique};
@@ -100,19 +101,13 @@ impl TestHub {
     /// A merchant that is open, with one outlet and one register.
     pub async fn merchant(&self, name: &str) -> Shop<'_> {
         let merchant = MerchantId::new();
-        let (outlet, register) = (OutletId::new(), RegisterId::new());
-        let shop = Shop { hub: self, merchant, outlet, register, owner: self.token(merchant, StaffRole::Owner, &[]) };
-        shop.post("/v1/merchant", json!({ "name": name, "currency": "IDR" })).await.created();
-        let body = json!({ "id": outlet, "code": "JKT", "name": name, "time_zone": "Asia/Jakarta" });
-        shop.post("/v1/outlets", body).await.created();
-        let body = json!({ "id": register, "code": "R1", "name": "Kasir 1" });
-        shop.post(&format!("/v1/outlets/{outlet}/registers"), body).await.created();
-        shop
+        let owner = self.token(merchant, StaffRole::Owner, &[]);
+        let (outlet, register) = Caller { address: self.address, token: &owner }.opens(name).await;
+        Shop { hub: self, merchant, outlet, register, owner }
     }
 
     pub fn token(&self, merchant: MerchantId, role: StaffRole, outlets: &[OutletId]) -> String {
-        let outlets = outlets.to_vec();
-        let bearer = Bearer { merchant, staff: StaffId::new(), role, outlets, register: None };
+        let bearer = Bearer { outlets: outlets.to_vec(), ..bearer(merchant, StaffId::new(), role) };
         self.signer.mint(&bearer, Duration::from_secs(600)).expect("a token")
     }
 
@@ -123,15 +118,13 @@ impl TestHub {
     }
 
     pub fn token_for(&self, merchant: MerchantId, staff: StaffId, role: StaffRole) -> String {
-        let bearer = Bearer { merchant, staff, role, outlets: Vec::new(), register: None };
-        self.signer.mint(&bearer, Duration::from_secs(600)).expect("a token")
+        self.signer.mint(&bearer(merchant, staff, role), Duration::from_secs(600)).expect("a token")
     }
 
     /// A token for a new member of staff that is good for so many seconds.
     pub fn short_token(&self, merchant: MerchantId, role: StaffRole, seconds: u64) -> (StaffId, String) {
         let staff = StaffId::new();
-        let bearer = Bearer { merchant, staff, role, outlets: Vec::new(), register: None };
-        (staff, self.signer.mint(&bearer, Duration::from_secs(seconds)).expect("a token"))
+        (staff, self.signer.mint(&bearer(merchant, staff, role), Duration::from_secs(seconds)).expect("a token"))
     }
 
     /// Sells one of a variant at another node. Answers the sale's position.
@@ -259,12 +252,17 @@ pub struct Shop<'a> {
 }
 
 impl Shop<'_> {
+    /// The owner at the hub's first node.
+    pub fn owner(&self) -> Caller<'_> {
+        Caller { address: self.hub.address, token: &self.owner }
+    }
+
     pub async fn get(&self, path: &str) -> Answer {
         self.get_as(&self.owner, path).await
     }
 
     pub async fn get_as(&self, token: &str, path: &str) -> Answer {
-        self.hub.send("GET", path, &[("authorization", &format!("Bearer {token}"))], vec![]).await
+        Caller { address: self.hub.address, token }.get(path).await.expect("an answer")
     }
 
     pub async fn post(&self, path: &str, body: Value) -> Answer {
@@ -276,33 +274,26 @@ impl Shop<'_> {
     }
 
     pub async fn post_as(&self, token: &str, key: &str, path: &str, body: Vec<u8>) -> Answer {
-        let bearer = format!("Bearer {token}");
-        let headers =
-            [("authorization", bearer.as_str()), ("idempotency-key", key), ("content-type", "application/json")];
-        self.hub.send("POST", path, &headers, body).await
+        Caller { address: self.hub.address, token }.post(key, path, body).await.expect("an answer")
     }
 
     /// The owner's post at another node.
     pub async fn post_at(&self, node: SocketAddr, key: &str, path: &str, body: &Value) -> Answer {
-        let bearer = format!("Bearer {}", self.owner);
-        let headers =
-            [("authorization", bearer.as_str()), ("idempotency-key", key), ("content-type", "application/json")];
-        request(node, "POST", path, &headers, body.to_string().into_bytes()).await.expect("an answer")
+        Caller { address: node, token: &self.owner }
+            .post(key, path, body.to_string().into_bytes())
+            .await
+            .expect("an answer")
     }
 
     /// A product at this price, with so many in stock. Answers its variant.
     pub async fn stocked(&self, name: &str, price_minor: i64, quantity: &str) -> String {
         let variant = self.product(name, price_minor).await;
-        let path = format!("/v1/outlets/{}/stock/moves", self.outlet);
-        let lines = json!([{ "variant": variant, "quantity": quantity }]);
-        self.post(&path, json!({ "reason": "received", "lines": lines })).await.created();
+        self.owner().receives(self.outlet, &variant, quantity).await;
         variant
     }
 
     pub async fn product(&self, name: &str, price_minor: i64) -> String {
-        let body = json!({ "name": name, "variants": [{ "sku": name, "price_minor": price_minor }] });
-        let product = self.post("/v1/products", body).await.created();
-        product["variants"][0]["variant"].as_str().expect("a variant").to_owned()
+        self.owner().product(name, price_minor).await
     }
 
     /// Enrols one more register. Sales of one register take turns at its receipt numbers: whoever is to meet others
@@ -361,15 +352,7 @@ impl Shop<'_> {
 
     /// Everything in the journal, page by page.
     pub async fn journal(&self) -> Vec<Value> {
-        let (mut events, mut after) = (Vec::new(), "0-00000000".to_owned());
-        loop {
-            let page = self.get(&format!("/v1/journal?limit=7&after={after}")).await.ok();
-            events.extend(page["events"].as_array().expect("events").clone());
-            after = page["position"].as_str().expect("a position").to_owned();
-            if page["more"] == false {
-                return events;
-            }
-        }
+        self.owner().journal("limit=7").await
     }
 
     /// The journal's events of these types, each with its position: what a screen that listens to them is sent.
