@@ -11,6 +11,7 @@ use tillwire::schema;
 use tillwire_channels::MerchantId;
 use uuid::Uuid;
 
+use super::support::caller::Caller;
 use super::support::hub::{TestHub, request};
 use super::support::process::{TillwireProcess, environment, run, shell};
 use super::support::screen::{End, Screen};
@@ -51,11 +52,8 @@ async fn a_token_minted_as_the_readme_says_opens_a_shop() {
 
     env.insert("TILLWIRE_TOKEN_KEYS", home.join("keys.json").display().to_string());
     let hub = TillwireProcess::start(&["serve"], &env).await;
-    let (bearer, key) = (format!("Bearer {token}"), Uuid::new_v4().to_string());
-    let headers = [("authorization", bearer.as_str()), ("idempotency-key", &key), ("content-type", "application/json")];
-    let body = json!({ "name": "Toko Roti", "currency": "IDR" }).to_string();
-    let opened = request(hub.public, "POST", "/v1/merchant", &headers, body.into_bytes()).await.unwrap();
-    assert_eq!(opened.created()["id"], merchant);
+    let owner = Caller { address: hub.public, token };
+    assert_eq!(owner.creates("/v1/merchant", json!({ "name": "Toko Roti", "currency": "IDR" })).await["id"], merchant);
     let mut screen = Screen::enters(hub.public, json!({ "token": token, "channels": ["sales"] })).await;
     assert_eq!(screen.hears("ready").await.body["joined"], json!(["sales"]));
 
