@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::HeaderValue;
+use axum::http::{HeaderValue, Method};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use tokio::sync::Semaphore;
@@ -32,7 +32,7 @@ pub async fn trace(request: Request, next: Next) -> Response {
     async move {
         let response = problem::render(next.run(request).await, &uri, &trace_id);
         let (took, status) = (started.elapsed(), response.status().as_u16());
-        metrics::histogram!("tillwire_http_request_seconds", "route" => route.clone(), "method" => method.to_string())
+        metrics::histogram!("tillwire_http_request_seconds", "route" => route.clone(), "method" => label(&method))
             .record(took.as_secs_f64());
         metrics::counter!("tillwire_http_requests_total", "route" => route, "status" => status.to_string())
             .increment(1);
@@ -43,6 +43,17 @@ pub async fn trace(request: Request, next: Next) -> Response {
     }
     .instrument(span)
     .await
+}
+
+/// A client can make up methods: those that we do not answer share one label.
+fn label(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::HEAD => "HEAD",
+        Method::POST => "POST",
+        Method::PUT => "PUT",
+        _ => "other",
+    }
 }
 
 fn with_trace(mut response: Response, trace_id: &str) -> Response {
