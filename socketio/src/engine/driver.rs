@@ -17,7 +17,7 @@ use tracing::debug;
 use super::{
     Conversation, Message, Registered, Session,
     packet::{Head, Packet, head},
-    polling::{CLOSE_GRACE, FAREWELL_WAIT, Found},
+    polling::{CLOSE_GRACE, FAREWELL_WAIT, Found, TIMER_SLACK},
     websocket::WebSocket,
 };
 use crate::CloseReason;
@@ -35,10 +35,9 @@ pub(super) struct Driver<C> {
 
 impl<C: Conversation> Driver<C> {
     pub fn new(registered: Registered, conversation: C, socket: Option<Box<WebSocket>>) -> Self {
-        let config = &registered.session.shared.config;
-        let now = Instant::now();
-        let ping_at = now + config.ping_interval;
-        let connect_by = Some(now + config.connect_timeout);
+        let (config, opened_at) = (&registered.session.shared.config, registered.session.opened_at);
+        let ping_at = opened_at + config.ping_interval;
+        let connect_by = Some(opened_at + config.connect_timeout);
         let timer = Box::pin(tokio::time::sleep_until(ping_at.into()));
         Driver { registered, conversation, socket, timer, ping_at, pong_due: None, connect_by }
     }
@@ -197,7 +196,9 @@ impl<C: Conversation> Driver<C> {
 
     fn ping(&mut self, now: Instant) {
         let before = self.conversation.before_ping();
-        let pong_due = now + self.session().shared.config.ping_timeout;
+        // The peer counts from when the ping was due. One that leaves much later gives it the whole time.
+        let from = if now - self.ping_at < TIMER_SLACK { self.ping_at } else { now };
+        let pong_due = from + self.session().shared.config.ping_timeout;
         self.pong_due = Some(pong_due);
         self.session().ping(before, self.session().shared.packets.ping.clone(), pong_due);
     }

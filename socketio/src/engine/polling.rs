@@ -21,6 +21,8 @@ use crate::{CloseReason, Encoded};
 /// A GET that comes after the probe waits this long for the upgrade to complete before it gets its `6`. A stock client
 /// whose poll ended just before the probe was answered sends one more; anyone who polls *after* packet `5` is refused.
 const PROBE_GRACE: Duration = Duration::from_millis(50);
+/// How far two clocks that tick in milliseconds may be apart at a deadline.
+pub(super) const TIMER_SLACK: Duration = Duration::from_millis(5);
 /// A client's close (`1`) waits this long for the GET sent at the same moment, which is answered `6`.
 pub(super) const CLOSE_GRACE: Duration = Duration::from_millis(100);
 /// A server's close waits this long for the next GET, so that what was queued before it still arrives.
@@ -107,7 +109,7 @@ enum Begun {
 
 fn begin(session: &Arc<Session>) -> Begun {
     let mut state = session.state();
-    if state.pong_due.is_some_and(|due| due <= Instant::now()) {
+    if state.pong_due.is_some_and(|due| due <= Instant::now() + TIMER_SLACK) {
         // The task's timer is about to say the same; the clock decides, not who is scheduled first.
         state.closing.get_or_insert(CloseReason::PingTimeout);
     }

@@ -26,6 +26,8 @@ pub(crate) struct Session {
     /// The private session id: whoever knows it owns a polling session, so it is never shown or logged.
     pub sid: Arc<str>,
     pub shared: Arc<Shared>,
+    /// When it was made, which is before the client knows of it: both count from here.
+    pub opened_at: Instant,
     state: Mutex<State>,
     task: AtomicWaker,
     changed: Notify,
@@ -51,6 +53,7 @@ impl Session {
         Arc::new(Session {
             sid,
             shared,
+            opened_at: Instant::now(),
             state: Mutex::new(State {
                 queue: VecDeque::new(),
                 packets: 0,
