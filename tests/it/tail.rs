@@ -55,7 +55,7 @@ async fn sales_are_followed_from_now_or_from_a_position() {
     let inside = printed[events - 2]["position"].as_str().unwrap();
     let mut rest = TillwireProcess::spawn(&["tail", "--merchant", &merchant, "--after", inside], &env);
     rest.until("the rest", async |tail| lines(tail) == 1).await;
-    assert!(rest.printed().contains("Roti (roti): -1.000 sale"), "{}", rest.printed());
+    assert!(rest.printed().contains("roti (roti): -1.000 sale"), "{}", rest.printed());
 }
 
 #[tokio::test]
