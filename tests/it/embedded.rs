@@ -1,16 +1,22 @@
 //! The private PostgreSQL: whatever happens to its hub, the next one finds its rows.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader};
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
-use nix::sys::signal::{Signal, killpg};
+use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::{Pid, Uid};
+use sqlx::{Connection as _, PgConnection};
 use tillwire::embedded::{self, Durability, Options, Postgres, Source};
 
 use crate::support::services;
+
+/// How long something may take that must happen.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn options(home: &Path) -> Options {
     Options {
@@ -46,12 +52,11 @@ async fn a_fresh_cluster_has_its_roles_and_keeps_its_rows() {
     assert_eq!(socket_mode & 0o777, 0o700);
 
     // The connection string is one that sqlx takes, and the app's role is nobody special.
-    use sqlx::Connection as _;
-    let mut app = sqlx::PgConnection::connect(&postgres.url("tillwire_app", "tillwire")).await.unwrap();
+    let mut app = PgConnection::connect(&postgres.url("tillwire_app", "tillwire")).await.unwrap();
     let refused = sqlx::raw_sql("create table loot (id int)").execute(&mut app).await.unwrap_err();
     assert!(refused.to_string().contains("permission denied"), "{refused}");
     app.close().await.unwrap();
-    let mut migrate = sqlx::PgConnection::connect(&postgres.url("tillwire_migrate", "tillwire")).await.unwrap();
+    let mut migrate = PgConnection::connect(&postgres.url("tillwire_migrate", "tillwire")).await.unwrap();
     sqlx::raw_sql("create table sales (id int); insert into sales values (7)").execute(&mut migrate).await.unwrap();
 
     postgres.stop().await.unwrap(); // Although somebody is still connected.
@@ -84,7 +89,7 @@ async fn a_server_that_outlived_its_hub_is_adopted() {
 #[tokio::test]
 async fn ctrl_c_at_the_hub_is_not_for_the_server() {
     let home = services::dir("embedded");
-    let (mut hub, pid) = another_hub(&home, std::os::unix::process::CommandExt::process_group(&mut helper(), 0));
+    let (mut hub, pid) = another_hub(&home, helper().process_group(0));
     killpg(Pid::from_raw(hub.id().cast_signed()), Signal::SIGINT).unwrap();
     hub.wait().unwrap();
     assert!(is_running(pid));
@@ -143,6 +148,121 @@ async fn a_path_too_long_for_a_socket_gets_a_short_one() {
     let socket_dir = postgres.psql("tillwire", "show unix_socket_directories").await.unwrap();
     postgres.stop().await.unwrap();
     fs::remove_dir_all(socket_dir).unwrap();
+}
+
+/// Although the environment names it in every way there is, as the shell of whoever looks after it may.
+#[tokio::test]
+async fn a_cluster_that_is_already_there_is_left_alone() {
+    let foreign = Foreign::start().await;
+    let before = foreign.look().await;
+    let visits = foreign.visits();
+
+    let home = services::dir("embedded");
+    let (mut hub, pid) = another_hub(&home, helper().envs(foreign.environment()));
+    hub.kill().unwrap();
+    hub.wait().unwrap();
+    let mut postgres = start(&home).await.unwrap();
+    assert_eq!(postgres.pids()[0], pid);
+    assert_eq!(postgres.psql("tillwire", "select count(*) from merchants").await.unwrap(), "0", "it has our schema");
+    postgres.stop().await.unwrap();
+
+    assert_eq!(foreign.visits(), visits, "nobody has knocked");
+    assert_eq!(foreign.look().await, before);
+}
+
+/// A cluster that somebody else made and looks after. It ends with the test.
+struct Foreign {
+    server: Child,
+    dir: PathBuf,
+    port: u16,
+}
+
+impl Foreign {
+    /// With the same programs and as the same user as ours, so that nothing but our manners protects it.
+    async fn start() -> Foreign {
+        let ours = services::Postgres::shared().await;
+        let programs = fs::read_link(format!("/proc/{}/exe", ours.pids()[0])).unwrap();
+        let owner = fs::metadata(ours.dir().join("data")).unwrap();
+        let (dir, port) = (services::dir("foreign"), services::free_port());
+        chown(&dir, Some(owner.uid()), Some(owner.gid())).unwrap();
+        let log = File::create(dir.join("log")).unwrap();
+        let program = |name: &str| {
+            let mut program = Command::new(programs.with_file_name(name));
+            program.arg("-D").arg(dir.join("data")).current_dir(&dir).stdin(Stdio::null());
+            program.stdout(log.try_clone().unwrap()).stderr(log.try_clone().unwrap());
+            if Uid::effective().is_root() {
+                program.uid(owner.uid()).gid(owner.gid());
+            }
+            program
+        };
+        let made = program("initdb").args(["--username=postgres", "--auth=trust", "--no-sync"]).status().unwrap();
+        assert!(made.success());
+        let settings = ["listen_addresses=127.0.0.1".into(), format!("port={port}"), "log_connections=on".into()];
+        let mut postgres = program("postgres");
+        postgres.args(settings.iter().flat_map(|setting| ["-c", setting])).arg("-k").arg(&dir).process_group(0);
+        let foreign = Foreign { server: postgres.spawn().unwrap(), dir, port };
+        let started = Instant::now();
+        while foreign.connect().await.is_err() {
+            assert!(started.elapsed() < PATIENCE, "{}", foreign.log());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        foreign
+    }
+
+    async fn connect(&self) -> sqlx::Result<PgConnection> {
+        PgConnection::connect(&format!("postgres://postgres@127.0.0.1:{}/postgres?sslmode=disable", self.port)).await
+    }
+
+    /// Everything about it that somebody could change who went astray.
+    async fn look(&self) -> (String, String, Vec<String>) {
+        let inside = "select concat_ws(' ', pg_postmaster_start_time(),
+            (select string_agg(datname, ' ' order by datname) from pg_database),
+            (select string_agg(rolname, ' ' order by rolname) from pg_roles),
+            (select count(*) from pg_stat_user_tables))";
+        let inside = sqlx::query_scalar(inside).fetch_one(&mut self.connect().await.unwrap()).await.unwrap();
+        let data = self.dir.join("data");
+        let names = |dir: &Path| fs::read_dir(dir).unwrap().map(|it| it.unwrap().path().display().to_string());
+        let mut files: Vec<String> = names(&self.dir).chain(names(&data)).collect();
+        files.sort();
+        (inside, fs::read_to_string(data.join("postmaster.pid")).unwrap(), files)
+    }
+
+    /// How often somebody has connected.
+    fn visits(&self) -> usize {
+        self.log().matches("connection received").count()
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.dir.join("log")).unwrap()
+    }
+
+    /// What leads PostgreSQL's own programs to it; the last two are what only those understand.
+    fn environment(&self) -> Vec<(&'static str, String)> {
+        let (host, port) = ("127.0.0.1".to_owned(), self.port.to_string());
+        let services = self.dir.with_extension("services");
+        fs::write(&services, format!("[foreign]\nhost={host}\nport={port}\nuser=postgres\n")).unwrap();
+        vec![
+            ("PGHOST", host.clone()),
+            ("PGHOSTADDR", host),
+            ("PGPORT", port),
+            ("PGDATA", self.dir.join("data").display().to_string()),
+            ("PGDATABASE", "postgres".to_owned()),
+            ("PGUSER", "postgres".to_owned()),
+            ("PGPASSWORD", "foreign".to_owned()),
+            ("PGSERVICE", "foreign".to_owned()),
+            ("PGSERVICEFILE", services.display().to_string()),
+            ("PGSSLMODE", "require".to_owned()),
+            ("PGCLIENTENCODING", "auto".to_owned()),
+        ]
+    }
+}
+
+impl Drop for Foreign {
+    fn drop(&mut self) {
+        // Removes its shared memory, unlike SIGKILL.
+        let _ = kill(Pid::from_raw(self.server.id().cast_signed()), Signal::SIGQUIT);
+        let _ = self.server.wait();
+    }
 }
 
 #[tokio::test]
@@ -215,6 +335,7 @@ async fn helper_a_hub_until_it_is_killed() {
         _ => Source::Installed,
     };
     let postgres = embedded::start(Options { source, ..options(&home) }, &|line| eprintln!("{line}")).await.unwrap();
+    tillwire::schema::up(&postgres.url("tillwire_migrate", "tillwire")).await.unwrap();
     println!("\nserves {}", postgres.pids()[0]);
     std::future::pending::<()>().await;
 }
