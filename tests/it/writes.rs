@@ -20,8 +20,10 @@ use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use super::support::hub::{Shop, TestHub};
+use super::support::process::{TillwireProcess, environment};
 use super::support::services::postgres::Postgres;
 use super::support::services::proxy::{Cut, Proxy};
+use super::support::till::Till;
 
 /// How long something may take that must happen.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -47,6 +49,65 @@ async fn a_commit_whose_answer_is_lost_is_settled_by_the_same_key() {
         assert_eq!(shop.journal().await.len(), entries + 3, "once");
     }
     chain::verify(&hub.pools.feed, shop.merchant).await.unwrap().unwrap();
+}
+
+/// Which a broken connection is not: here nothing ends, nothing answers, and only our own patience does.
+#[tokio::test]
+async fn g1_a_database_that_falls_silent_in_the_middle_of_a_sale_costs_an_answer_and_no_connection() {
+    // Their patience would add up to a minute, one after the other.
+    tokio::join!(
+        a_sale_meets_silence(b"BEGIN\0", Cut::Before, Duration::from_secs(20)),
+        a_sale_meets_silence(b"COMMIT\0", Cut::Before, PATIENCE),
+        a_sale_meets_silence(b"COMMIT\0", Cut::After, PATIENCE),
+    );
+}
+
+async fn a_sale_meets_silence(word: &'static [u8], cut: Cut, patience: Duration) {
+    let postgres = Postgres::shared().await;
+    let database = postgres.database(async |url| tillwire::schema::up(&url).await.unwrap()).await;
+    let proxy = Proxy::to(postgres.tcp_port().expect("a cluster with TCP")).await;
+    let (app, feed) = (database.url_through(proxy.port, "tillwire_app"), database.url("tillwire_feed"));
+    let (mut env, signer) = environment(&app, &feed);
+    env.insert("TILLWIRE_DATABASE_CONNECTIONS", "2".to_owned());
+    let hub = TillwireProcess::start(&["api"], &env).await;
+    let till = Till::open(hub.public, &signer, 10).await;
+
+    // The connection of one sale falls silent for ever, and for a while the whole database does.
+    let silent = proxy.silence_when(move |bytes| bytes.windows(word.len()).any(|it| it == word), cut);
+    let falls_silent = async {
+        silent.await.unwrap();
+        proxy.pause();
+    };
+    let met = async { tokio::join!(till.sell("met-by-silence"), falls_silent).0 };
+    timeout(patience, met).await.expect("silence, and an answer in time").unwrap().refused(500, "internal");
+    let meanwhile = timeout(patience, till.sell("meanwhile")).await.expect("an answer in time");
+    meanwhile.unwrap().refused(503, "busy");
+    proxy.resume();
+
+    let settled = till.sell_at_last("met-by-silence").await;
+    let was_recorded = settled.headers.contains_key("idempotent-replayed");
+    assert_eq!(was_recorded, (word, cut) == (b"COMMIT\0", Cut::After));
+    till.sell_at_last("meanwhile").await;
+
+    // Two sales hold a connection each at the same time, and there are no more than two.
+    let mut holder = PgConnection::connect(&database.url("postgres")).await.unwrap();
+    sqlx::raw_sql("begin; select 1 from stock_levels for update").execute(&mut holder).await.unwrap();
+    let both_wait = async {
+        let waiting = "select count(*) from pg_stat_activity
+            where datname = current_database() and usename = 'tillwire_app' and wait_event_type = 'Lock'";
+        let started = Instant::now();
+        while database.psql(waiting).await.trim() != "2" && started.elapsed() < PATIENCE {}
+        sqlx::raw_sql("rollback").execute(&mut holder).await.unwrap();
+    };
+    let (one, other, ()) = tokio::join!(till.sell("one"), till.sell("other"), both_wait);
+    one.unwrap().created();
+    other.unwrap().created();
+
+    assert_eq!(till.on_hand().await, "6.000");
+    let sold = till.journal().await.iter().filter(|it| it["event"]["type"] == "sale.completed").count();
+    assert_eq!(sold, 4);
+    let pools = Pools::open(&app, &feed, 1).unwrap();
+    chain::verify(&pools.feed, till.merchant).await.unwrap().unwrap();
 }
 
 #[tokio::test]

@@ -43,10 +43,12 @@ struct Shared {
 
 type Matches = dyn Fn(&[u8]) -> bool + Send;
 
-/// Waits for the client's bytes that end their connection.
+/// Waits for the client's bytes that end their connection, or the talk on it.
 struct Trap {
     matches: Box<Matches>,
     cut: Cut,
+    /// It stays open, and nobody hears anything more on it.
+    silently: bool,
     sprung: oneshot::Sender<()>,
 }
 
@@ -122,8 +124,18 @@ impl Proxy {
     /// together with them shares their fate. The answer arrives when it has happened; after [`Cut::After`] that is when
     /// the upstream has closed its side, and so has dealt with what it got.
     pub fn cut_when(&self, matches: impl Fn(&[u8]) -> bool + Send + 'static, cut: Cut) -> oneshot::Receiver<()> {
+        self.set_trap(Box::new(matches), cut, false)
+    }
+
+    /// The same, but nobody is told: the connection stays open and silent until [`Proxy::cut`], as one does that a
+    /// firewall has forgotten. Others are not concerned. The answer arrives as soon as it has happened.
+    pub fn silence_when(&self, matches: impl Fn(&[u8]) -> bool + Send + 'static, cut: Cut) -> oneshot::Receiver<()> {
+        self.set_trap(Box::new(matches), cut, true)
+    }
+
+    fn set_trap(&self, matches: Box<Matches>, cut: Cut, silently: bool) -> oneshot::Receiver<()> {
         let (sprung, happened) = oneshot::channel();
-        *self.shared.trap.lock().unwrap() = Some(Trap { matches: Box::new(matches), cut, sprung });
+        *self.shared.trap.lock().unwrap() = Some(Trap { matches, cut, silently, sprung });
         happened
     }
 }
@@ -161,6 +173,7 @@ async fn carry(mut client: TcpStream, shared: Arc<Shared>, mut faults: watch::Re
     let fault = async {
         let _ = later.wait_for(|faults| faults.cuts != cuts).await; // Fails when the proxy is dropped, which cuts too.
     };
+    tokio::pin!(fault);
     let sprung = tokio::select! {
         sprung = async {
             // Either side may close its half first.
@@ -175,12 +188,18 @@ async fn carry(mut client: TcpStream, shared: Arc<Shared>, mut faults: watch::Re
                 () = &mut down => up.await,
             }
         } => sprung,
-        () = fault => {
+        () = &mut fault => {
             reset(upstream);
             return reset(client);
         }
     };
-    let Some(Trap { cut, sprung, .. }) = sprung else { return };
+    let Some(Trap { cut, silently, sprung, .. }) = sprung else { return };
+    if silently {
+        let _ = sprung.send(());
+        fault.await;
+        reset(upstream);
+        return reset(client);
+    }
     reset(client);
     match cut {
         Cut::Before => reset(upstream),
@@ -369,5 +388,28 @@ mod tests {
         assert!(says(&mut client, "MIT").await.is_err());
         happened.await.unwrap();
         assert_eq!(hears.recv().await.unwrap(), "insert COMMIT");
+    }
+
+    #[tokio::test]
+    async fn silences_one_connection_and_no_other() {
+        let (upstream, mut hears) = echo().await;
+        let proxy = Proxy::to(upstream).await;
+        for (cut, heard) in [(Cut::Before, "insert "), (Cut::After, "insert COMMIT")] {
+            let mut client = client(&proxy).await;
+            let happened = proxy.silence_when(|bytes| bytes.windows(6).any(|word| word == b"COMMIT"), cut);
+            says(&mut client, "insert ").await.unwrap();
+            client.write_all(b"COMMIT").await.unwrap();
+            happened.await.unwrap();
+            let mut answer = [0; 6];
+            assert!(timeout(A_MOMENT, client.read_exact(&mut answer)).await.is_err());
+            let mut other = super::tests::client(&proxy).await;
+            assert_eq!(says(&mut other, "hello").await.unwrap(), "hello");
+            drop(other);
+            assert_eq!(hears.recv().await.unwrap(), "hello");
+
+            proxy.cut();
+            assert!(client.read_exact(&mut answer).await.is_err());
+            assert_eq!(hears.recv().await.unwrap(), heard);
+        }
     }
 }
