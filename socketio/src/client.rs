@@ -201,8 +201,10 @@ impl Client {
         if self.work.is_empty() {
             self.work = VecDeque::new();
         }
-        self.joining = matches!(work, Work::Join { .. });
+        let is_join = matches!(work, Work::Join { .. });
         self.running = self.begin(work)?;
+        // One that is refused at once leaves nothing running: what comes next is no join.
+        self.joining = is_join && self.running.is_some();
         Ok(true)
     }
 
