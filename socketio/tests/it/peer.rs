@@ -192,13 +192,16 @@ impl Peer {
 
     /// The next packet.
     pub async fn hears(&mut self) -> Packet {
+        self.hears_or_ends().await.unwrap_or_else(|end| panic!("ended: {end:?}"))
+    }
+
+    /// The next packet, or how the session ended.
+    pub async fn hears_or_ends(&mut self) -> Result<Packet, End> {
         loop {
             if let Some(packet) = self.heard.pop_front() {
-                return packet;
+                return Ok(packet);
             }
-            if let Err(end) = self.fetch().await {
-                panic!("ended: {end:?}");
-            }
+            self.fetch().await?;
         }
     }
 

@@ -2,12 +2,12 @@
 
 use std::{sync::Arc, time::Duration};
 
-use http::StatusCode;
-use tillwire_socketio::{CloseReason, Namespace, Transport};
+use http::{StatusCode, header};
+use tillwire_socketio::{AckSender, CloseReason, Namespace, Transport};
 use tokio::sync::Notify;
 
 use crate::{
-    peer::{BOTH, End, Peer, SOCKET, get, websocket},
+    peer::{BOTH, End, Packet, Peer, SOCKET, get, websocket},
     server::{Server, quiet},
 };
 
@@ -72,4 +72,48 @@ async fn everyone_is_closed_in_slices() {
     }
     // The server itself goes on.
     Peer::joined(server.addr, BOTH[0]).await;
+}
+
+#[tokio::test]
+async fn who_waits_for_a_later_slice_is_served_and_nobody_new_is_let_in() {
+    const SLICE: usize = 4;
+    const LATER: usize = 5;
+    let server = Server::start(quiet(), |io| {
+        let answer = async |ack: AckSender| ack.send("here").unwrap();
+        io.ns("/", Namespace::new().on("still there?", answer));
+    })
+    .await;
+    let mut peers = Vec::new();
+    for k in 0..SLICE + LATER {
+        peers.push(Peer::joined(server.addr, BOTH[k % 2]).await);
+    }
+    server.io.refuse_new();
+    let io = server.io.clone();
+    // The next slice's turn does not come.
+    let closing = tokio::spawn(async move {
+        io.close_all_in_slices(SLICE, Duration::from_secs(3600), CloseReason::RESTART).await;
+    });
+    server.until("a slice is closed", |counters| counters.closed(CloseReason::RESTART) >= SLICE as u64).await;
+
+    let reply = get(server.addr, &format!("{SOCKET}?EIO=4&transport=polling")).await;
+    assert_eq!(
+        (reply.status, reply.headers[header::RETRY_AFTER].as_bytes()),
+        (StatusCode::SERVICE_UNAVAILABLE, &b"5"[..])
+    );
+    let refused = websocket(server.addr, &format!("{SOCKET}?EIO=4&transport=websocket"), &[]).await;
+    assert_eq!(refused.err(), Some(StatusCode::SERVICE_UNAVAILABLE));
+
+    let (mut here, mut closed) = (0, 0);
+    for peer in &mut peers {
+        peer.says(r#"421["still there?"]"#).await;
+        match peer.hears_or_ends().await {
+            Ok(packet) if packet == Packet::from(r#"431["here"]"#) => here += 1,
+            Ok(packet) if packet == Packet::from("1") => closed += 1, // What a poll is told in place of 1012.
+            Err(End::Refused | End::Closed(1012, _)) => closed += 1,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!((closed, here), (SLICE, LATER));
+    assert_eq!(server.io.counters().closed(CloseReason::RESTART), SLICE as u64);
+    closing.abort();
 }
