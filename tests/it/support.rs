@@ -5,6 +5,7 @@ pub mod caller;
 pub mod clients;
 pub mod compose;
 pub mod hub;
+pub mod line;
 pub mod metrics;
 pub mod process;
 pub mod screen;

@@ -1,14 +1,13 @@
-//! A screen that is told what to do: one WebSocket to a gateway, every packet kept in the order it came.
+//! A screen that is told what to do: one connection to a gateway, every packet kept in the order it came.
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use tokio::net::{TcpSocket, TcpStream};
-use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::Message;
-use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+
+pub use super::line::End;
+use super::line::Line;
 
 /// How long a fact may take to come about before a test gives up.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -35,7 +34,7 @@ impl Heard {
 }
 
 pub struct Screen {
-    socket: WebSocketStream<TcpStream>,
+    line: Line,
     /// Events that came while an acknowledgement was waited for.
     kept: Vec<Heard>,
     asked: u64,
@@ -43,19 +42,6 @@ pub struct Screen {
     pub packets: Vec<String>,
     /// The last position that was heard, as a client would remember it.
     pub position: Option<String>,
-}
-
-/// How a connection ended, or was refused.
-#[derive(Debug, PartialEq)]
-pub enum End {
-    /// Socket.IO's own refusal, with its `data`.
-    Refused(Value),
-    /// The server had it leave: a person must act.
-    SignedOff,
-    /// The WebSocket was closed with this code.
-    Closed(u16),
-    /// The connection broke.
-    Broken,
 }
 
 impl Screen {
@@ -75,7 +61,12 @@ impl Screen {
     /// Connects, if anyone is there and lets it in.
     pub async fn tries(address: SocketAddr, auth: Value) -> Result<Self, End> {
         let stream = TcpStream::connect(address).await.map_err(|_| End::Broken)?;
-        Self::asks_in(stream, address, auth).await
+        Self::asks_in(Line::websocket(stream, address).await?, auth).await
+    }
+
+    /// The same by long-polling alone.
+    pub async fn tries_polling(address: SocketAddr, auth: Value) -> Result<Self, End> {
+        Self::asks_in(Line::polling(address).await?, auth).await
     }
 
     /// The same with a small receive buffer, so that what it does not read soon stays with the gateway.
@@ -83,17 +74,15 @@ impl Screen {
         let socket = TcpSocket::new_v4().expect("a socket");
         socket.set_recv_buffer_size(NARROW_BYTES).expect("a narrow socket");
         let stream = socket.connect(address).await.expect("a gateway");
-        Self::asks_in(stream, address, auth).await.unwrap_or_else(|end| panic!("not let in: {end:?}"))
+        let line = Line::websocket(stream, address).await.expect("a WebSocket");
+        Self::asks_in(line, auth).await.unwrap_or_else(|end| panic!("not let in: {end:?}"))
     }
 
-    async fn asks_in(stream: TcpStream, address: SocketAddr, auth: Value) -> Result<Self, End> {
-        stream.set_nodelay(true).expect("no delay");
-        let url = format!("ws://{address}/socket.io/?EIO=4&transport=websocket");
-        let request = url.into_client_request().expect("a request");
-        let (socket, _) = tokio_tungstenite::client_async(request, stream).await.map_err(|_| End::Broken)?;
-        let mut screen = Self { socket, kept: Vec::new(), asked: 0, packets: Vec::new(), position: None };
+    /// Says who it is on a new session.
+    pub async fn asks_in(line: Line, auth: Value) -> Result<Self, End> {
+        let mut screen = Self { line, kept: Vec::new(), asked: 0, packets: Vec::new(), position: None };
         assert!(screen.text().await?.starts_with('0'), "Engine.IO's greeting comes first");
-        screen.say(format!("40{auth}")).await;
+        screen.line.say(format!("40{auth}")).await;
         loop {
             let text = screen.text().await?;
             if let Some(refusal) = text.strip_prefix("44") {
@@ -159,7 +148,7 @@ impl Screen {
     /// Asks, and waits for the acknowledgement.
     pub async fn asks(&mut self, name: &str, body: Value) -> Value {
         self.asked += 1;
-        self.say(format!("42{}{}", self.asked, json!([name, body]))).await;
+        self.line.say(format!("42{}{}", self.asked, json!([name, body]))).await;
         let wanted = format!("43{}", self.asked);
         loop {
             let text = self.text().await.unwrap_or_else(|end| panic!("ended while asking: {end:?}"));
@@ -218,24 +207,12 @@ impl Screen {
     /// The next packet that is not a heartbeat; those are answered.
     async fn text(&mut self) -> Result<String, End> {
         loop {
-            let next = tokio::time::timeout(PATIENCE, self.socket.next()).await.expect("a packet in time");
-            match next {
-                Some(Ok(Message::Text(text))) => {
-                    self.packets.push(text.as_str().to_owned());
-                    if text.as_str() != "2" {
-                        return Ok(text.as_str().to_owned());
-                    }
-                    self.say("3".to_owned()).await;
-                }
-                Some(Ok(Message::Close(Some(frame)))) => return Err(End::Closed(frame.code.into())),
-                Some(Ok(Message::Close(None)) | Err(_)) | None => return Err(End::Broken),
-                Some(Ok(_)) => {}
+            let packet = tokio::time::timeout(PATIENCE, self.line.next()).await.expect("a packet in time")?;
+            self.packets.push(packet.clone());
+            if packet != "2" {
+                return Ok(packet);
             }
+            self.line.say("3".to_owned()).await;
         }
-    }
-
-    async fn say(&mut self, text: String) {
-        // If the gateway is gone, reading will say so.
-        let _ = self.socket.send(Message::text(text)).await;
     }
 }
