@@ -23,7 +23,7 @@ use crate::journal::{Journal, Pools, upkeep};
 use crate::{config, http};
 
 /// How long requests, screens and writes that are under way may take to end, each.
-const FINISH_MAX: Duration = Duration::from_secs(30);
+pub const FINISH_MAX: Duration = Duration::from_secs(30);
 /// How long connections to the database may take to close.
 const CLOSE_MAX: Duration = Duration::from_secs(5);
 /// What the kernel may hold for one connection, in bytes. It would take megabytes for a screen that reads slowly, and

@@ -53,6 +53,8 @@ struct State {
     audience: Audience,
     /// When the last screen left.
     idle_since: Option<Instant>,
+    /// Set once: this node goes away, and whoever still comes is told so.
+    draining: bool,
     /// Set once: the feed was taken from the registry, and whoever comes must ask for a new one.
     closed: bool,
 }

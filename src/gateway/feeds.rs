@@ -39,6 +39,8 @@ pub struct Feeds {
     vouch_max: Duration,
     /// Whether it still does.
     vouches: AtomicBool,
+    /// Whether it goes away. Set under the lock of `slots`: each feed is told, or knows from the start.
+    draining: AtomicBool,
 }
 
 struct Slot {
@@ -64,6 +66,7 @@ impl Feeds {
             stop,
             vouch_max,
             vouches: AtomicBool::new(true),
+            draining: AtomicBool::new(false),
         })
     }
 
@@ -101,6 +104,9 @@ impl Feeds {
             // Before the head is read: what is committed meanwhile should be heard.
             self.interest.begin(merchant);
             let (feed, stop) = (Arc::new(Feed::new(merchant)), self.stop.child_token());
+            if self.draining.load(Ordering::Relaxed) {
+                feed.tell_draining();
+            }
             Arc::new(Slot { feed, opened: OnceCell::new(), stop })
         });
         slot.clone()
@@ -110,8 +116,15 @@ impl Feeds {
         self.lock().get(&merchant).map(|slot| slot.feed.clone())
     }
 
-    pub fn all(&self) -> Vec<Arc<Feed>> {
+    fn all(&self) -> Vec<Arc<Feed>> {
         self.lock().values().map(|slot| slot.feed.clone()).collect()
+    }
+
+    /// Tells every screen that this node goes away, those too that are still on their way in.
+    pub fn tell_draining(&self) {
+        let slots = self.lock();
+        self.draining.store(true, Ordering::Relaxed);
+        slots.values().for_each(|slot| slot.feed.tell_draining());
     }
 
     /// Starts a task for each screen that fell behind.

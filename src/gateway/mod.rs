@@ -39,8 +39,8 @@ const QUEUE_PACKETS_MAX: usize = 2_048;
 /// How many screens one process serves. Each takes a file descriptor; `tillwire doctor` says whether there are as many.
 const SCREENS_MAX: usize = 16_384;
 /// A node that goes away closes so many screens at a time, with a pause between: they come back elsewhere at that pace.
-const CLOSE_SLICE: usize = 100;
-const CLOSE_PAUSE: Duration = Duration::from_millis(100);
+pub const CLOSE_SLICE: usize = 100;
+pub const CLOSE_PAUSE: Duration = Duration::from_millis(100);
 
 /// What a gateway is told.
 pub struct Options {
@@ -94,7 +94,7 @@ impl Gateway {
     /// lets nobody in any more.
     pub async fn drain(&self) {
         self.io.refuse_new();
-        self.feeds.all().iter().for_each(|feed| feed.tell_draining());
+        self.feeds.tell_draining();
         self.io.close_all_in_slices(CLOSE_SLICE, CLOSE_PAUSE, CloseReason::RESTART).await;
         self.io.shutdown().await;
     }

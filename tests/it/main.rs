@@ -6,6 +6,7 @@ mod demo;
 mod deploy;
 mod docs;
 mod doctor;
+mod draining;
 mod embedded;
 mod faults;
 mod feeds;

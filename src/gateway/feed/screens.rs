@@ -47,6 +47,9 @@ impl Feed {
         if cursor == Cursor::Live {
             greeting.push(tell::caught_up(0, from));
         }
+        if state.draining {
+            greeting.push(tell::draining());
+        }
         // If it has no room for that, it is closing.
         let _ = socket.try_send(&greeting);
         state.audience.insert(Screen::new(socket.clone(), staff, &channels, cursor, from.seq));
@@ -116,9 +119,11 @@ impl Feed {
         }
     }
 
-    /// Tells everyone that this node is going away.
+    /// Tells everyone that this node is going away, and from now on whoever still comes.
     pub fn tell_draining(&self) {
-        for screen in self.lock().audience.iter_mut() {
+        let mut state = self.lock();
+        state.draining = true;
+        for screen in state.audience.iter_mut() {
             let _ = screen.socket.try_send(&[tell::draining()]);
         }
     }
