@@ -9,7 +9,7 @@ use tillwire_channels::Role;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::Command;
 
-use super::support::clients::{StockScreen, Transports, javascript_program, python_program};
+use super::support::clients::{Client, StockScreen, Transports, javascript_program, python_program};
 use super::support::hub::{Shop, TestHub};
 
 /// How long an example may take to say something.
@@ -115,13 +115,10 @@ async fn a_stock_client_that_is_killed_goes_on_at_another_gateway() {
     let start = sell(&shop, &bread, 1).await;
     let (mut heard, mut after) = (Vec::new(), start.clone());
     for (at, address) in [hub.address, gateway.address, hub.address].into_iter().enumerate() {
+        let client = if at == 1 { Client::Python } else { Client::JavaScript };
         let channels = ["sales", "stock"];
-        let mut screen = match at {
-            1 => StockScreen::python_after(Some(&after), address, &shop.owner, &channels, Transports::Upgrade).await,
-            _ => {
-                StockScreen::javascript_after(Some(&after), address, &shop.owner, &channels, Transports::Upgrade).await
-            }
-        };
+        let mut screen =
+            StockScreen::of(client, Some(&after), address, &shop.owner, &channels, Transports::Upgrade).await;
         sell(&shop, &bread, 2).await;
         screen.hears("sale.completed").await;
         screen.hears("sale.completed").await;
@@ -219,7 +216,7 @@ async fn the_stock_python_client_with_after_misses_nothing() {
     sell(&shop, &bread, 2).await;
     let channels = ["sales", "stock"];
     let mut screen =
-        StockScreen::python_after(Some(&start), hub.address, &shop.owner, &channels, Transports::Polling).await;
+        StockScreen::of(Client::Python, Some(&start), hub.address, &shop.owner, &channels, Transports::Polling).await;
     screen.hears("ready").await;
     hears_to_the_end(&shop, &mut screen, &start).await;
 }

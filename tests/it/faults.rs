@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use super::support::clients::{StockScreen, Transports};
+use super::support::clients::{Client, StockScreen, Transports};
 use super::support::hub::{BOTH_FACES, TestHub};
 use super::support::process::{Env, TillwireProcess, address, environment, loopback};
 use super::support::services::{Proxy, RabbitMq, Redis, free_port};
@@ -60,7 +60,7 @@ async fn g2_brokers_carry_and_while_they_die_and_gateways_too_nobody_loses_anyth
     // Someone else's client, and what balances it.
     let door = Proxy::to(one.public.port()).await;
     let (start, near) = (Some("0-00000000"), loopback(door.port));
-    let mut stock = StockScreen::javascript_after(start, near, &shop.owner, &CHANNELS, Transports::Upgrade).await;
+    let mut stock = StockScreen::of(Client::JavaScript, start, near, &shop.owner, &CHANNELS, Transports::Upgrade).await;
 
     let over = AtomicBool::new(false);
     let selling = async {

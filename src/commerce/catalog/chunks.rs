@@ -47,22 +47,8 @@ fn weight(product: &Product) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Variant;
+    use super::super::tests::product;
     use super::*;
-
-    fn product(sku: &str) -> Product {
-        let variant = Variant { id: None, sku: sku.to_owned(), name: None, price_minor: 1_000, barcodes: vec![] };
-        Product {
-            id: None,
-            name: "Roti".to_owned(),
-            department: None,
-            category: None,
-            brand: None,
-            package: None,
-            active: true,
-            variants: vec![variant],
-        }
-    }
 
     #[test]
     fn chunks_keep_order_and_bounds() {

@@ -205,21 +205,8 @@ fn fault(code: &'static str, pointer: &str, detail: impl Into<String>) -> Fault 
 
 #[cfg(test)]
 mod tests {
+    use super::super::tests::product;
     use super::*;
-
-    fn product(sku: &str) -> Product {
-        let variant = Variant { id: None, sku: sku.to_owned(), name: None, price_minor: 1_000, barcodes: vec![] };
-        Product {
-            id: None,
-            name: "Roti".to_owned(),
-            department: None,
-            category: None,
-            brand: None,
-            package: None,
-            active: true,
-            variants: vec![variant],
-        }
-    }
 
     fn nothing_known() -> Known {
         Known { versions: HashMap::new(), skus: HashMap::new(), variants: HashMap::new(), barcodes: HashMap::new() }

@@ -133,3 +133,23 @@ fn changed(product: ProductView) -> ProductChanged {
     let ProductView { id, name, department, category, brand, package, currency, active, version, variants } = product;
     ProductChanged { product: id, name, department, category, brand, package, currency, active, version, variants }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One with a single variant.
+    pub fn product(sku: &str) -> Product {
+        let variant = Variant { id: None, sku: sku.to_owned(), name: None, price_minor: 1_000, barcodes: vec![] };
+        Product {
+            id: None,
+            name: "Roti".to_owned(),
+            department: None,
+            category: None,
+            brand: None,
+            package: None,
+            active: true,
+            variants: vec![variant],
+        }
+    }
+}

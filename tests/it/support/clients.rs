@@ -81,6 +81,15 @@ fn programs() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients")
 }
 
+/// Whose client it is.
+#[derive(Clone, Copy, Debug)]
+pub enum Client {
+    /// `socket.io-client` on Node.js.
+    JavaScript,
+    /// `python-socketio`.
+    Python,
+}
+
 /// How a client reaches the hub.
 #[derive(Clone, Copy, Debug)]
 pub enum Transports {
@@ -142,38 +151,28 @@ pub struct StockScreen {
 }
 
 impl StockScreen {
-    /// `socket.io-client` on Node.js.
     pub async fn javascript(hub: SocketAddr, token: &str, channels: &[&str], transports: Transports) -> Self {
-        Self::javascript_after(None, hub, token, channels, transports).await
+        Self::of(Client::JavaScript, None, hub, token, channels, transports).await
     }
 
-    /// The same, going on from a position.
-    pub async fn javascript_after(
-        after: Option<&str>,
-        hub: SocketAddr,
-        token: &str,
-        channels: &[&str],
-        transports: Transports,
-    ) -> Self {
-        let (mut node, folder) = javascript_program(&programs().join("screen.mjs")).await;
-        Self::start(&mut node, folder).opens(after, hub, token, channels, transports).await
-    }
-
-    /// `python-socketio`.
     pub async fn python(hub: SocketAddr, token: &str, channels: &[&str], transports: Transports) -> Self {
-        Self::python_after(None, hub, token, channels, transports).await
+        Self::of(Client::Python, None, hub, token, channels, transports).await
     }
 
-    /// The same, going on from a position.
-    pub async fn python_after(
+    /// Goes on from a position, if one is given.
+    pub async fn of(
+        client: Client,
         after: Option<&str>,
         hub: SocketAddr,
         token: &str,
         channels: &[&str],
         transports: Transports,
     ) -> Self {
-        let (mut python, folder) = python_program(&programs().join("screen.py")).await;
-        Self::start(&mut python, folder).opens(after, hub, token, channels, transports).await
+        let (mut program, folder) = match client {
+            Client::JavaScript => javascript_program(&programs().join("screen.mjs")).await,
+            Client::Python => python_program(&programs().join("screen.py")).await,
+        };
+        Self::start(&mut program, folder).opens(after, hub, token, channels, transports).await
     }
 
     /// The live page's own modules on Node.js, without its face.
