@@ -204,15 +204,18 @@ impl Screen {
         Some(Heard { name, body: packet.get(1).cloned().unwrap_or_default(), position })
     }
 
-    /// The next packet that is not a heartbeat; those are answered.
+    /// The next packet that is not a heartbeat; those are answered, and do not count as something that comes.
     async fn text(&mut self) -> Result<String, End> {
-        loop {
-            let packet = tokio::time::timeout(PATIENCE, self.line.next()).await.expect("a packet in time")?;
-            self.packets.push(packet.clone());
-            if packet != "2" {
-                return Ok(packet);
+        let next = async {
+            loop {
+                let packet = self.line.next().await?;
+                self.packets.push(packet.clone());
+                if packet != "2" {
+                    return Ok(packet);
+                }
+                self.line.say("3".to_owned()).await;
             }
-            self.line.say("3".to_owned()).await;
-        }
+        };
+        tokio::time::timeout(PATIENCE, next).await.expect("a packet in time")
     }
 }
