@@ -14,6 +14,7 @@ pub mod commerce;
 pub mod identity;
 pub mod journal;
 pub mod schema;
+pub mod screens;
 
 // The ways in and out.
 pub mod bus;

@@ -100,7 +100,7 @@ impl Node {
                 vouch_max: Duration::from_secs(config.listen.vouch_seconds),
             };
             let verifier = hub.verifier.clone();
-            Gateway::start(options, pools.clone(), verifier, doors.heard, doors.interest, &tasks, &ended)
+            Gateway::start(options, pools.clone(), verifier, doors.gateway, &tasks, &ended)
         });
         if let Some(gateway) = &gateway {
             routes = routes.merge(gateway.router());

@@ -2,12 +2,17 @@
 
 use std::{
     borrow::Cow,
+    cmp::Ordering,
     fmt,
+    hash::{Hash, Hasher},
     ops::Deref,
     str::FromStr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{
+            AtomicBool,
+            Ordering::{AcqRel, Acquire},
+        },
     },
 };
 
@@ -69,8 +74,44 @@ impl FromStr for SocketId {
 }
 
 /// A handle to a [`Socket`]: cheap to clone, and it may outlive the connection.
+///
+/// Two are equal if they are of the same connection. A client that [came back](crate::ConnectRequest::recover) has the
+/// public id that it had, and another socket.
 #[derive(Clone, Debug)]
 pub struct SocketRef(pub(crate) Arc<Socket>);
+
+impl SocketRef {
+    fn place(&self) -> *const Socket {
+        Arc::as_ptr(&self.0)
+    }
+}
+
+impl PartialEq for SocketRef {
+    fn eq(&self, other: &Self) -> bool {
+        self.place() == other.place()
+    }
+}
+
+impl Eq for SocketRef {}
+
+impl Hash for SocketRef {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.place().hash(state);
+    }
+}
+
+/// Some order, so that lists can be sorted.
+impl Ord for SocketRef {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.place().cmp(&other.place())
+    }
+}
+
+impl PartialOrd for SocketRef {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
 
 /// One client in one namespace. See [`SocketRef`], which dereferences to it.
 pub struct Socket {
@@ -139,7 +180,7 @@ impl Socket {
 
     /// Whether the socket is in its namespace and its session not closing.
     pub fn is_connected(&self) -> bool {
-        self.connected.load(Ordering::Acquire) && self.session.closing().is_none()
+        self.connected.load(Acquire) && self.session.closing().is_none()
     }
 
     /// Queues a batch whole, or nothing of it. The packets leave together, in one write if the kernel takes them, with nothing
@@ -231,16 +272,16 @@ impl Socket {
     }
 
     fn check_connected(&self) -> Result<(), SendError> {
-        if self.connected.load(Ordering::Acquire) { Ok(()) } else { Err(SendError::Closed) }
+        if self.connected.load(Acquire) { Ok(()) } else { Err(SendError::Closed) }
     }
 
     /// True for the one who made it leave.
     pub(crate) fn leave(&self) -> bool {
-        self.connected.swap(false, Ordering::AcqRel)
+        self.connected.swap(false, AcqRel)
     }
 
     pub(crate) fn has_left(&self) -> bool {
-        !self.connected.load(Ordering::Acquire)
+        !self.connected.load(Acquire)
     }
 
     pub(crate) fn local(&self) -> MutexGuard<'_, Local> {

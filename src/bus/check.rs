@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::rabbitmq::RabbitMq;
 use super::redis::Redis;
-use super::{Brokers, Bus, Ends, Interest};
+use super::{Brokers, Bus, Carried, Ends, Interest};
 use crate::journal::{Entry, chain};
 
 /// How long to wait for an entry before another is sent: the first may be published before we listen.
@@ -52,7 +52,7 @@ async fn round_trip<B: Bus>(bus: B) -> Duration {
     let travelling = async {
         loop {
             // Full as long as the bus is not connected.
-            let _ = sender.try_send(entry.clone());
+            let _ = sender.try_send(Carried::Entry(entry.clone()));
             if let Ok(Some(_)) = tokio::time::timeout(AGAIN_INTERVAL, heard.recv()).await {
                 stop.cancel();
                 return started.elapsed();

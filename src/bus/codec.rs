@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use tillwire_channels::{MerchantId, Moment};
+use tillwire_channels::{MerchantId, Moment, Tag};
 
-use super::{CARRIED_BYTES_MAX, Carried};
+use super::{CARRIED_BYTES_MAX, Carried, Claim};
 use crate::journal::{Entry, chain};
 
 /// The most that a message may measure: the events and what is around them.
@@ -28,8 +28,35 @@ struct Form<'a> {
     e: Option<&'a RawValue>,
 }
 
-/// Encodes an entry; one that is too large as its place only.
-pub fn encode(entry: &Entry) -> serde_json::Result<Vec<u8>> {
+/// A claim begins with its screen, which nothing else has.
+#[derive(Serialize, Deserialize)]
+struct ClaimForm<'a> {
+    /// The screen.
+    c: &'a str,
+    /// The merchant.
+    m: MerchantId,
+    /// The epoch.
+    n: i64,
+}
+
+/// How a claim begins.
+const CLAIM_MARK: &[u8] = b"{\"c\":";
+/// The longest id of a screen.
+const SCREEN_BYTES_MAX: usize = 64;
+
+/// Encodes what a bus carries; an entry that is too large as its place only.
+pub fn encode(carried: &Carried) -> serde_json::Result<Vec<u8>> {
+    match carried {
+        Carried::Entry(entry) => encode_entry(entry),
+        Carried::Place { merchant, seq, tag } => {
+            let (p, t) = (Tag::GENESIS.to_string(), tag.to_string());
+            serde_json::to_vec(&Form { m: *merchant, s: *seq, p, t, r: 0, e: None })
+        }
+        Carried::Claim(claim) => serde_json::to_vec(&ClaimForm { c: &claim.screen, m: claim.merchant, n: claim.epoch }),
+    }
+}
+
+fn encode_entry(entry: &Entry) -> serde_json::Result<Vec<u8>> {
     let e = if entry.text.len() <= CARRIED_BYTES_MAX { Some(serde_json::from_str(&entry.text)?) } else { None };
     serde_json::to_vec(&Form {
         m: entry.merchant,
@@ -48,6 +75,11 @@ pub fn encode(entry: &Entry) -> serde_json::Result<Vec<u8>> {
 /// If it is not a message of ours.
 pub fn decode(bytes: &[u8], is_wanted: impl FnOnce(MerchantId) -> bool) -> anyhow::Result<Option<Carried>> {
     anyhow::ensure!(bytes.len() <= MESSAGE_BYTES_MAX, "a message of {} bytes", bytes.len());
+    if bytes.starts_with(CLAIM_MARK) {
+        let ClaimForm { c: screen, m: merchant, n: epoch } = serde_json::from_slice(bytes)?;
+        anyhow::ensure!(screen.len() <= SCREEN_BYTES_MAX, "a screen's id of {} bytes", screen.len());
+        return Ok(is_wanted(merchant).then(|| Carried::Claim(Claim { merchant, screen: screen.to_owned(), epoch })));
+    }
     let form: Form<'_> = serde_json::from_slice(bytes)?;
     if !is_wanted(form.m) {
         return Ok(None);
@@ -65,7 +97,6 @@ pub fn decode(bytes: &[u8], is_wanted: impl FnOnce(MerchantId) -> bool) -> anyho
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tillwire_channels::Tag;
 
     fn entry(events: &str) -> Entry {
         let merchant = MerchantId::new();
@@ -76,7 +107,7 @@ mod tests {
     #[test]
     fn arrives_as_it_left() {
         let sent = entry(r#"[{"a":  "exact  spaces"}]"#);
-        let heard = decode(&encode(&sent).unwrap(), |merchant| merchant == sent.merchant).unwrap();
+        let heard = decode(&encode_entry(&sent).unwrap(), |merchant| merchant == sent.merchant).unwrap();
         let Some(Carried::Entry(heard)) = heard else { panic!("no entry") };
         assert_eq!((heard.seq, heard.tag, &heard.text, heard.recorded_at), (7, sent.tag, &sent.text, sent.recorded_at));
     }
@@ -84,7 +115,7 @@ mod tests {
     #[test]
     fn a_large_one_travels_as_its_place() {
         let sent = entry(&format!("[\"{}\"]", "x".repeat(CARRIED_BYTES_MAX)));
-        let bytes = encode(&sent).unwrap();
+        let bytes = encode_entry(&sent).unwrap();
         assert!(bytes.len() < 300);
         let heard = decode(&bytes, |_| true).unwrap();
         assert!(matches!(heard, Some(Carried::Place { seq: 7, tag, .. }) if tag == sent.tag));
@@ -93,18 +124,29 @@ mod tests {
     #[test]
     fn carries_the_largest_that_is_not_too_large() {
         let sent = entry(&format!("[\"{}\"]", "x".repeat(CARRIED_BYTES_MAX - 4)));
-        assert!(matches!(decode(&encode(&sent).unwrap(), |_| true).unwrap(), Some(Carried::Entry(_))));
+        assert!(matches!(decode(&encode_entry(&sent).unwrap(), |_| true).unwrap(), Some(Carried::Entry(_))));
+    }
+
+    #[test]
+    fn a_claim_arrives_as_it_left() {
+        let claim = Claim { merchant: MerchantId::new(), screen: "8ZkM2dOZT0uQyMbmVbGQDA".to_owned(), epoch: -7 };
+        let bytes = encode(&Carried::Claim(claim.clone())).unwrap();
+        let heard = decode(&bytes, |merchant| merchant == claim.merchant).unwrap();
+        assert!(matches!(heard, Some(Carried::Claim(heard)) if heard == claim));
+        assert!(decode(&bytes, |_| false).unwrap().is_none());
+        let long = encode(&Carried::Claim(Claim { screen: "x".repeat(65), ..claim })).unwrap();
+        assert!(decode(&long, |_| true).is_err());
     }
 
     #[test]
     fn looks_no_further_when_nobody_listens() {
-        let sent = String::from_utf8(encode(&entry(r#"[{"total":1}]"#)).unwrap()).unwrap();
+        let sent = String::from_utf8(encode_entry(&entry(r#"[{"total":1}]"#)).unwrap()).unwrap();
         assert!(decode(sent.as_bytes(), |_| false).unwrap().is_none());
     }
 
     #[test]
     fn refuses_what_was_changed_on_the_way() {
-        let sent = String::from_utf8(encode(&entry(r#"[{"total":1}]"#)).unwrap()).unwrap();
+        let sent = String::from_utf8(encode_entry(&entry(r#"[{"total":1}]"#)).unwrap()).unwrap();
         assert!(decode(sent.replace("\"total\":1", "\"total\":2").as_bytes(), |_| true).is_err());
         let long = " ".repeat(MESSAGE_BYTES_MAX) + &sent;
         for bytes in ["", "{}", "null", "[]", "{\"m\":1}", &long] {

@@ -43,6 +43,27 @@ pub enum Carried {
     Entry(Arc<Entry>),
     /// There is an entry, too large to carry.
     Place { merchant: MerchantId, seq: u64, tag: Tag },
+    /// A screen has come back, here or elsewhere.
+    Claim(Claim),
+}
+
+/// A screen has come back: earlier connections of it are dead, wherever they are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claim {
+    pub merchant: MerchantId,
+    /// The screen's public id.
+    pub screen: String,
+    /// The number of the connection that it has now. Earlier ones have smaller ones.
+    pub epoch: i64,
+}
+
+impl Carried {
+    pub fn merchant(&self) -> MerchantId {
+        match self {
+            Self::Entry(entry) => entry.merchant,
+            Self::Place { merchant, .. } | Self::Claim(Claim { merchant, .. }) => *merchant,
+        }
+    }
 }
 
 /// A bus between processes.
@@ -57,7 +78,7 @@ pub trait Bus: Send + 'static {
 
 /// A bus's two ends, and whom it listens to.
 pub struct Ends {
-    pub outgoing: mpsc::Receiver<Arc<Entry>>,
+    pub outgoing: mpsc::Receiver<Carried>,
     pub heard: mpsc::Sender<Carried>,
     pub interest: Arc<Interest>,
     pub stop: CancellationToken,
@@ -75,7 +96,8 @@ pub struct Brokers {
 /// The buses of a node.
 pub struct Buses {
     announced: mpsc::Receiver<Arc<Entry>>,
-    outgoing: Vec<(&'static str, mpsc::Sender<Arc<Entry>>)>,
+    claims: mpsc::Receiver<Claim>,
+    outgoing: Vec<(&'static str, mpsc::Sender<Carried>)>,
     heard: mpsc::Sender<Carried>,
     interest: Arc<Interest>,
     tasks: TaskTracker,
@@ -86,20 +108,28 @@ pub struct Buses {
 pub struct Doors {
     /// Where the journal announces what it committed.
     pub announce: mpsc::Sender<Arc<Entry>>,
+    pub gateway: GatewayDoors,
+}
+
+/// What a gateway holds of the buses.
+pub struct GatewayDoors {
     /// What the feeds hear.
     pub heard: mpsc::Receiver<Carried>,
     /// Whom the feeds listen to.
     pub interest: Arc<Interest>,
+    /// Where it says which screens have come back to it.
+    pub claim: mpsc::Sender<Claim>,
 }
 
 impl Buses {
     /// Makes the halls; buses are then added, and [`Buses::open`] starts carrying.
     pub fn new(tasks: TaskTracker, stop: CancellationToken) -> (Self, Doors) {
         let (announce, announced) = mpsc::channel(HALL_ENTRIES_MAX);
+        let (claim, claims) = mpsc::channel(HALL_ENTRIES_MAX);
         let (heard_in, heard) = mpsc::channel(HALL_ENTRIES_MAX);
         let interest = Arc::new(Interest::default());
-        let doors = Doors { announce, heard, interest: interest.clone() };
-        (Self { announced, outgoing: Vec::new(), heard: heard_in, interest, tasks, stop }, doors)
+        let doors = Doors { announce, gateway: GatewayDoors { heard, interest: interest.clone(), claim } };
+        (Self { announced, claims, outgoing: Vec::new(), heard: heard_in, interest, tasks, stop }, doors)
     }
 
     /// Adds the buses to these brokers, which need not be there yet.
@@ -127,8 +157,8 @@ impl Buses {
 
     /// Carries what is announced to every bus and, in this process, straight to the feeds.
     pub fn open(self) {
-        let Self { announced, outgoing, heard, tasks, stop, .. } = self;
-        tasks.spawn(local::run(announced, outgoing, heard, stop));
+        let Self { announced, claims, outgoing, heard, tasks, stop, .. } = self;
+        tasks.spawn(local::run(announced, claims, outgoing, heard, stop));
     }
 }
 

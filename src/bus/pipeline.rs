@@ -3,14 +3,12 @@
 
 use std::convert::Infallible;
 use std::pin::pin;
-use std::sync::Arc;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::mpsc;
 
-use super::{count_dropped, link};
-use crate::journal::Entry;
+use super::{Carried, count_dropped, link};
 
 /// How many entries may be under way to a broker. With [`super::CARRIED_BYTES_MAX`] it bounds what a broker that has
 /// stopped reading can make us hold; at a round trip of 50 ms it still lets 5,000 entries a second through.
@@ -19,8 +17,8 @@ const UNANSWERED_MAX: usize = 256;
 /// Sends what comes out of `outgoing`, until an entry is refused or not answered for in time.
 pub async fn publish<F>(
     bus: &'static str,
-    outgoing: &mut mpsc::Receiver<Arc<Entry>>,
-    send: impl Fn(Arc<Entry>) -> F,
+    outgoing: &mut mpsc::Receiver<Carried>,
+    send: impl Fn(Carried) -> F,
 ) -> anyhow::Result<Infallible>
 where
     F: Future<Output = anyhow::Result<()>>,
@@ -28,8 +26,8 @@ where
     let mut unanswered = Unanswered { bus, answers: FuturesUnordered::new() };
     loop {
         tokio::select! {
-            Some(entry) = outgoing.recv(), if unanswered.answers.len() < UNANSWERED_MAX => {
-                unanswered.answers.push(link::answered(send(entry)));
+            Some(carried) = outgoing.recv(), if unanswered.answers.len() < UNANSWERED_MAX => {
+                unanswered.answers.push(link::answered(send(carried)));
             }
             Some(answer) = unanswered.answers.next() => match answer {
                 Ok(()) => metrics::counter!("tillwire_bus_published_total", "bus" => bus).increment(1),
@@ -48,7 +46,7 @@ where
 /// hearers have long read it in the journal, and it would only delay what is new.
 pub async fn discard_until<T>(
     bus: &'static str,
-    outgoing: &mut mpsc::Receiver<Arc<Entry>>,
+    outgoing: &mut mpsc::Receiver<Carried>,
     done: impl Future<Output = T>,
 ) -> T {
     let mut done = pin!(done);

@@ -7,7 +7,6 @@ mod wire;
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{anyhow, ensure};
@@ -29,8 +28,7 @@ use uuid::Uuid;
 use self::wire::Wire;
 use super::ear::Ear;
 use super::link::{self, CONNECT_MAX, Link};
-use super::{Bus, Ends, Interest, PASS_INTERVAL, codec, pipeline};
-use crate::journal::Entry;
+use super::{Bus, Carried, Ends, Interest, PASS_INTERVAL, codec, pipeline};
 
 /// The broker and we tell each other this often that we are alive, so that it forgets the queue of a node that is gone.
 const HEARTBEAT_SECONDS: u16 = 10;
@@ -78,7 +76,7 @@ impl RabbitMq {
         Ok(())
     }
 
-    async fn publish(&self, mut outgoing: mpsc::Receiver<Arc<Entry>>, stop: &CancellationToken) {
+    async fn publish(&self, mut outgoing: mpsc::Receiver<Carried>, stop: &CancellationToken) {
         let mut link = Link::new(Self::NAME, "publishing");
         while let Some(error) = self.publish_once(&mut link, &mut outgoing, stop).await {
             let pause = tokio::time::sleep(link.is_down(&error));
@@ -93,7 +91,7 @@ impl RabbitMq {
     async fn publish_once(
         &self,
         link: &mut Link,
-        outgoing: &mut mpsc::Receiver<Arc<Entry>>,
+        outgoing: &mut mpsc::Receiver<Carried>,
         stop: &CancellationToken,
     ) -> Option<anyhow::Error> {
         let dialling = pipeline::discard_until(Self::NAME, outgoing, Wire::dial(&self.uri, "tillwire: publishing"));
@@ -110,13 +108,13 @@ impl RabbitMq {
         &self,
         wire: &Wire,
         link: &mut Link,
-        outgoing: &mut mpsc::Receiver<Arc<Entry>>,
+        outgoing: &mut mpsc::Receiver<Carried>,
     ) -> anyhow::Result<Infallible> {
         let channel = link::within(CONNECT_MAX, self.publishing_channel(wire));
         let channel = pipeline::discard_until(Self::NAME, outgoing, channel).await?;
         link.is_up();
         tokio::select! {
-            outcome = pipeline::publish(Self::NAME, outgoing, |entry| self.send(&channel, entry)) => outcome,
+            outcome = pipeline::publish(Self::NAME, outgoing, |carried| self.send(&channel, carried)) => outcome,
             outcome = link::watch(|| self.probe(&channel)) => outcome,
         }
     }
@@ -131,8 +129,8 @@ impl RabbitMq {
         Ok(channel)
     }
 
-    async fn send(&self, channel: &Channel, entry: Arc<Entry>) -> anyhow::Result<()> {
-        self.publish_confirmed(channel, routing_key(bucket(entry.merchant)), &codec::encode(&entry)?).await
+    async fn send(&self, channel: &Channel, carried: Carried) -> anyhow::Result<()> {
+        self.publish_confirmed(channel, routing_key(bucket(carried.merchant())), &codec::encode(&carried)?).await
     }
 
     async fn probe(&self, channel: &Channel) -> anyhow::Result<()> {

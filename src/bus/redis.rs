@@ -5,7 +5,6 @@
 
 use std::collections::HashSet;
 use std::convert::Infallible;
-use std::sync::Arc;
 
 use anyhow::{Context, anyhow, ensure};
 use redis::aio::{MultiplexedConnection, SendError};
@@ -18,8 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::ear::Ear;
 use super::link::{self, ANSWER_MAX, CONNECT_MAX, Link};
-use super::{Bus, Ends, Interest, PASS_INTERVAL, codec, pipeline};
-use crate::journal::Entry;
+use super::{Bus, Carried, Ends, Interest, PASS_INTERVAL, codec, pipeline};
 
 /// How many channels one command subscribes to. A node that comes back asks for thousands, and each command is answered
 /// in time or not.
@@ -61,7 +59,7 @@ impl Redis {
         link::within(CONNECT_MAX, self.client.get_multiplexed_async_connection_with_config(&config)).await
     }
 
-    async fn publish(&self, mut outgoing: mpsc::Receiver<Arc<Entry>>) {
+    async fn publish(&self, mut outgoing: mpsc::Receiver<Carried>) {
         let mut link = Link::new(Self::NAME, "publishing");
         loop {
             let Err(error) = self.publish_once(&mut link, &mut outgoing).await;
@@ -74,20 +72,20 @@ impl Redis {
     async fn publish_once(
         &self,
         link: &mut Link,
-        outgoing: &mut mpsc::Receiver<Arc<Entry>>,
+        outgoing: &mut mpsc::Receiver<Carried>,
     ) -> anyhow::Result<Infallible> {
         let connecting = self.connect(AsyncConnectionConfig::new());
         let connection = pipeline::discard_until(Self::NAME, outgoing, connecting).await?;
         link.is_up();
         tokio::select! {
-            outcome = pipeline::publish(Self::NAME, outgoing, |entry| self.send(&connection, entry)) => outcome,
+            outcome = pipeline::publish(Self::NAME, outgoing, |carried| self.send(&connection, carried)) => outcome,
             outcome = link::watch(|| ping(&connection)) => outcome,
         }
     }
 
-    async fn send(&self, connection: &MultiplexedConnection, entry: Arc<Entry>) -> anyhow::Result<()> {
+    async fn send(&self, connection: &MultiplexedConnection, carried: Carried) -> anyhow::Result<()> {
         let mut publish = redis::cmd("PUBLISH");
-        publish.arg(self.channel(entry.merchant)).arg(codec::encode(&entry)?);
+        publish.arg(self.channel(carried.merchant())).arg(codec::encode(&carried)?);
         Ok(publish.exec_async(&mut connection.clone()).await?)
     }
 

@@ -2,12 +2,13 @@
 
 use std::collections::HashMap;
 
+use tillwire_channels::Position;
 use tillwire_channels::topic::hears;
-use tillwire_channels::{Channel, Position};
-use tillwire_socketio::{Encoded, SendError, SocketId, SocketRef};
+use tillwire_socketio::{Encoded, SendError, SocketRef};
 
 use super::packed::Packed;
 use crate::identity::Staff;
+use crate::screens::joined;
 
 /// How many bytes may wait for a live screen. One that reads more slowly is behind, and is served bit by bit: its
 /// heartbeat would else wait behind all of them.
@@ -17,6 +18,8 @@ const QUEUED_BYTES_MAX: usize = 64 * 1024;
 pub struct Screen {
     pub socket: SocketRef,
     pub staff: Staff,
+    /// Tells apart the connections that one client makes: the newer one has the greater number.
+    pub epoch: i64,
     channels: Vec<Joined>,
     pub cursor: Cursor,
     /// The number of the last entry that the client was told a position of.
@@ -30,13 +33,13 @@ pub struct Screen {
 /// A channel with its text, which events are matched against.
 #[derive(Clone)]
 pub struct Joined {
-    pub channel: Channel,
+    pub is: joined::Joined,
     text: Box<str>,
 }
 
-impl From<Channel> for Joined {
-    fn from(channel: Channel) -> Self {
-        Self { channel, text: channel.to_string().into() }
+impl From<joined::Joined> for Joined {
+    fn from(is: joined::Joined) -> Self {
+        Self { is, text: is.channel.to_string().into() }
     }
 }
 
@@ -50,9 +53,16 @@ pub enum Cursor {
 }
 
 impl Screen {
-    pub fn new(socket: SocketRef, staff: Staff, channels: &[Channel], cursor: Cursor, told: u64) -> Self {
-        let channels = channels.iter().copied().map(Joined::from).collect();
-        Self { socket, staff, channels, cursor, told, filter_version: 0, warned: false }
+    pub fn new(
+        socket: SocketRef,
+        staff: Staff,
+        epoch: i64,
+        joined: &[joined::Joined],
+        cursor: Cursor,
+        told: u64,
+    ) -> Self {
+        let channels = joined.iter().copied().map(Joined::from).collect();
+        Self { socket, staff, epoch, channels, cursor, told, filter_version: 0, warned: false }
     }
 
     /// What is joined.
@@ -60,19 +70,20 @@ impl Screen {
         &self.channels
     }
 
-    /// What is joined, by name.
-    pub fn channels(&self) -> Vec<Channel> {
-        self.channels.iter().map(|joined| joined.channel).collect()
+    /// What is joined, as it is stored.
+    pub fn roll(&self) -> Vec<joined::Joined> {
+        self.channels.iter().map(|joined| joined.is).collect()
     }
 }
 
 /// The events of an entry that follow `after` and are heard on `joined`, as `staff` may see them.
 pub fn heard(packed: &Packed, joined: &[Joined], staff: &Staff, after: Position) -> Vec<Encoded> {
     let view = staff.role.view();
+    let joined = joined.iter().filter(|joined| joined.is.since < packed.entry.seq).map(|joined| &*joined.text);
     packed
         .events()
         .filter(|(number, _)| after.is_before(packed.entry.seq, *number))
-        .filter(|(_, event)| event.heard_on(joined.iter().map(|joined| &*joined.text), view))
+        .filter(|(_, event)| event.heard_on(joined.clone(), view))
         .filter_map(|(number, _)| packed.packet(number, view).cloned())
         .collect()
 }
@@ -80,9 +91,9 @@ pub fn heard(packed: &Packed, joined: &[Joined], staff: &Staff, after: Position)
 /// The screens of a feed.
 #[derive(Default)]
 pub struct Audience {
-    screens: HashMap<SocketId, Screen>,
+    screens: HashMap<SocketRef, Screen>,
     /// Who joined each channel, so that an entry wakes only those who listen.
-    listeners: HashMap<Box<str>, Vec<SocketId>>,
+    listeners: HashMap<Box<str>, Vec<SocketRef>>,
 }
 
 impl Audience {
@@ -94,12 +105,12 @@ impl Audience {
         self.screens.len()
     }
 
-    pub fn get(&self, id: SocketId) -> Option<&Screen> {
-        self.screens.get(&id)
+    pub fn get(&self, socket: &SocketRef) -> Option<&Screen> {
+        self.screens.get(socket)
     }
 
-    pub fn get_mut(&mut self, id: SocketId) -> Option<&mut Screen> {
-        self.screens.get_mut(&id)
+    pub fn get_mut(&mut self, socket: &SocketRef) -> Option<&mut Screen> {
+        self.screens.get_mut(socket)
     }
 
     pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Screen> {
@@ -107,37 +118,35 @@ impl Audience {
     }
 
     pub fn insert(&mut self, screen: Screen) {
-        let id = screen.socket.id();
-        self.remove(id);
         for joined in &screen.channels {
-            self.listeners.entry(joined.text.clone()).or_default().push(id);
+            self.listeners.entry(joined.text.clone()).or_default().push(screen.socket.clone());
         }
-        self.screens.insert(id, screen);
+        self.screens.insert(screen.socket.clone(), screen);
     }
 
-    pub fn remove(&mut self, id: SocketId) {
-        if let Some(screen) = self.screens.remove(&id) {
-            self.unlist(id, &screen.channels);
+    pub fn remove(&mut self, socket: &SocketRef) {
+        if let Some(screen) = self.screens.remove(socket) {
+            self.unlist(socket, &screen.channels);
         }
     }
 
     /// Replaces what a screen has joined.
-    pub fn rejoin(&mut self, id: SocketId, channels: &[Channel]) {
-        let Some(screen) = self.screens.get_mut(&id) else { return };
+    pub fn rejoin(&mut self, socket: &SocketRef, joined: &[joined::Joined]) {
+        let Some(screen) = self.screens.get_mut(socket) else { return };
         screen.filter_version += 1;
-        let new: Vec<Joined> = channels.iter().copied().map(Joined::from).collect();
+        let new: Vec<Joined> = joined.iter().copied().map(Joined::from).collect();
         let old = std::mem::replace(&mut screen.channels, new.clone());
-        self.unlist(id, &old);
+        self.unlist(socket, &old);
         for joined in new {
-            self.listeners.entry(joined.text).or_default().push(id);
+            self.listeners.entry(joined.text).or_default().push(socket.clone());
         }
     }
 
-    fn unlist(&mut self, id: SocketId, channels: &[Joined]) {
+    fn unlist(&mut self, socket: &SocketRef, channels: &[Joined]) {
         for joined in channels {
-            if let Some(ids) = self.listeners.get_mut(&joined.text) {
-                ids.retain(|listener| *listener != id);
-                if ids.is_empty() {
+            if let Some(listening) = self.listeners.get_mut(&joined.text) {
+                listening.retain(|listener| listener != socket);
+                if listening.is_empty() {
                     self.listeners.remove(&joined.text);
                 }
             }
@@ -149,8 +158,8 @@ impl Audience {
     pub fn tell(&mut self, packed: &Packed) -> Vec<SocketRef> {
         let before = Position::of_entry(packed.entry.seq - 1, packed.entry.prev);
         let mut behind = Vec::new();
-        for id in self.listening_to(packed) {
-            let Some(screen) = self.screens.get_mut(&id) else { continue };
+        for socket in self.listening_to(packed) {
+            let Some(screen) = self.screens.get_mut(&socket) else { continue };
             if screen.cursor != Cursor::Live {
                 continue;
             }
@@ -186,14 +195,14 @@ impl Audience {
         .collect()
     }
 
-    fn listening_to(&self, packed: &Packed) -> Vec<SocketId> {
-        let mut found: Vec<SocketId> = packed
+    fn listening_to(&self, packed: &Packed) -> Vec<SocketRef> {
+        let mut found: Vec<SocketRef> = packed
             .events()
             .flat_map(|(_, event)| &event.channels)
             .flat_map(|channel| beginnings(channel))
             .filter_map(|beginning| self.listeners.get(beginning))
             .flatten()
-            .copied()
+            .cloned()
             .collect();
         found.sort_unstable();
         found.dedup();

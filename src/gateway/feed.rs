@@ -72,6 +72,17 @@ impl Feed {
         self.lock().audience.len()
     }
 
+    /// The position of the head, once there is one.
+    pub fn head(&self) -> Option<Position> {
+        self.lock().head.map(Head::position)
+    }
+
+    /// Whether what follows this position is here, or nothing does. False does not mean that the journal has it not.
+    pub fn holds(&self, position: Position) -> bool {
+        let state = self.lock();
+        state.head.map(Head::position) == Some(position) || state.ring.after(position, 0).is_some()
+    }
+
     /// Begins at this head, or begins anew: after a fail-over or a restore the journal is another. Screens that were
     /// live stand where they stood, and the journal is asked about that.
     ///

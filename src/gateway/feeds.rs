@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tillwire_channels::{MerchantId, Moment};
-use tillwire_socketio::SocketRef;
+use tillwire_channels::{MerchantId, Moment, Position};
+use tillwire_socketio::{SocketIo, SocketRef};
 use tokio::sync::{OnceCell, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -17,7 +17,7 @@ use super::screen;
 use super::source::Source;
 use crate::bus::{Carried, Interest};
 use crate::error::{Error, Result};
-use crate::journal::read::Head;
+use crate::journal::read::{Head, Slice};
 
 /// How long an entry that came too early waits for the one before it, which most often is only a little late.
 const HOLD: Duration = Duration::from_millis(5);
@@ -98,6 +98,21 @@ impl Feeds {
         Ok(slot.feed.clone())
     }
 
+    /// Whether what follows this position can be served. Asks the journal only if the feed cannot say.
+    ///
+    /// # Errors
+    /// If the database does not answer.
+    pub async fn serves(&self, feed: &Feed, position: Position) -> Result<bool> {
+        if feed.holds(position) {
+            return Ok(true);
+        }
+        match self.source.replay(feed.merchant, position, Slice { entries_max: 1, bytes_max: 1 }).await {
+            Ok(_) => Ok(true),
+            Err(Error::SnapshotRequired(_)) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     fn slot(&self, merchant: MerchantId) -> Arc<Slot> {
         let mut slots = self.lock();
         let slot = slots.entry(merchant).or_insert_with(|| {
@@ -135,7 +150,7 @@ impl Feeds {
     }
 
     /// Hands what the buses bring to the feeds, until `stop`.
-    pub async fn listen(self: Arc<Self>, mut heard: mpsc::Receiver<Carried>) {
+    pub async fn listen(self: Arc<Self>, mut heard: mpsc::Receiver<Carried>, io: SocketIo) {
         while let Some(Some(carried)) = self.stop.run_until_cancelled(heard.recv()).await {
             match carried {
                 Carried::Entry(entry) => {
@@ -147,6 +162,12 @@ impl Feeds {
                 Carried::Place { merchant, seq, .. } => {
                     if let Some(feed) = self.find(merchant) {
                         feed.expect(seq);
+                    }
+                }
+                Carried::Claim(claim) => {
+                    let here = claim.screen.parse().ok().and_then(|id| io.socket("/", id));
+                    if let (Some(feed), Some(socket)) = (self.find(claim.merchant), here) {
+                        feed.give_up(&socket, claim.epoch);
                     }
                 }
             }

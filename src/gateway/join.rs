@@ -4,24 +4,26 @@ use tillwire_channels::Channel;
 use tillwire_channels::wire::{CHANNEL_BYTES_MAX, CHANNELS_MAX, Denied, DeniedCode};
 
 use crate::identity::Staff;
+use crate::screens::joined::Joined;
 
 /// How many denials are told in one answer.
 const DENIED_MAX: usize = CHANNELS_MAX;
 
-/// Adds what was asked for to what is joined already, as far as the bearer may; answers what was denied, and why.
-pub fn admit(staff: &Staff, joined: &mut Vec<Channel>, asked: &[String]) -> Vec<Denied> {
+/// Adds what was asked for to what is joined already, as far as the bearer may, to be heard from after entry `since` on;
+/// answers what was denied, and why.
+pub fn admit(staff: &Staff, joined: &mut Vec<Joined>, asked: &[String], since: u64) -> Vec<Denied> {
     let mut denied = Vec::new();
     for text in asked {
         if denied.len() == DENIED_MAX {
             break; // It has been told enough.
         }
         let code = match parse(text) {
-            Some(channel) if joined.contains(&channel) => continue,
+            Some(channel) if joined.iter().any(|joined| joined.channel == channel) => continue,
             None => DeniedCode::UnknownChannel,
             Some(channel) if !staff.listener().may_join(channel) => DeniedCode::Forbidden,
             Some(_) if joined.len() >= CHANNELS_MAX => DeniedCode::TooMany,
             Some(channel) => {
-                joined.push(channel);
+                joined.push(Joined { channel, since });
                 continue;
             }
         };
@@ -31,8 +33,14 @@ pub fn admit(staff: &Staff, joined: &mut Vec<Channel>, asked: &[String]) -> Vec<
 }
 
 /// Takes what was named from what is joined. Names that are not joined change nothing.
-pub fn withdraw(joined: &mut Vec<Channel>, named: &[String]) {
-    joined.retain(|channel| !named.iter().any(|text| parse(text) == Some(*channel)));
+pub fn withdraw(joined: &mut Vec<Joined>, named: &[String]) {
+    joined.retain(|joined| !named.iter().any(|text| parse(text) == Some(joined.channel)));
+}
+
+/// Takes from what was joined what the bearer may not hear (any more); answers that.
+pub fn review(staff: &Staff, joined: &mut Vec<Joined>) -> Vec<Denied> {
+    let lost = joined.extract_if(.., |joined| !staff.listener().may_join(joined.channel));
+    lost.map(|lost| Denied { channel: lost.channel.to_string(), code: DeniedCode::Forbidden }).collect()
 }
 
 fn parse(text: &str) -> Option<Channel> {
@@ -68,8 +76,8 @@ mod tests {
         let (staff, mut joined) = (staff(Role::Cashier, vec![outlet]), Vec::new());
         let own = format!("sales/{outlet}");
         let asked = [own.clone(), own.clone(), "sales".into(), "nothing".into(), "x".repeat(9_000)];
-        let denied = admit(&staff, &mut joined, &asked);
-        assert_eq!(joined, [Topic::Sales.at(outlet)]);
+        let denied = admit(&staff, &mut joined, &asked, 7);
+        assert_eq!(joined, [Joined { channel: Topic::Sales.at(outlet), since: 7 }]);
         let codes: Vec<_> = denied.iter().map(|denied| (denied.channel.len(), denied.code)).collect();
         assert_eq!(
             codes,
@@ -84,10 +92,21 @@ mod tests {
     }
 
     #[test]
+    fn what_is_no_longer_allowed_is_left() {
+        let (outlet, other) = (OutletId::new(), OutletId::new());
+        let staff = staff(Role::Cashier, vec![outlet]);
+        let [kept, lost] = [outlet, other].map(|at| Joined { channel: Topic::Sales.at(at), since: 3 });
+        let mut joined = vec![lost, kept];
+        let denied = review(&staff, &mut joined);
+        assert_eq!(joined, [kept]);
+        assert_eq!(denied, [Denied { channel: lost.channel.to_string(), code: DeniedCode::Forbidden }]);
+    }
+
+    #[test]
     fn there_is_a_last_channel_and_a_last_denial() {
         let (staff, mut joined) = (staff(Role::Owner, vec![]), Vec::new());
         let many: Vec<String> = (0..10_000).map(|_| Topic::Sales.at(OutletId::new()).to_string()).collect();
-        let denied = admit(&staff, &mut joined, &many);
+        let denied = admit(&staff, &mut joined, &many, 0);
         assert_eq!(joined.len(), CHANNELS_MAX);
         assert_eq!(denied.len(), CHANNELS_MAX);
         assert!(denied.iter().all(|denied| denied.code == DeniedCode::TooMany));

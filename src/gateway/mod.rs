@@ -4,14 +4,19 @@
 //! live head of one journal; [feeds] listens to the buses and heals what they lose; a screen that is behind is brought
 //! on by a [task of its own](screen). This room sees the journal and the channels, never commerce, and writes nothing.
 
+mod admission;
 mod audience;
+mod batches;
 mod counting;
 mod feed;
 mod feeds;
 mod join;
 mod packed;
+mod resume;
 mod ring;
+mod rolls;
 mod screen;
+mod seals;
 mod session;
 mod source;
 mod tell;
@@ -22,14 +27,16 @@ use std::time::Duration;
 use axum::Router;
 use axum::http::HeaderValue;
 use tillwire_socketio::{CloseReason, Config, Origins, SocketIo, SocketIoService};
-use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::bus::{Carried, Interest};
+use crate::bus::GatewayDoors;
 use crate::identity::tokens::Verifier;
 use crate::journal::Pools;
+use admission::Door;
 use feeds::Feeds;
+use rolls::Rolls;
+use seals::Seals;
 use source::Source;
 
 /// A connection that has not said who it is within this time is closed.
@@ -64,8 +71,7 @@ impl Gateway {
         options: Options,
         pools: Pools,
         verifier: Arc<Verifier>,
-        heard: mpsc::Receiver<Carried>,
-        interest: Arc<Interest>,
+        doors: GatewayDoors,
         tasks: &TaskTracker,
         stop: &CancellationToken,
     ) -> Self {
@@ -77,11 +83,13 @@ impl Gateway {
             sockets_max: SCREENS_MAX,
             ..Config::default()
         });
-        let feeds = Feeds::new(Source::new(pools), interest, options.vouch_max, tasks.clone(), stop.clone());
-        tasks.spawn(feeds.clone().listen(heard));
+        let (source, GatewayDoors { heard, interest, claim }) = (Source::new(pools), doors);
+        let feeds = Feeds::new(source.clone(), interest, options.vouch_max, tasks.clone(), stop.clone());
+        tasks.spawn(feeds.clone().listen(heard, io.clone()));
         tasks.spawn(feeds.clone().watch());
         tasks.spawn(counting::bring(io.clone(), stop.clone()));
-        io.ns("/", session::namespace(feeds.clone(), verifier));
+        let (seals, rolls) = (Seals::new(source.clone()), Rolls::new(source, tasks.clone()));
+        io.ns("/", session::namespace(Arc::new(Door { verifier, feeds: feeds.clone(), seals, rolls, claim })));
         Self { io, service, feeds }
     }
 

@@ -64,7 +64,7 @@ impl Replay<'_> {
         // What made it fall behind leaves first, so that slices stay small.
         self.socket.drained().await?;
         loop {
-            match self.feed.step(self.socket.id(), self.replayed) {
+            match self.feed.step(self.socket, self.replayed) {
                 Step::Done => return Ok(()),
                 Step::Full => self.socket.drained().await?,
                 Step::Serve(serving) => self.serve(serving).await?,
@@ -78,7 +78,7 @@ impl Replay<'_> {
         for at in 0..serving.entries.len() {
             let batch = serving.heard(at);
             let to = serving.entries[at].entry.position();
-            if !self.feed.advance(self.socket.id(), &serving, to, !batch.is_empty()) {
+            if !self.feed.advance(self.socket, &serving, to, !batch.is_empty()) {
                 return Ok(());
             }
             serving.after = to;
@@ -131,7 +131,7 @@ impl Replay<'_> {
                 if entries.is_empty() {
                     return self.skip(SnapshotRequired { reason: SnapshotReason::Diverged, oldest: None }).await;
                 }
-                match self.feed.serving(self.socket.id(), cursor, entries) {
+                match self.feed.serving(self.socket, cursor, entries) {
                     Some(serving) => self.serve(serving).await,
                     None => Ok(()),
                 }
@@ -153,7 +153,7 @@ impl Replay<'_> {
             // Perhaps it is our own head that is of another history.
             self.feed.suspect();
         }
-        while !self.feed.skip(self.socket.id(), &why) {
+        while !self.feed.skip(self.socket, &why) {
             self.socket.drained().await?;
         }
         Ok(())

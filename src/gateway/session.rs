@@ -1,35 +1,20 @@
 //! A connection's life: who is it, what may it hear, what does it ask.
 
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
 use serde::Serialize;
-use tillwire_channels::wire::{Acknowledged, Auth, Connect, Denied, Join, Joined, Refused, SignedOutReason};
-use tillwire_channels::{Channel, Position};
+use tillwire_channels::wire::{self, Acknowledged, Auth, Denied, Join, SignedOutReason};
 use tillwire_socketio::{
     AckSender, CloseReason, ConnectHandler, ConnectRequest, Namespace, Refusal, SocketRef, TryData,
 };
 use tracing::{debug, info};
 
+use super::admission::{Admission, Door, TRIES_MAX};
 use super::feed::{self, Feed};
-use super::feeds::Feeds;
 use super::{join, tell};
 use crate::error::Error;
 use crate::identity::Staff;
-use crate::identity::tokens::Verifier;
-
-/// How long a screen waits before the database is asked again that did not say who may come in.
-const RETRY_AFTER: Duration = Duration::from_millis(250);
-/// How often it is asked. By then the connection's own time is up, and the client tries again by itself.
-const TRIES_MAX: u32 = 40;
-
-/// What is known of a connection before it is one.
-struct Admission {
-    staff: Staff,
-    joined: Vec<Channel>,
-    denied: Vec<Denied>,
-    after: Option<Position>,
-}
+use crate::screens::joined::{Joined, Roll};
 
 /// What a connection keeps.
 struct Seat {
@@ -39,49 +24,55 @@ struct Seat {
 }
 
 /// Everything a screen can say, and who answers it.
-pub fn namespace(feeds: Arc<Feeds>, verifier: Arc<Verifier>) -> Namespace {
+pub fn namespace(door: Arc<Door>) -> Namespace {
     let admit = {
-        let (verifier, feeds) = (verifier.clone(), feeds.clone());
-        move |request| admit(request, verifier.clone(), feeds.clone())
+        let door = door.clone();
+        move |request| admit(request, door.clone())
     };
-    let connected = move |socket: SocketRef| connected(socket, feeds.clone());
+    let connected = {
+        let door = door.clone();
+        move |socket: SocketRef| connected(socket, door.clone())
+    };
+    let (joining, leaving, renewing) = (door.clone(), door.clone(), door);
     connected
         .with(admit)
-        .on("join", async |socket: SocketRef, TryData(asked): TryData<Join>, ack: AckSender| {
-            let Ok(asked) = asked else { return answer(ack, &failed("malformed")).await };
-            let change = |staff: &Staff, joined: &mut Vec<Channel>| join::admit(staff, joined, &asked.channels);
-            answer_joined(ack, feed_of(&socket).and_then(|feed| feed.rejoin(socket.id(), change))).await;
+        .on("join", move |socket: SocketRef, TryData(asked): TryData<Join>, ack: AckSender| {
+            let door = joining.clone();
+            async move {
+                let Ok(asked) = asked else { return answer(ack, &failed("malformed")).await };
+                let change =
+                    |staff: &Staff, joined: &mut Vec<Joined>, since| join::admit(staff, joined, &asked.channels, since);
+                answer_joined(ack, rejoin(&socket, &door, change).await).await;
+            }
         })
-        .on("leave", async |socket: SocketRef, TryData(named): TryData<Join>, ack: AckSender| {
-            let Ok(named) = named else { return answer(ack, &failed("malformed")).await };
-            let change = |_: &Staff, joined: &mut Vec<Channel>| {
-                join::withdraw(joined, &named.channels);
-                Vec::new()
-            };
-            answer_joined(ack, feed_of(&socket).and_then(|feed| feed.rejoin(socket.id(), change))).await;
+        .on("leave", move |socket: SocketRef, TryData(named): TryData<Join>, ack: AckSender| {
+            let door = leaving.clone();
+            async move {
+                let Ok(named) = named else { return answer(ack, &failed("malformed")).await };
+                let change = |_: &Staff, joined: &mut Vec<Joined>, _| {
+                    join::withdraw(joined, &named.channels);
+                    Vec::new()
+                };
+                answer_joined(ack, rejoin(&socket, &door, change).await).await;
+            }
         })
         .on("auth", move |socket: SocketRef, TryData(auth): TryData<Auth>, ack: AckSender| {
-            let renewed = match auth {
-                Ok(auth) => reauthorise(&socket, &auth.token, &verifier),
-                Err(_) => Err("malformed"),
-            };
+            let door = renewing.clone();
             async move {
-                match renewed {
-                    Ok(joined) => answer(ack, &joined).await,
-                    Err(code) => answer(ack, &failed(code)).await,
-                }
+                let Ok(auth) = auth else { return answer(ack, &failed("malformed")).await };
+                answer_joined(ack, renew(&socket, &door, &auth.token).await).await;
             }
         })
         .on_fallback(async |ack: AckSender| answer(ack, &failed("unknown_event")).await)
         .on_ping(|socket| {
             if let Some(feed) = feed_of(socket) {
-                feed.tell_position(socket.id());
+                feed.tell_position(socket);
             }
             Vec::new() // It is queued already, in order with the events.
         })
         .on_disconnect(async |socket: SocketRef, _: CloseReason| {
             if let Some(feed) = feed_of(&socket) {
-                feed.leave(socket.id());
+                feed.leave(&socket);
             }
         })
 }
@@ -90,73 +81,29 @@ fn feed_of(socket: &SocketRef) -> Option<&Arc<Feed>> {
     socket.extension::<Arc<Seat>>()?.feed.get()
 }
 
-/// Before CONNECT is answered: refuses what only a person can mend, for a stock client does not come back from that.
-/// What time can mend it waits for; when the connection's time is up it is closed, and the client tries again.
-async fn admit(
-    mut request: ConnectRequest,
-    verifier: Arc<Verifier>,
-    feeds: Arc<Feeds>,
-) -> Result<ConnectRequest, Refusal> {
-    let admission = check(&request, &verifier)?;
-    for _ in 0..TRIES_MAX {
-        if !feeds.vouches() {
-            tokio::time::sleep(RETRY_AFTER).await;
-            continue;
-        }
-        match feeds.open(admission.staff.merchant).await {
-            Ok(feed) if feed.is_revoked(&admission.staff) => {
-                return Err(refusal("token_revoked", "The token is revoked."));
-            }
-            Ok(_) => {
-                request.insert(Arc::new(Seat { admission, feed: OnceLock::new() }));
-                return Ok(request);
-            }
-            Err(Error::NotFound(_)) => {
-                return Err(refusal("unknown_merchant", "The token is for a merchant that does not exist."));
-            }
-            Err(error) => {
-                debug!("A screen waits to be let in: {:#}", error.into_anyhow());
-                tokio::time::sleep(RETRY_AFTER).await;
-            }
-        }
-    }
-    Err(refusal("unavailable", "The hub cannot say now whether the token is good."))
-}
-
-/// What the auth payload says, without asking anyone.
-fn check(request: &ConnectRequest, verifier: &Verifier) -> Result<Admission, Refusal> {
-    let connect: Connect = request.auth().map_err(|error| refusal("invalid_auth", &format!("auth: {error}")))?;
-    let staff = verifier.verify(&connect.token).map_err(|error| match error {
-        Error::Unauthenticated(why) => refusal(why, "The token is not good."),
-        _ => refusal("invalid_auth", "The token could not be checked."),
-    })?;
-    let after = match &connect.after {
-        Some(text) => Some(text.parse().map_err(|error| refusal("invalid_after", &format!("after: {error}")))?),
-        None => None,
-    };
-    let mut joined = Vec::new();
-    let denied = join::admit(&staff, &mut joined, &connect.channels);
-    Ok(Admission { staff, joined, denied, after })
-}
-
-fn refusal(code: &str, message: &str) -> Refusal {
-    metrics::counter!("tillwire_gateway_refused_total", "code" => code.to_owned()).increment(1);
-    Refusal::new(message).with_data(&Refused { code: code.to_owned(), retry: false })
+/// Before CONNECT is answered.
+async fn admit(request: ConnectRequest, door: Arc<Door>) -> Result<ConnectRequest, Refusal> {
+    let (mut request, admission) = door.admit(request).await?;
+    request.insert(Arc::new(Seat { admission, feed: OnceLock::new() }));
+    Ok(request)
 }
 
 /// After CONNECT was answered: takes its place in the feed.
-async fn connected(socket: SocketRef, feeds: Arc<Feeds>) {
+async fn connected(socket: SocketRef, door: Arc<Door>) {
     let Some(seat) = socket.extension::<Arc<Seat>>().cloned() else { return socket.disconnect() };
-    let Admission { staff, joined, denied, after } = &seat.admission;
+    let (feeds, staff) = (&door.feeds, &seat.admission.staff);
     // A feed that was put away in the meantime is opened again; twice in a row would need half a minute in between.
     for _ in 0..TRIES_MAX {
         if !feeds.vouches() {
             break;
         }
         let Ok(feed) = feeds.open(staff.merchant).await else { break };
-        match feed.enter(&socket, staff.clone(), joined.clone(), denied.clone(), *after) {
+        match feed.enter(&socket, &seat.admission) {
             Ok(is_behind) => {
                 let _ = seat.feed.set(feed.clone());
+                if socket.recovered() {
+                    door.claim(&socket, &seat.admission);
+                }
                 if is_behind {
                     feeds.bring_on(&feed, vec![socket.clone()]);
                 }
@@ -172,24 +119,55 @@ async fn connected(socket: SocketRef, feeds: Arc<Feeds>) {
     socket.close(CloseReason::Server { code: 1013, text: "try again later" });
 }
 
-/// Takes a fresh token, in band.
-fn reauthorise(socket: &SocketRef, token: &str, verifier: &Verifier) -> Result<Joined, &'static str> {
-    let staff = verifier.verify(token).map_err(|error| match error {
+/// Changes what a screen has joined: stored before it happens, so that whoever was told of it finds it so on any node.
+///
+/// # Errors
+/// A word for why not.
+async fn rejoin(
+    socket: &SocketRef,
+    door: &Door,
+    change: impl FnOnce(&Staff, &mut Vec<Joined>, u64) -> Vec<Denied>,
+) -> Result<wire::Joined, &'static str> {
+    let feed = feed_of(socket).ok_or("not_ready")?;
+    let plan = feed.plan(socket, change).ok_or("not_ready")?;
+    if plan.is_change {
+        let roll = Roll { screen: socket.id().to_string(), epoch: plan.epoch, joined: plan.joined.clone() };
+        match door.rolls.store(feed.merchant, roll).await {
+            Ok(true) => {}
+            Ok(false) => {
+                socket.close(CloseReason::Replaced);
+                return Err("replaced");
+            }
+            Err(error) => {
+                debug!("A screen cannot change what it hears: {:#}", error.into_anyhow());
+                return Err("unavailable");
+            }
+        }
+    }
+    feed.rejoin(socket, plan).ok_or("not_ready")
+}
+
+/// Takes a fresh token, in band. Channels that it no longer allows are left.
+async fn renew(socket: &SocketRef, door: &Door, token: &str) -> Result<wire::Joined, &'static str> {
+    let staff = door.verifier.verify(token).map_err(|error| match error {
         Error::Unauthenticated(why) => why,
         _ => "invalid_auth",
     })?;
     let feed = feed_of(socket).ok_or("not_ready")?;
-    feed.reauthorise(socket.id(), staff).map_err(|why| why.unwrap_or("not_ready"))
+    feed.may_renew(socket, &staff).map_err(|why| why.unwrap_or("not_ready"))?;
+    let joined = rejoin(socket, door, |_, joined, _| join::review(&staff, joined)).await?;
+    feed.renew(socket, staff).map_err(|why| why.unwrap_or("not_ready"))?;
+    Ok(joined)
 }
 
 fn failed(code: &str) -> Acknowledged {
     Acknowledged { ok: false, code: Some(code.to_owned()) }
 }
 
-async fn answer_joined(ack: AckSender, joined: Option<Joined>) {
+async fn answer_joined(ack: AckSender, joined: Result<wire::Joined, &'static str>) {
     match joined {
-        Some(joined) => answer(ack, &joined).await,
-        None => answer(ack, &failed("not_ready")).await,
+        Ok(joined) => answer(ack, &joined).await,
+        Err(code) => answer(ack, &failed(code)).await,
     }
 }
 

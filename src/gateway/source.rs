@@ -12,6 +12,8 @@ use crate::identity::staff;
 use crate::identity::tokens::TTL_MAX;
 use crate::journal::Pools;
 use crate::journal::read::{self, Entries, Head, ReadTx, Slice};
+use crate::screens::joined::{self, Roll};
+use crate::screens::keys::{self, Key};
 
 /// How long a read may take. A database that is half-open would let it wait for ever.
 const READ_MAX: Duration = Duration::from_secs(5);
@@ -67,6 +69,21 @@ impl Source {
                 Err(late.into())
             }
         }
+    }
+
+    /// The keys that gateways seal with.
+    pub async fn keys(&self) -> Result<Vec<Key>> {
+        tokio::time::timeout(READ_MAX, keys::all(&self.pools)).await?
+    }
+
+    /// Stores what screens have joined, see [`joined::store`].
+    pub async fn store(&self, merchant: MerchantId, rolls: Vec<Roll>) -> Result<Vec<String>> {
+        tokio::time::timeout(READ_MAX, joined::store(&self.pools, merchant, &rolls)).await?
+    }
+
+    /// What these screens have joined, see [`joined::find`].
+    pub async fn find(&self, merchant: MerchantId, screens: &[String]) -> Result<Vec<Roll>> {
+        tokio::time::timeout(READ_MAX, joined::find(&self.pools, merchant, screens)).await?
     }
 
     /// A journal's head and whose tokens are dead, as of the same moment.

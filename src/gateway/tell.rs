@@ -7,8 +7,8 @@ use tillwire_channels::wire::{
 use tillwire_channels::{Channel, Position};
 use tillwire_socketio::Encoded;
 
-pub fn ready(joined: Vec<Channel>, denied: Vec<Denied>, position: Position) -> Encoded {
-    with_position("ready", &Ready { joined, denied, recovered: false }, position)
+pub fn ready(joined: Vec<Channel>, denied: Vec<Denied>, recovered: bool, position: Position) -> Encoded {
+    with_position("ready", &Ready { joined, denied, recovered }, position)
 }
 
 pub fn caught_up(replayed: u64, position: Position) -> Encoded {

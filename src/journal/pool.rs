@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::Context;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{ConnectOptions, Connection, Executor, PgConnection, PgPool, Postgres, Row, Transaction};
+use tillwire_channels::MerchantId;
 
 /// How long a request waits for a free connection before it is told to come back.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -112,4 +113,20 @@ pub async fn begin(pool: &PgPool) -> sqlx::Result<Transaction<'static, Postgres>
     let task = tokio::spawn(async move { tokio::time::timeout(BEGIN_MAX, pool.begin()).await });
     let late = |error: tokio::time::error::Elapsed| sqlx::Error::Io(error.into());
     task.await.map_err(|error| sqlx::Error::Io(std::io::Error::other(error)))?.map_err(late)?
+}
+
+/// Begins a transaction for what is a merchant's and not the journal's: no event can come of it. `pool` is the
+/// application's.
+pub async fn begin_of(pool: &PgPool, merchant: MerchantId) -> sqlx::Result<Transaction<'static, Postgres>> {
+    let mut sql = begin(pool).await?;
+    sqlx::query!(
+        "select set_config('tillwire.merchant', $1, true) as merchant,
+                set_config('statement_timeout', '10s', true) as statement_timeout,
+                set_config('lock_timeout', '3s', true) as lock_timeout,
+                set_config('idle_in_transaction_session_timeout', '2s', true) as idle_timeout",
+        merchant.to_string(),
+    )
+    .fetch_one(&mut *sql)
+    .await?;
+    Ok(sql)
 }

@@ -1,4 +1,4 @@
-//! Upkeep: partitions ahead of time, old idempotency keys out, old entries out where retention is asked for.
+//! Upkeep: partitions ahead of time, old idempotency keys and screens out, old entries out where retention is asked for.
 
 use std::time::Duration;
 
@@ -12,8 +12,8 @@ use tracing::{info, warn};
 const MONTHS_AHEAD: i32 = 3;
 /// How often upkeep is done.
 const EVERY: Duration = Duration::from_secs(3600);
-/// How many keys are forgotten in one statement.
-const KEYS_BATCH: i32 = 5_000;
+/// How many rows are forgotten in one statement.
+const BATCH: i32 = 5_000;
 
 /// Does the upkeep now and then every hour, until the node stops. `pool` is the application's.
 pub async fn run(pool: PgPool, stop: CancellationToken) {
@@ -30,14 +30,19 @@ async fn once(pool: &PgPool) {
         Ok(made) => info!(made, "Made {made} partitions of the journal"),
         Err(error) => warn!(error = format!("{error:#}"), "Could not make the journal's partitions"),
     }
+    let keys = || sqlx::query_scalar!("select idempotency_keys_expire($1)", BATCH).fetch_one(pool);
+    forget("idempotency keys", keys).await;
+    let screens = || sqlx::query_scalar!("select screens_expire($1)", BATCH).fetch_one(pool);
+    forget("screens", screens).await;
+}
+
+/// Forgets what is old, batch by batch, until a batch is not full.
+async fn forget<F: Future<Output = sqlx::Result<Option<i32>>>>(what: &str, expire: impl Fn() -> F) {
     loop {
-        match expire_keys(pool).await {
-            Ok(gone) if gone < KEYS_BATCH => break,
-            Ok(_) => {}
-            Err(error) => {
-                warn!(error = format!("{error:#}"), "Could not forget old idempotency keys");
-                break;
-            }
+        match expire().await {
+            Ok(Some(BATCH..)) => {}
+            Ok(_) => return,
+            Err(error) => return warn!(error = format!("{error:#}"), "Could not forget old {what}"),
         }
     }
 }
@@ -46,11 +51,6 @@ async fn once(pool: &PgPool) {
 pub async fn make_partitions(pool: &PgPool) -> anyhow::Result<i32> {
     let made = sqlx::query_scalar!("select journal_partitions_ahead($1)", MONTHS_AHEAD).fetch_one(pool).await?;
     Ok(made.unwrap_or(0))
-}
-
-async fn expire_keys(pool: &PgPool) -> anyhow::Result<i32> {
-    let gone = sqlx::query_scalar!("select idempotency_keys_expire($1)", KEYS_BATCH).fetch_one(pool).await?;
-    Ok(gone.unwrap_or(0))
 }
 
 /// Drops the partitions that hold nothing younger than `before`, and names them. `pool` is the owner's: the application

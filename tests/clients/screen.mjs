@@ -7,10 +7,10 @@ const say = (on, what) => process.stdout.write(`${JSON.stringify({ on, ...what }
 const lines = createInterface({ input: process.stdin })[Symbol.asyncIterator]();
 const { url, token, channels, transports, ...opening } = JSON.parse((await lines.next()).value);
 
-// The three lines that remember a position, as the documents show them …
+// The three lines that remember a position, as the documents show them, unless the client is to recover by itself …
 let after = opening.after;
 const auth = (send) => send({ token, channels, after });
-const remember = (args) => (after = typeof args.at(-1) === "string" ? args.at(-1) : after);
+const remember = (args) => (after = typeof args.at(-1) === "string" && !opening.forgetful ? args.at(-1) : after);
 
 // … and impatient, for a test.
 const socket = io(url, { auth, transports, reconnectionDelay: 50, reconnectionDelayMax: 500 });

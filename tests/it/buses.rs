@@ -83,15 +83,15 @@ async fn only_merchants_of_interest_are_heard_and_interest_changes() {
         // What was announced before this has been passed over, since `reaches` accepts nobody else's.
         one.reaches(&mut other, &mut bakery).await;
 
-        other.doors.interest.begin(stranger.merchant);
-        other.doors.interest.end(bakery.merchant);
+        other.doors.gateway.interest.begin(stranger.merchant);
+        other.doors.gateway.interest.end(bakery.merchant);
         // The bakery goes on selling, and is heard a few times more at most; then only the stranger is.
         let changed = async {
             loop {
                 one.announce(&bakery.sells()).await;
                 one.announce(&stranger.sells()).await;
                 let mut heard = HashSet::new();
-                while let Ok(Some(Carried::Entry(entry))) = timeout(AGAIN, other.doors.heard.recv()).await {
+                while let Ok(Some(Carried::Entry(entry))) = timeout(AGAIN, other.doors.gateway.heard.recv()).await {
                     heard.insert(entry.merchant);
                 }
                 if heard == HashSet::from([stranger.merchant]) {
@@ -167,7 +167,7 @@ async fn a_rabbitmq_that_takes_nothing_counts_as_down_until_it_does() {
     log.told_once("rabbitmq for publishing", 2);
 
     server.relax().await;
-    while other.doors.heard.try_recv().is_ok() {}
+    while other.doors.gateway.heard.try_recv().is_ok() {}
     one.reaches(&mut other, &mut shop).await;
     tokio::join!(one.stops(), other.stops());
 }
@@ -194,7 +194,7 @@ async fn dies_and_comes_back(
     }
     counts.until("dropped", |counts| dropped(counts) >= before + 100.0).await;
     let last_away = shop.seq;
-    while other.doors.heard.try_recv().is_ok() {}
+    while other.doors.gateway.heard.try_recv().is_ok() {}
 
     let mut starting = std::pin::pin!(starting);
     while timeout(AGAIN, &mut starting).await.is_err() {
@@ -236,7 +236,7 @@ async fn a_reset_is_noticed_and_replaced() {
             proxy.cut();
             // At least the two that have just carried something.
             counts.until("noticed", |counts| reconnects(counts) >= before + 2.0).await;
-            while other.doors.heard.try_recv().is_ok() {}
+            while other.doors.gateway.heard.try_recv().is_ok() {}
         }
         one.reaches(&mut other, &mut shop).await;
         tokio::join!(one.stops(), other.stops());
@@ -251,7 +251,7 @@ async fn a_slow_broker_costs_bounded_memory_and_drops_are_counted() {
     for (bus, proxy, brokers) in each_through_a_proxy().await {
         let mut shop = Shop::new();
         let mut one = Node::on(&brokers);
-        one.doors.heard.close(); // A node without screens.
+        one.doors.gateway.heard.close(); // A node without screens.
         counts.until_up(bus).await;
 
         proxy.throttle(Some(10_000));
@@ -286,7 +286,7 @@ async fn feeds_that_are_behind_lose_what_they_will_read_in_the_journal() {
         let mut shop = Shop::new();
         let (mut one, mut other) = (Node::on(&brokers), Node::listening(&brokers, shop.merchant));
         one.reaches(&mut other, &mut shop).await;
-        one.doors.heard.close();
+        one.doors.gateway.heard.close();
         let entry = shop.sells();
         // Nobody takes what the other hears.
         let announcing = async {
@@ -298,7 +298,7 @@ async fn feeds_that_are_behind_lose_what_they_will_read_in_the_journal() {
             }
         };
         timeout(FACT_MAX, announcing).await.unwrap_or_else(|_| panic!("{bus}:\n{}", counts.told()));
-        while other.doors.heard.try_recv().is_ok() {}
+        while other.doors.gateway.heard.try_recv().is_ok() {}
         one.reaches(&mut other, &mut shop).await;
         tokio::join!(one.stops(), other.stops());
     }
@@ -355,6 +355,7 @@ async fn an_entry_too_large_to_carry_travels_as_its_place() {
                     break;
                 }
                 Carried::Entry(entry) => assert!(entry.seq < large.seq, "{bus}"),
+                claim @ Carried::Claim(_) => panic!("{bus}: {claim:?}"),
             }
         }
         tokio::join!(one.stops(), other.stops());
@@ -463,12 +464,12 @@ async fn a_nodes_queue_at_rabbitmq_is_bounded_and_goes_with_it() {
 
     // Thousands of merchants need no more than 256 keys.
     let merchants: Vec<MerchantId> = (0..3_000).map(|_| MerchantId::new()).collect();
-    merchants.iter().for_each(|merchant| other.doors.interest.begin(*merchant));
+    merchants.iter().for_each(|merchant| other.doors.gateway.interest.begin(*merchant));
     let path = format!("/api/exchanges/{vhost}/tillwire.live/bindings/source");
     until(async || (list(server, &path).await.len() >= 250).then_some(())).await;
     assert!(list(server, &path).await.len() <= 256);
     // And none that nobody needs.
-    merchants.iter().for_each(|merchant| other.doors.interest.end(*merchant));
+    merchants.iter().for_each(|merchant| other.doors.gateway.interest.end(*merchant));
     until(async || (list(server, &path).await.len() == 1).then_some(())).await;
     one_hears_still(server, &vhost, &mut other, &mut shop).await;
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
-use tillwire::bus::{Carried, Interest};
+use tillwire::bus::{Carried, GatewayDoors, Interest};
 use tillwire::gateway::{Gateway, Options};
 use tillwire::identity::tokens::Verifier;
 use tillwire::journal::read::{self, Slice};
@@ -35,8 +35,8 @@ impl ByHand {
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let minute = Duration::from_secs(60);
         let options = Options { origins: Vec::new(), ping_interval: minute, vouch_max: minute };
-        let interest = Arc::new(Interest::default());
-        let gateway = Gateway::start(options, pools, Arc::new(verifier), heard, interest, &tasks, &stop);
+        let doors = GatewayDoors { heard, interest: Arc::new(Interest::default()), claim: mpsc::channel(1).0 };
+        let gateway = Gateway::start(options, pools, Arc::new(verifier), doors, &tasks, &stop);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         tokio::spawn(axum::serve(listener, gateway.router()).into_future());

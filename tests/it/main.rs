@@ -17,6 +17,7 @@ mod operating;
 mod page;
 mod process;
 mod reads;
+mod recovery;
 mod rest;
 mod restore;
 mod retention;

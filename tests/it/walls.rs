@@ -59,6 +59,8 @@ async fn with_everything<'a>(hub: &'a TestHub, name: &str) -> Shop<'a> {
     shop.sells(bread, 7_500).await;
     let person = shop.post("/v1/staff", json!({ "name": "Ani", "role": "cashier" })).await.created();
     shop.post(&format!("/v1/staff/{}/revocations", person["id"].as_str().unwrap()), json!({})).await.created();
+    let mut screen = shop.screen(&["sales"]).await;
+    assert_eq!(screen.asks("join", json!({ "channels": ["stock"] })).await["ok"], true);
     shop
 }
 
@@ -184,6 +186,7 @@ async fn the_ledger_is_only_ever_inserted_into_by_whomever() {
 /// All that anyone but the owner may do, a line for each role and table; columns in brackets.
 const GRANTS: &str = "\
 tillwire_app: barcodes delete insert select
+tillwire_app: gateway_keys select
 tillwire_app: idempotency_keys insert select
 tillwire_app: journal_entries insert select
 tillwire_app: journal_heads insert select update
@@ -195,6 +198,7 @@ tillwire_app: registers insert select update(last_receipt)
 tillwire_app: revocations insert select update
 tillwire_app: sale_lines insert select
 tillwire_app: sales insert select
+tillwire_app: screens insert select update
 tillwire_app: staff insert select
 tillwire_app: stock_levels insert select update
 tillwire_app: stock_moves insert select
@@ -207,7 +211,8 @@ tillwire_relay: journal_heads select";
 /// What runs with its owner's rights, and who may call it.
 const DOORS: &str = "\
 idempotency_keys_expire: tillwire_app
-journal_partitions_ahead: tillwire_app tillwire_relay";
+journal_partitions_ahead: tillwire_app tillwire_relay
+screens_expire: tillwire_app";
 
 async fn grants(sql: &mut PgConnection) -> String {
     let query = "select coalesce(rolname, 'public') || ': ' || relname || ' ' || string_agg(what, ' ' order by what)
@@ -235,7 +240,7 @@ async fn doors(sql: &mut PgConnection) -> String {
 }
 
 /// Tables that merchants have rows in and that are not walled as they should be: forced, and with this one policy for the
-/// application. Two more are known: feed and relay read all journals, and the owner forgets old keys.
+/// application. Two more are known: feed and relay read all journals, and the owner forgets old keys and screens.
 async fn open_tables(sql: &mut PgConnection) -> Vec<String> {
     let query = "select relname::text from pg_class
         where relnamespace = 'public'::regnamespace and relkind in ('r', 'p')
@@ -248,7 +253,8 @@ async fn open_tables(sql: &mut PgConnection) -> Vec<String> {
                            and with_check = '(merchant_id = current_merchant())'
                        when 'everyone' then roles <@ '{tillwire_feed,tillwire_relay}' and cmd = 'SELECT'
                            and relname in ('journal_entries', 'journal_heads')
-                       when 'old' then roles = array[pg_get_userbyid(relowner)] and relname = 'idempotency_keys'
+                       when 'old' then roles = array[pg_get_userbyid(relowner)]
+                           and relname in ('idempotency_keys', 'screens')
                        else false end)
                or not relispartition and not exists (
                    select from pg_policies where tablename = relname and policyname = 'own'))

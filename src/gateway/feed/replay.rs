@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tillwire_channels::Position;
 use tillwire_channels::wire::SnapshotRequired;
-use tillwire_socketio::{Encoded, SocketId};
+use tillwire_socketio::{Encoded, SocketRef};
 
 use super::{Feed, State};
 use crate::gateway::audience::{Cursor, Joined, Screen, heard};
@@ -45,11 +45,11 @@ impl Serving {
 
 impl Feed {
     /// What follows a screen's cursor, or the word that it is live: a screen changes to live here and nowhere else.
-    pub fn step(&self, id: SocketId, replayed: u64) -> Step {
+    pub fn step(&self, socket: &SocketRef, replayed: u64) -> Step {
         let mut state = self.lock();
         let Some(head) = state.head else { return Step::Done };
         let State { ring, audience, .. } = &mut *state;
-        let Some(screen) = audience.get_mut(id) else { return Step::Done };
+        let Some(screen) = audience.get_mut(socket) else { return Step::Done };
         let Cursor::Behind(cursor) = screen.cursor else { return Step::Done };
         if cursor == head.position() {
             if screen.socket.try_send(&[tell::caught_up(replayed, cursor)]).is_err() {
@@ -65,17 +65,17 @@ impl Feed {
     }
 
     /// Makes entries from the journal servable to a screen; `None` if it is not where it was.
-    pub fn serving(&self, id: SocketId, after: Position, entries: Vec<Arc<Packed>>) -> Option<Serving> {
+    pub fn serving(&self, socket: &SocketRef, after: Position, entries: Vec<Arc<Packed>>) -> Option<Serving> {
         let state = self.lock();
-        let screen = state.audience.get(id)?;
+        let screen = state.audience.get(socket)?;
         (screen.cursor == Cursor::Behind(after)).then(|| serving(screen, after, entries))
     }
 
     /// Moves a screen's cursor over what is about to be sent. False if its channels have changed meanwhile: what was
     /// prepared must not be sent.
-    pub fn advance(&self, id: SocketId, served: &Serving, to: Position, is_told: bool) -> bool {
+    pub fn advance(&self, socket: &SocketRef, served: &Serving, to: Position, is_told: bool) -> bool {
         let mut state = self.lock();
-        let Some(screen) = state.audience.get_mut(id) else { return false };
+        let Some(screen) = state.audience.get_mut(socket) else { return false };
         if screen.cursor != Cursor::Behind(served.after) || screen.filter_version != served.filter_version {
             return false;
         }
@@ -87,10 +87,10 @@ impl Feed {
     }
 
     /// A screen's position cannot be served: it is told so, and goes on from the head. False if it has no room for that.
-    pub fn skip(&self, id: SocketId, why: &SnapshotRequired) -> bool {
+    pub fn skip(&self, socket: &SocketRef, why: &SnapshotRequired) -> bool {
         let mut state = self.lock();
         let Some(head) = state.head else { return false };
-        let Some(screen) = state.audience.get_mut(id) else { return true };
+        let Some(screen) = state.audience.get_mut(socket) else { return true };
         if screen.socket.try_send(&[tell::snapshot_required(why)]).is_err() {
             return !screen.socket.is_connected();
         }

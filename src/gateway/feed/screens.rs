@@ -2,16 +2,18 @@
 
 use std::time::Instant;
 
-use tillwire_channels::wire::{Denied, Joined};
+use tillwire_channels::wire::{self, Denied};
 use tillwire_channels::{Channel, Position};
-use tillwire_socketio::{SocketId, SocketRef};
+use tillwire_socketio::{CloseReason, SocketRef};
 
 use super::signing_out::is_revoked;
 use super::{Feed, State};
+use crate::gateway::admission::Admission;
 use crate::gateway::audience::{Cursor, Screen};
-use crate::gateway::{join, tell};
+use crate::gateway::tell;
 use crate::identity::Staff;
 use crate::journal::read::Head;
+use crate::screens::joined::Joined;
 
 /// Why a screen was not let in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +23,16 @@ pub enum Refused {
     Revoked,
 }
 
+/// A change of what a screen has joined, worked out but not carried out.
+pub struct Plan {
+    pub joined: Vec<Joined>,
+    pub denied: Vec<Denied>,
+    /// Whether it changes anything.
+    pub is_change: bool,
+    /// That of the screen's connection.
+    pub epoch: i64,
+}
+
 impl Feed {
     /// Lets a screen in and tells it `ready`: at the head, or behind if it comes with an earlier position.
     ///
@@ -28,22 +40,16 @@ impl Feed {
     ///
     /// # Errors
     /// [`Refused`]. The screen was told nothing.
-    pub fn enter(
-        &self,
-        socket: &SocketRef,
-        staff: Staff,
-        channels: Vec<Channel>,
-        denied: Vec<Denied>,
-        after: Option<Position>,
-    ) -> Result<bool, Refused> {
+    pub fn enter(&self, socket: &SocketRef, admission: &Admission) -> Result<bool, Refused> {
+        let Admission { staff, joined, denied, after, epoch } = admission;
         let mut state = self.lock();
         let Some(head) = state.head.filter(|_| !state.closed) else { return Err(Refused::Closed) };
-        if is_revoked(&state.revoked, &staff) {
+        if is_revoked(&state.revoked, staff) {
             return Err(Refused::Revoked);
         }
         let from = after.unwrap_or_else(|| head.position());
         let cursor = if from == head.position() { Cursor::Live } else { Cursor::Behind(from) };
-        let mut greeting = vec![tell::ready(channels.clone(), denied, from)];
+        let mut greeting = vec![tell::ready(channels(joined), denied.clone(), socket.recovered(), from)];
         if cursor == Cursor::Live {
             greeting.push(tell::caught_up(0, from));
         }
@@ -52,65 +58,80 @@ impl Feed {
         }
         // If it has no room for that, it is closing.
         let _ = socket.try_send(&greeting);
-        state.audience.insert(Screen::new(socket.clone(), staff, &channels, cursor, from.seq));
+        state.audience.insert(Screen::new(socket.clone(), staff.clone(), *epoch, joined, cursor, from.seq));
         state.idle_since = None;
         Ok(cursor != Cursor::Live)
     }
 
-    pub fn leave(&self, id: SocketId) {
+    /// Closes an earlier connection of a screen that has come back elsewhere.
+    pub fn give_up(&self, socket: &SocketRef, epoch: i64) {
+        if self.lock().audience.get(socket).is_some_and(|screen| screen.epoch < epoch) {
+            socket.close(CloseReason::Replaced);
+        }
+    }
+
+    pub fn leave(&self, socket: &SocketRef) {
         let mut state = self.lock();
-        state.audience.remove(id);
+        state.audience.remove(socket);
         if state.audience.is_empty() {
             state.idle_since.get_or_insert_with(Instant::now);
         }
     }
 
-    /// Changes what a screen has joined; `None` if it is gone.
-    pub fn rejoin(
+    /// What a screen would have joined after a change, which is given the last entry that it does not cover. Nothing
+    /// has changed yet. `None` if the screen is gone.
+    pub fn plan(
         &self,
-        id: SocketId,
-        change: impl FnOnce(&Staff, &mut Vec<Channel>) -> Vec<Denied>,
-    ) -> Option<Joined> {
-        let mut state = self.lock();
-        let screen = state.audience.get(id)?;
-        let mut channels = screen.channels();
-        let denied = change(&screen.staff, &mut channels);
-        let position = place(&state, screen);
-        if channels != screen.channels() {
-            state.audience.rejoin(id, &channels);
-        }
-        Some(Joined { ok: denied.is_empty(), joined: channels, denied, position })
+        socket: &SocketRef,
+        change: impl FnOnce(&Staff, &mut Vec<Joined>, u64) -> Vec<Denied>,
+    ) -> Option<Plan> {
+        let state = self.lock();
+        let screen = state.audience.get(socket)?;
+        let before = screen.roll();
+        let mut joined = before.clone();
+        let place = place(&state, screen)?;
+        // Inside an entry its rest is still to come.
+        let since = if place.event.is_some() { place.seq.saturating_sub(1) } else { place.seq };
+        let denied = change(&screen.staff, &mut joined, since);
+        Some(Plan { is_change: joined != before, joined, denied, epoch: screen.epoch })
     }
 
-    /// Gives a screen a fresh token. Channels that it no longer allows are left.
+    /// Carries a plan out; `None` if the screen is gone.
+    pub fn rejoin(&self, socket: &SocketRef, plan: Plan) -> Option<wire::Joined> {
+        let mut state = self.lock();
+        let position = place(&state, state.audience.get(socket)?);
+        if plan.is_change {
+            state.audience.rejoin(socket, &plan.joined);
+        }
+        Some(wire::Joined { ok: plan.denied.is_empty(), joined: channels(&plan.joined), denied: plan.denied, position })
+    }
+
+    /// Whether a screen may go on with this token.
     ///
     /// # Errors
     /// A word for why not; `None` if the screen is gone.
-    pub fn reauthorise(&self, id: SocketId, staff: Staff) -> Result<Joined, Option<&'static str>> {
+    pub fn may_renew(&self, socket: &SocketRef, staff: &Staff) -> Result<(), Option<&'static str>> {
+        may_renew(&self.lock(), socket, staff)
+    }
+
+    /// Gives a screen a fresh token.
+    ///
+    /// # Errors
+    /// As [`Feed::may_renew`].
+    pub fn renew(&self, socket: &SocketRef, staff: Staff) -> Result<(), Option<&'static str>> {
         let mut state = self.lock();
-        let screen = state.audience.get(id).ok_or(None)?;
-        if (staff.merchant, staff.id) != (screen.staff.merchant, screen.staff.id) {
-            return Err(Some("token_of_another"));
-        }
-        if is_revoked(&state.revoked, &staff) {
-            return Err(Some("token_revoked"));
-        }
-        let asked: Vec<String> = screen.channels().iter().map(Channel::to_string).collect();
-        let mut channels = Vec::new();
-        let denied = join::admit(&staff, &mut channels, &asked);
-        let position = place(&state, screen);
-        if let Some(screen) = state.audience.get_mut(id) {
-            (screen.staff, screen.warned) = (staff, false);
-        }
-        state.audience.rejoin(id, &channels);
-        Ok(Joined { ok: denied.is_empty(), joined: channels, denied, position })
+        may_renew(&state, socket, &staff)?;
+        let screen = state.audience.get_mut(socket).ok_or(None)?;
+        (screen.staff, screen.warned) = (staff, false);
+        screen.filter_version += 1;
+        Ok(())
     }
 
     /// Lets a quiet screen advance: tells it the head, if that is further than what it was told last.
-    pub fn tell_position(&self, id: SocketId) {
+    pub fn tell_position(&self, socket: &SocketRef) {
         let mut state = self.lock();
         let Some(head) = state.head else { return };
-        let Some(screen) = state.audience.get_mut(id) else { return };
+        let Some(screen) = state.audience.get_mut(socket) else { return };
         if screen.cursor == Cursor::Live
             && head.seq > screen.told
             && screen.socket.try_send(&[tell::moved(head.position())]).is_ok()
@@ -129,10 +150,25 @@ impl Feed {
     }
 }
 
+fn may_renew(state: &State, socket: &SocketRef, staff: &Staff) -> Result<(), Option<&'static str>> {
+    let screen = state.audience.get(socket).ok_or(None)?;
+    if (staff.merchant, staff.id) != (screen.staff.merchant, screen.staff.id) {
+        return Err(Some("token_of_another"));
+    }
+    if is_revoked(&state.revoked, staff) {
+        return Err(Some("token_revoked"));
+    }
+    Ok(())
+}
+
 /// Where a change of a screen's channels takes effect.
 fn place(state: &State, screen: &Screen) -> Option<Position> {
     match screen.cursor {
         Cursor::Live => state.head.map(Head::position),
         Cursor::Behind(cursor) => Some(cursor),
     }
+}
+
+fn channels(joined: &[Joined]) -> Vec<Channel> {
+    joined.iter().map(|joined| joined.channel).collect()
 }

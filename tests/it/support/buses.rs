@@ -44,7 +44,7 @@ impl Node {
     /// A node that listens to this merchant.
     pub fn listening(brokers: &Brokers, merchant: MerchantId) -> Self {
         let node = Self::on(brokers);
-        node.doors.interest.begin(merchant);
+        node.doors.gateway.interest.begin(merchant);
         node
     }
 
@@ -53,7 +53,7 @@ impl Node {
     }
 
     pub async fn hears(&mut self) -> Carried {
-        timeout(FACT_MAX, self.doors.heard.recv()).await.expect("something to hear").unwrap()
+        timeout(FACT_MAX, self.doors.gateway.heard.recv()).await.expect("something to hear").unwrap()
     }
 
     /// Announces one entry after another until the other node hears one, and answers with that.
@@ -61,7 +61,7 @@ impl Node {
         let reached = async {
             loop {
                 self.announce(&shop.sells()).await;
-                match timeout(AGAIN, other.doors.heard.recv()).await {
+                match timeout(AGAIN, other.doors.gateway.heard.recv()).await {
                     Ok(Some(Carried::Entry(entry))) if entry.merchant == shop.merchant => return entry,
                     Ok(heard) => panic!("heard {heard:?}"),
                     Err(_) => {} // Not yet.

@@ -155,6 +155,16 @@ impl StockScreen {
         Self::of(Client::JavaScript, None, hub, token, channels, transports).await
     }
 
+    /// JavaScript's, remembering nothing itself: only what the package does by itself brings it back.
+    pub async fn recovering(hub: SocketAddr, token: &str, channels: &[&str], transports: Transports) -> Self {
+        let opening =
+            json!({ "url": format!("http://{hub}"), "token": token, "channels": channels, "forgetful": true });
+        let (mut program, folder) = javascript_program(&programs().join("screen.mjs")).await;
+        let mut screen = Self::start(&mut program, folder);
+        screen.tell(with_transports(opening, transports)).await;
+        screen
+    }
+
     pub async fn python(hub: SocketAddr, token: &str, channels: &[&str], transports: Transports) -> Self {
         Self::of(Client::Python, None, hub, token, channels, transports).await
     }
@@ -209,8 +219,7 @@ impl StockScreen {
         transports: Transports,
     ) -> Self {
         let url = format!("http://{hub}");
-        let transports = transports.names();
-        let mut opening = json!({ "url": url, "token": token, "channels": channels, "transports": transports });
+        let mut opening = with_transports(json!({ "url": url, "token": token, "channels": channels }), transports);
         if let Some(after) = after {
             opening["after"] = after.into();
         }
@@ -332,6 +341,11 @@ impl StockScreen {
         let stderr = fs::read_to_string(self.folder.join("stderr")).unwrap_or_default();
         format!("so far\n{}\n{stderr}", happened.join("\n"))
     }
+}
+
+fn with_transports(mut opening: Value, transports: Transports) -> Value {
+    opening["transports"] = transports.names().into();
+    opening
 }
 
 /// Node.js with a copy of the program that finds its packages, in a folder that goes with the test.

@@ -38,6 +38,8 @@ pub struct Screen {
     /// Events that came while an acknowledgement was waited for.
     kept: Vec<Heard>,
     asked: u64,
+    /// What CONNECT was answered.
+    pub connected: Value,
     /// Every packet, from the greeting on and heartbeats too, as it came.
     pub packets: Vec<String>,
     /// The last position that was heard, as a client would remember it.
@@ -80,7 +82,8 @@ impl Screen {
 
     /// Says who it is on a new session.
     pub async fn asks_in(line: Line, auth: Value) -> Result<Self, End> {
-        let mut screen = Self { line, kept: Vec::new(), asked: 0, packets: Vec::new(), position: None };
+        let mut screen =
+            Self { line, kept: Vec::new(), asked: 0, connected: Value::Null, packets: Vec::new(), position: None };
         assert!(screen.text().await?.starts_with('0'), "Engine.IO's greeting comes first");
         screen.line.say(format!("40{auth}")).await;
         loop {
@@ -89,7 +92,8 @@ impl Screen {
                 let refusal: Value = serde_json::from_str(refusal).expect("a refusal");
                 return Err(End::Refused(refusal["data"].clone()));
             }
-            if text.starts_with("40") {
+            if let Some(connected) = text.strip_prefix("40") {
+                screen.connected = serde_json::from_str(connected).expect("an answer to CONNECT");
                 return Ok(screen);
             }
         }
@@ -166,6 +170,11 @@ impl Screen {
     pub fn ids(&self) -> impl Iterator<Item = &str> {
         let before_events = self.packets.iter().take_while(|packet| !packet.starts_with("42"));
         before_events.filter_map(|packet| packet.split_once(r#""sid":""#)?.1.split('"').next())
+    }
+
+    /// The private id that it may come back with.
+    pub fn pid(&self) -> &str {
+        self.connected["pid"].as_str().expect("a private id")
     }
 
     /// How the connection ends; events before that are passed over.

@@ -1,0 +1,208 @@
+//! The door: who is it, do they return, and what may they hear. All of it before CONNECT is answered.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tillwire_channels::wire::{Connect, Denied, Refused};
+use tillwire_channels::{Moment, Position};
+use tillwire_socketio::{ConnectRequest, Refusal, SocketId, SocketRef};
+use tokio::sync::mpsc;
+use tracing::debug;
+
+use super::feed::Feed;
+use super::feeds::Feeds;
+use super::join;
+use super::resume::Pid;
+use super::rolls::Rolls;
+use super::seals::{Keys, Seals};
+use crate::bus::Claim;
+use crate::error::{Error, Result};
+use crate::identity::Staff;
+use crate::identity::tokens::Verifier;
+use crate::screens::joined::Joined;
+
+/// How long a screen waits before the database is asked again that did not say who may come in.
+pub const RETRY_AFTER: Duration = Duration::from_millis(250);
+/// How often it is asked. By then the connection's own time is up, and the client tries again by itself.
+pub const TRIES_MAX: u32 = 40;
+
+/// What is known of a connection before it is one.
+#[derive(Clone, Debug)]
+pub struct Admission {
+    pub staff: Staff,
+    pub joined: Vec<Joined>,
+    pub denied: Vec<Denied>,
+    /// Where it goes on; at the head, if it names no place.
+    pub after: Option<Position>,
+    /// Tells apart the connections that one client makes: the newer one has the greater number.
+    pub epoch: i64,
+}
+
+/// What the door needs to know.
+pub struct Door {
+    pub verifier: Arc<Verifier>,
+    pub feeds: Arc<Feeds>,
+    pub seals: Seals,
+    pub rolls: Rolls,
+    /// Where screens that came back are claimed.
+    pub claim: mpsc::Sender<Claim>,
+}
+
+/// What a connection asks for, as far as it can be read without asking anyone.
+struct Asked {
+    staff: Staff,
+    connect: Connect,
+    after: Option<Position>,
+}
+
+/// What a screen that came back had.
+struct Left {
+    id: SocketId,
+    position: Position,
+    joined: Vec<Joined>,
+    epoch: i64,
+}
+
+impl Door {
+    /// Refuses what only a person can mend, for a stock client does not come back from that. What time can mend it
+    /// waits for; when the connection's time is up it is closed, and the client tries again.
+    ///
+    /// # Errors
+    /// What the client is told.
+    pub async fn admit(&self, mut request: ConnectRequest) -> Result<(ConnectRequest, Admission), Refusal> {
+        let asked = self.read(&request)?;
+        for _ in 0..TRIES_MAX {
+            if self.feeds.vouches() {
+                match self.try_admit(&asked, &mut request).await {
+                    Ok(admission) => return Ok((request, admission)),
+                    Err(Error::Unauthenticated(why)) => return Err(refusal(why, "The token is revoked.")),
+                    Err(Error::NotFound(_)) => {
+                        return Err(refusal("unknown_merchant", "The token is for a merchant that does not exist."));
+                    }
+                    Err(error) => debug!("A screen waits to be let in: {:#}", error.into_anyhow()),
+                }
+            }
+            tokio::time::sleep(RETRY_AFTER).await;
+        }
+        Err(refusal("unavailable", "The hub cannot say now whether the token is good."))
+    }
+
+    /// Says to every node that this connection of a screen is the one that lives. A full queue is a slow bus: what is
+    /// left of the earlier one is then found out by its heartbeat.
+    pub fn claim(&self, socket: &SocketRef, admission: &Admission) {
+        let (merchant, epoch) = (admission.staff.merchant, admission.epoch);
+        let _ = self.claim.try_send(Claim { merchant, screen: socket.id().to_string(), epoch });
+    }
+
+    /// What the auth payload says, without asking anyone.
+    fn read(&self, request: &ConnectRequest) -> Result<Asked, Refusal> {
+        let connect: Connect = request.auth().map_err(|error| refusal("invalid_auth", &format!("auth: {error}")))?;
+        let staff = self.verifier.verify(&connect.token).map_err(|error| match error {
+            Error::Unauthenticated(why) => refusal(why, "The token is not good."),
+            _ => refusal("invalid_auth", "The token could not be checked."),
+        })?;
+        let after = match &connect.after {
+            Some(text) => Some(text.parse().map_err(|error| refusal("invalid_after", &format!("after: {error}")))?),
+            None => None,
+        };
+        Ok(Asked { staff, connect, after })
+    }
+
+    /// # Errors
+    /// [`Error::Unauthenticated`] if the token was revoked, [`Error::NotFound`] if there is no such merchant; others if
+    /// the database does not answer.
+    async fn try_admit(&self, asked: &Asked, request: &mut ConnectRequest) -> Result<Admission> {
+        let Asked { staff, connect, after } = asked;
+        let feed = self.feeds.open(staff.merchant).await?;
+        if feed.is_revoked(staff) {
+            return Err(Error::Unauthenticated("token_revoked"));
+        }
+        let keys = self.seals.keys().await?;
+        let (now, mut epoch) = (Moment::now_utc(), epoch());
+        let why = match self.find_left(staff, connect, &keys, now).await? {
+            Found::Left(mut left) => {
+                // Never less than what this screen's earlier connection wrote with, whatever our clock says.
+                epoch = epoch.max(left.epoch + 1);
+                if self.feeds.serves(&feed, left.position).await? {
+                    let denied = join::review(staff, &mut left.joined);
+                    request.recover(connect.pid.clone().unwrap_or_default(), left.id);
+                    count_resumed("recovered");
+                    let (joined, after) = (left.joined, Some(left.position));
+                    return Ok(Admission { staff: staff.clone(), joined, denied, after, epoch });
+                }
+                // It will be told why; until then it goes on where it was.
+                count_resumed("position_unserved");
+                return self.welcome(asked, Some(left.position), &feed, &keys, request, epoch);
+            }
+            Found::Nothing(why) => why,
+        };
+        if let Some(why) = why {
+            count_resumed(why);
+        }
+        self.welcome(asked, *after, &feed, &keys, request, epoch)
+    }
+
+    /// Lets one in that does not return: with a new private id.
+    fn welcome(
+        &self,
+        asked: &Asked,
+        after: Option<Position>,
+        feed: &Feed,
+        keys: &Keys,
+        request: &mut ConnectRequest,
+        epoch: i64,
+    ) -> Result<Admission> {
+        let (staff, mut joined) = (&asked.staff, Vec::new());
+        let denied = join::admit(staff, &mut joined, &asked.connect.channels, 0);
+        let from = after.or_else(|| feed.head()).unwrap_or(Position::START);
+        let pid = Pid::new(staff, request.id().to_string(), from, &joined, Moment::now_utc());
+        request.set_pid(pid.seal(keys)?);
+        Ok(Admission { staff: staff.clone(), joined, denied, after, epoch })
+    }
+
+    /// What a screen that brings a private id had, if it is its own.
+    async fn find_left(&self, staff: &Staff, connect: &Connect, keys: &Arc<Keys>, now: Moment) -> Result<Found> {
+        let Some(text) = &connect.pid else { return Ok(Found::Nothing(None)) };
+        let mut pid = Pid::open(keys, text);
+        if pid.is_none()
+            && let Some(keys) = self.seals.read_again().await?
+        {
+            pid = Pid::open(&keys, text);
+        }
+        let Some(pid) = pid else { return Ok(Found::Nothing(Some("unknown_pid"))) };
+        if !pid.is_of(staff, now) {
+            return Ok(Found::Nothing(Some("pid_of_another")));
+        }
+        // Without an offset it has heard nothing yet; with one that is no position it has heard something else than us.
+        let position = match &connect.offset {
+            Some(text) => text.parse().ok(),
+            None => Some(pid.from),
+        };
+        let (Some(position), Ok(id)) = (position, pid.screen.parse()) else {
+            return Ok(Found::Nothing(Some("malformed_offset")));
+        };
+        let roll = self.rolls.find(staff.merchant, pid.screen.clone()).await?;
+        let (joined, epoch) = roll.map_or_else(|| (pid.joined(), 0), |roll| (roll.joined, roll.epoch));
+        Ok(Found::Left(Left { id, position, joined, epoch }))
+    }
+}
+
+enum Found {
+    Left(Left),
+    /// Why not, if one was brought.
+    Nothing(Option<&'static str>),
+}
+
+/// Microseconds since 1970.
+fn epoch() -> i64 {
+    i64::try_from(Moment::now_utc().unix_timestamp_nanos() / 1_000).unwrap_or(i64::MAX)
+}
+
+fn count_resumed(outcome: &'static str) {
+    metrics::counter!("tillwire_gateway_resumed_total", "outcome" => outcome).increment(1);
+}
+
+fn refusal(code: &str, message: &str) -> Refusal {
+    metrics::counter!("tillwire_gateway_refused_total", "code" => code.to_owned()).increment(1);
+    Refusal::new(message).with_data(&Refused { code: code.to_owned(), retry: false })
+}

@@ -1,0 +1,139 @@
+//! Questions to the database that many screens have at once, asked together: whoever comes while one is under way goes
+//! with the next.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use anyhow::anyhow;
+use tillwire_channels::MerchantId;
+use tokio::sync::{Semaphore, oneshot};
+use tokio_util::task::TaskTracker;
+
+use crate::error::Result;
+
+/// How many questions are asked together.
+const BATCH_MAX: usize = 256;
+/// How many batches run at once.
+const TURNS_MAX: usize = 2;
+
+type Waiting<Q, A> = Vec<(Q, oneshot::Sender<anyhow::Result<A>>)>;
+
+/// Questions of one kind, by merchant.
+pub struct Batches<Q, A> {
+    waiting: Mutex<HashMap<MerchantId, Waiting<Q, A>>>,
+    turns: Semaphore,
+    tasks: TaskTracker,
+}
+
+impl<Q: Send + 'static, A: Send + 'static> Batches<Q, A> {
+    /// `tasks` owns the asking: a screen that goes away takes nobody's answer along.
+    pub fn new(tasks: TaskTracker) -> Arc<Self> {
+        Arc::new(Self { waiting: Mutex::default(), turns: Semaphore::new(TURNS_MAX), tasks })
+    }
+
+    /// Asks, in company. `answer` is given questions of this merchant and answers each, in their order.
+    ///
+    /// # Errors
+    /// If the company's question could not be answered.
+    pub async fn ask<F>(
+        self: &Arc<Self>,
+        merchant: MerchantId,
+        question: Q,
+        answer: impl Fn(Vec<Q>) -> F + Send + 'static,
+    ) -> Result<A>
+    where
+        F: Future<Output = Result<Vec<A>>> + Send + 'static,
+    {
+        let (answered, answers) = oneshot::channel();
+        let is_first = {
+            let mut waiting = self.lock();
+            let is_first = !waiting.contains_key(&merchant);
+            waiting.entry(merchant).or_default().push((question, answered));
+            is_first
+        };
+        if is_first {
+            let batches = self.clone();
+            self.tasks.spawn(async move { batches.answer_all(merchant, answer).await });
+        }
+        Ok(answers.await??)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<MerchantId, Waiting<Q, A>>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Until nobody waits any more.
+    async fn answer_all<F>(&self, merchant: MerchantId, answer: impl Fn(Vec<Q>) -> F)
+    where
+        F: Future<Output = Result<Vec<A>>>,
+    {
+        loop {
+            let Ok(turn) = self.turns.acquire().await else { return };
+            let batch: Waiting<Q, A> = {
+                let mut waiting = self.lock();
+                let Some(asked) = waiting.get_mut(&merchant).filter(|asked| !asked.is_empty()) else {
+                    waiting.remove(&merchant);
+                    return;
+                };
+                asked.drain(..asked.len().min(BATCH_MAX)).collect()
+            };
+            let (questions, answered): (Vec<Q>, Vec<_>) = batch.into_iter().unzip();
+            let answers = answer(questions).await.map_err(|error| format!("{:#}", error.into_anyhow()));
+            drop(turn);
+            match answers {
+                // Whoever has gone away needs no answer.
+                Ok(answers) => answered.into_iter().zip(answers).for_each(|(to, answer)| drop(to.send(Ok(answer)))),
+                Err(why) => answered.into_iter().for_each(|to| drop(to.send(Err(anyhow!(why.clone()))))),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+    use futures_util::future::join_all;
+
+    use super::*;
+    use crate::error::Error;
+
+    #[tokio::test]
+    async fn many_questions_are_few_batches_and_each_gets_its_own_answer() {
+        let (batches, asked) = (Batches::new(TaskTracker::new()), Arc::new(AtomicUsize::new(0)));
+        let merchants = [MerchantId::new(), MerchantId::new()];
+        let questions = (0..2_000_usize).map(|question| {
+            let asked = asked.clone();
+            batches.ask(merchants[question % 2], question, move |questions| {
+                asked.fetch_add(1, Relaxed);
+                async move {
+                    tokio::task::yield_now().await;
+                    Ok(questions.into_iter().map(|question| question * 3).collect())
+                }
+            })
+        });
+        let answers: Vec<usize> = join_all(questions).await.into_iter().map(Result::unwrap).collect();
+        assert_eq!(answers, (0..2_000).map(|question| question * 3).collect::<Vec<_>>());
+        assert_eq!(asked.load(Relaxed), 2 * 1_000_usize.div_ceil(BATCH_MAX));
+        assert!(batches.lock().is_empty());
+    }
+
+    #[tokio::test]
+    async fn one_that_goes_away_takes_nobody_along_and_a_failure_is_told_to_all() {
+        let batches = Batches::<u8, u8>::new(TaskTracker::new());
+        let merchant = MerchantId::new();
+        let slow = |questions: Vec<u8>| async move {
+            tokio::task::yield_now().await;
+            Ok(questions)
+        };
+        let mut first = Box::pin(batches.ask(merchant, 1, slow));
+        assert!(futures_util::poll!(&mut first).is_pending());
+        let second = batches.ask(merchant, 2, slow);
+        drop(first);
+        assert_eq!(second.await.unwrap(), 2);
+
+        let fails = |_: Vec<u8>| async { Err(Error::NotFound("merchant")) };
+        let (one, two) = tokio::join!(batches.ask(merchant, 1, fails), batches.ask(merchant, 2, fails));
+        assert!(one.is_err() && two.is_err());
+    }
+}
