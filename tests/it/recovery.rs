@@ -1,14 +1,16 @@
 //! Connection-state recovery: a screen that was cut is taken up again on any node, with its channels and from its place.
 
-use std::time::Duration;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
 use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
 use tillwire::identity::tokens::Bearer;
 use tillwire::node::Faces;
+use tillwire::screens::joined::{self, Joined, Roll};
 use tillwire_channels::{OutletId, Role, StaffId};
 
-use super::support::buses::each_shared;
+use super::support::buses::{FACT_MAX, each_shared};
 use super::support::caller::bearer;
 use super::support::clients::{StockScreen, Transports};
 use super::support::hub::{Shop, TestHub};
@@ -34,7 +36,7 @@ fn returning(token: &str, pid: &str, offset: Option<&str>) -> Value {
 }
 
 /// Comes back, and is recovered: the same ids, `ready` with what it had, replayed from its place.
-async fn recovers(screen: &Screen, node: std::net::SocketAddr, token: &str, offset: Option<&str>) -> (Screen, Heard) {
+async fn recovers(screen: &Screen, node: SocketAddr, token: &str, offset: Option<&str>) -> (Screen, Heard) {
     let mut back = Screen::enters(node, returning(token, screen.pid(), offset)).await;
     assert_eq!(back.connected, screen.connected, "the same private and public id");
     let ready = back.hears("ready").await;
@@ -331,8 +333,9 @@ async fn the_newer_connection_of_a_private_id_wins_over_one_on_another_node() {
         let [one, other] = [hub.node(SCREENS_ONLY, &flags).await, hub.node(SCREENS_ONLY, &flags).await];
         let auth = json!({ "token": shop.owner, "channels": ["sales"] });
         // A bus may lose a claim, above all before both nodes listen; a later one is heard.
-        let mut won = 0;
+        let (mut won, started) = (0, Instant::now());
         while won < 2 {
+            assert!(started.elapsed() < FACT_MAX, "{bus}: nobody gives way");
             let mut older = Screen::enters(one.address, auth.clone()).await;
             let offset = older.hears("ready").await.position.unwrap();
             let _newer = recovers(&older, other.address, &shop.owner, Some(&offset)).await;
@@ -393,4 +396,43 @@ async fn a_screen_that_comes_back_while_the_database_is_away_is_recovered_when_i
         proxy.resume();
     });
     assert_eq!(back.0.connected, screen.connected);
+}
+
+#[tokio::test]
+async fn the_late_word_of_an_older_connection_is_refused_and_nobody_reads_another_merchants() {
+    let hub = TestHub::start().await;
+    let (shop, rival) = (hub.merchant("Toko Roti").await, hub.merchant("Saingan").await);
+    let screen = "x".repeat(22);
+    let roll = |epoch, since| Roll {
+        screen: screen.clone(),
+        epoch,
+        joined: vec![Joined { channel: "sales".parse().unwrap(), since }],
+    };
+    let store = async |epoch, since| joined::store(&hub.pools, shop.merchant, &[roll(epoch, since)]).await.unwrap();
+    assert!(store(2, 20).await.is_empty());
+    assert_eq!(store(1, 10).await, [screen.clone()], "refused");
+    assert!(store(2, 21).await.is_empty(), "its own next word");
+    let found = async |merchant| joined::find(&hub.pools, merchant, &[screen.clone()]).await.unwrap();
+    assert_eq!(found(shop.merchant).await[0].joined, roll(2, 21).joined);
+    assert!(found(rival.merchant).await.is_empty());
+}
+
+#[tokio::test]
+async fn screens_that_cannot_come_back_any_more_are_forgotten() {
+    let hub = TestHub::start().await;
+    let shop = hub.merchant("Toko Roti").await;
+    for (screen, days) in [("young", 7), ("old", 9)] {
+        let insert = format!(
+            "insert into screens values ('{}', '{screen:x<22}', 1, '[]', now() - interval '{days} days')",
+            shop.merchant
+        );
+        hub.database.psql(&insert).await;
+    }
+    // Whoever starts does the upkeep.
+    let _node = hub.node(Faces { api: true, gateway: false }, &[]).await;
+    let started = Instant::now();
+    while hub.database.psql("select screen_id from screens").await.trim() != format!("{:x<22}", "young") {
+        assert!(started.elapsed() < FACT_MAX, "the old one is still there, or the young one is not");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
