@@ -21,7 +21,8 @@ create table screens (
     -- Which of a screen's connections wrote this: the newer one has the greater number, and the older one's late
     -- word is refused.
     epoch       bigint      not null,
-    -- [{"channel": "sales", "since": 1041}]: events up to entry `since` are not heard on that channel.
+    -- [{"channel": "sales", "since": 1041}]: events up to entry `since` are not heard on that channel. With
+    -- "wants_state" its snapshot is still to come.
     joined      text        not null constraint screens_joined_check check (length(joined) <= 16384),
     changed_at  timestamptz not null default now(),
     constraint screens_pkey primary key (merchant_id, screen_id)

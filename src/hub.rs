@@ -2,16 +2,47 @@
 
 use std::sync::Arc;
 
+use futures_util::future::BoxFuture;
+use serde_json::value::RawValue;
+use tillwire_channels::{Channel, MerchantId, Position};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
+use crate::commerce::snapshots::{self, Shared, Whole};
+use crate::error::Result;
 use crate::identity::tokens::Verifier;
 use crate::journal::Journal;
+use crate::journal::read::ReadTx;
 
 /// What every edge needs. Cheap to clone.
 #[derive(Clone)]
 pub struct Hub {
     pub journal: Journal,
     pub verifier: Arc<Verifier>,
+    pub snapshots: Arc<Shared>,
     /// Cancelled when the node begins to drain: readiness fails from then on.
     pub draining: CancellationToken,
+}
+
+impl Hub {
+    /// `tasks` owns what is done for several requests at once.
+    pub fn new(journal: Journal, verifier: Arc<Verifier>, tasks: TaskTracker, draining: CancellationToken) -> Self {
+        let snapshots = Arc::new(Shared::new(journal.pools.app.clone(), tasks));
+        Self { journal, verifier, snapshots, draining }
+    }
+
+    /// What gateways ask for the state of a channel with: the one place where they and commerce meet.
+    pub fn state_of(
+        &self,
+        merchant: MerchantId,
+        channel: Channel,
+        bytes_max: usize,
+    ) -> BoxFuture<'static, Result<(Position, Option<Vec<Box<RawValue>>>)>> {
+        let pool = self.journal.pools.app.clone();
+        Box::pin(async move {
+            let mut tx = ReadTx::of(&pool, merchant).await?;
+            let Whole { position, items } = snapshots::read_whole(&mut tx, channel, bytes_max).await?;
+            Ok((position, items))
+        })
+    }
 }

@@ -3,6 +3,7 @@
 //! The rooms, in reading order. Imports go one way: `channels` ← `journal` ← `commerce` ← edges.
 
 // What everything stands on.
+mod batches;
 pub mod config;
 pub mod embedded;
 pub mod error;

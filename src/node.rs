@@ -84,11 +84,8 @@ impl Node {
         let (mut buses, doors) = Buses::new(tasks.clone(), ended.clone());
         buses.connect(&config.buses.into())?;
         buses.open();
-        let hub = Hub {
-            journal: Journal::new(pools.clone(), doors.announce, tasks.clone()),
-            verifier: Arc::new(verifier),
-            draining: stop.clone(),
-        };
+        let journal = Journal::new(pools.clone(), doors.announce, tasks.clone());
+        let hub = Hub::new(journal, Arc::new(verifier), tasks.clone(), stop.clone());
         let mut routes = http::router(hub.clone(), faces.api);
         if faces.api {
             tasks.spawn(upkeep::run(pools.app.clone(), ended.clone()));
@@ -99,8 +96,9 @@ impl Node {
                 ping_interval: Duration::from_secs(config.listen.ping_seconds),
                 vouch_max: Duration::from_secs(config.listen.vouch_seconds),
             };
-            let verifier = hub.verifier.clone();
-            Gateway::start(options, pools.clone(), verifier, doors.gateway, &tasks, &ended)
+            let (verifier, hub) = (hub.verifier.clone(), hub.clone());
+            let state_of = Arc::new(move |merchant, channel, bytes_max| hub.state_of(merchant, channel, bytes_max));
+            Gateway::start(options, pools.clone(), verifier, doors.gateway, state_of, &tasks, &ended)
         });
         if let Some(gateway) = &gateway {
             routes = routes.merge(gateway.router());

@@ -52,7 +52,7 @@ export interface Connect {
   offset?: string;
 }
 
-/** A channel that was not joined. */
+/** A channel that was not joined; as `snapshot_denied`, one that was and whose state does not come. */
 export interface Denied {
   /** The channel, as it was asked for. */
   channel: string;
@@ -60,7 +60,7 @@ export interface Denied {
 }
 
 /** Why a channel was not joined. */
-export type DeniedCode = "unknown_channel" | "forbidden" | "too_many";
+export type DeniedCode = "unknown_channel" | "forbidden" | "too_many" | "too_large";
 
 /** `draining`: this node is going away; the connection closes and should be made again. */
 export type Draining = Record<symbol, never>;
@@ -91,9 +91,11 @@ export interface Envelope<T extends EventType = EventType, V extends View = "off
   merged?: number;
 }
 
-/** `join` and `leave`, sent by a screen. */
+/** `join`, sent by a screen. */
 export interface Join {
   channels: Array<string>;
+  /** Whether `snapshot` shall bring the state of these channels, as far as their topics have any. */
+  snapshot?: boolean;
 }
 
 /** The acknowledgement of `join` and `leave`, and of `auth`: what a fresh token no longer allows has been left. */
@@ -108,6 +110,11 @@ export interface Joined {
    * still be on their way. Keep the positions of packets.
    */
   position: Position | null;
+}
+
+/** `leave`, sent by a screen. */
+export interface Leave {
+  channels: Array<string>;
 }
 
 /** A way to pay. */
@@ -250,6 +257,18 @@ export interface SignedOut {
 /** Why a screen was signed out. */
 export type SignedOutReason = "expired" | "revoked" | "unverifiable";
 
+/**
+ * `snapshot`: a part of the state of a channel. The position at which it is true follows it: entries up to there came
+ * before, entries after it follow, and nothing comes between its parts but heartbeats.
+ */
+export interface Snapshot {
+  channel: Channel;
+  /** Which part this is, of how many: `[1, 3]` is the first of three. */
+  of: [number, number];
+  /** What the table of topics says of this topic, an item each. */
+  state: unknown[];
+}
+
 /** Why a position cannot be served. */
 export type SnapshotReason = "expired" | "diverged";
 
@@ -319,8 +338,10 @@ export type View = "display" | "till" | "office";
 export interface Packets {
   ready: (body: Ready, position: Position) => void;
   caught_up: (body: CaughtUp, position: Position) => void;
+  snapshot: (body: Snapshot, position: Position) => void;
   position: (body: Moved, position: Position) => void;
   snapshot_required: (body: SnapshotRequired) => void;
+  snapshot_denied: (body: Denied) => void;
   signed_out: (body: SignedOut) => void;
   token_expiring: (body: TokenExpiring) => void;
   draining: (body: Draining) => void;
@@ -329,7 +350,7 @@ export interface Packets {
 /** What a screen sends, each with an acknowledgement. */
 export interface ClientEvents {
   join: (body: Join, acknowledge: (answer: Joined | Acknowledged) => void) => void;
-  leave: (body: Join, acknowledge: (answer: Joined | Acknowledged) => void) => void;
+  leave: (body: Leave, acknowledge: (answer: Joined | Acknowledged) => void) => void;
   auth: (body: Auth, acknowledge: (answer: Joined | Acknowledged) => void) => void;
 }
 

@@ -5,6 +5,7 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use ts_rs::TS;
 
 use crate::position::Position;
@@ -48,7 +49,7 @@ pub struct Ready {
     pub recovered: bool,
 }
 
-/// A channel that was not joined.
+/// A channel that was not joined; as `snapshot_denied`, one that was and whose state does not come.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema, TS)]
 pub struct Denied {
     /// The channel, as it was asked for.
@@ -66,6 +67,8 @@ pub enum DeniedCode {
     Forbidden,
     /// More than a screen may have joined.
     TooMany,
+    /// It was joined, but its state is too large for a socket: fetch `GET /v1/snapshot`, page by page.
+    TooLarge,
 }
 
 /// `caught_up`: a replay ended, what follows is live. The position it ended at follows it.
@@ -101,9 +104,32 @@ pub enum SnapshotReason {
     Diverged,
 }
 
-/// `join` and `leave`, sent by a screen.
+/// `snapshot`: a part of the state of a channel. The position at which it is true follows it: entries up to there came
+/// before, entries after it follow, and nothing comes between its parts but heartbeats.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema, TS)]
+pub struct Snapshot {
+    pub channel: Channel,
+    /// Which part this is, of how many: `[1, 3]` is the first of three.
+    pub of: (u32, u32),
+    /// What the table of topics says of this topic, an item each.
+    #[schemars(with = "Vec<serde_json::Value>")]
+    #[ts(type = "unknown[]")]
+    pub state: Vec<Box<RawValue>>,
+}
+
+/// `join`, sent by a screen.
 #[derive(Clone, Debug, Deserialize, JsonSchema, TS)]
 pub struct Join {
+    pub channels: Vec<String>,
+    /// Whether `snapshot` shall bring the state of these channels, as far as their topics have any.
+    #[serde(default)]
+    #[ts(optional, as = "Option<_>")]
+    pub snapshot: bool,
+}
+
+/// `leave`, sent by a screen.
+#[derive(Clone, Debug, Deserialize, JsonSchema, TS)]
+pub struct Leave {
     pub channels: Vec<String>,
 }
 

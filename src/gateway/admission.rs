@@ -43,7 +43,7 @@ pub struct Door {
     pub verifier: Arc<Verifier>,
     pub feeds: Arc<Feeds>,
     pub seals: Seals,
-    pub rolls: Rolls,
+    pub rolls: Arc<Rolls>,
     /// Where screens that came back are claimed.
     pub claim: mpsc::Sender<Claim>,
 }
@@ -153,7 +153,7 @@ impl Door {
         epoch: i64,
     ) -> Result<Admission> {
         let (staff, mut joined) = (&asked.staff, Vec::new());
-        let denied = join::admit(staff, &mut joined, &asked.connect.channels, 0);
+        let denied = join::admit(staff, &mut joined, &asked.connect.channels, 0, false);
         let from = after.or_else(|| feed.head()).unwrap_or(Position::START);
         let pid = Pid::new(staff, request.id().to_string(), from, &joined, Moment::now_utc());
         request.set_pid(pid.seal(keys)?);

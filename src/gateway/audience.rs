@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 
-use tillwire_channels::Position;
 use tillwire_channels::topic::hears;
+use tillwire_channels::{Channel, Position};
 use tillwire_socketio::{Encoded, SendError, SocketRef};
 
 use super::packed::Packed;
@@ -68,6 +68,17 @@ impl Screen {
     /// What is joined.
     pub fn joined(&self) -> &[Joined] {
         &self.channels
+    }
+
+    /// A channel whose state is wanted.
+    pub fn wants(&self) -> Option<Channel> {
+        self.channels.iter().find(|joined| joined.is.wants_state).map(|joined| joined.is.channel)
+    }
+
+    /// The state of a channel has been sent.
+    pub fn has_got(&mut self, channel: Channel) {
+        let given = self.channels.iter_mut().filter(|joined| joined.is.channel == channel);
+        given.for_each(|joined| joined.is.wants_state = false);
     }
 
     /// What is joined, as it is stored.

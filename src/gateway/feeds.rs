@@ -13,8 +13,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
 use super::feed::Feed;
-use super::screen;
-use super::source::Source;
+use super::screen::{self, Stock};
 use crate::bus::{Carried, Interest};
 use crate::error::{Error, Result};
 use crate::journal::read::{Head, Slice};
@@ -31,7 +30,7 @@ const RETRY_AFTER_MAX: Duration = Duration::from_secs(2);
 
 pub struct Feeds {
     slots: Mutex<HashMap<MerchantId, Arc<Slot>>>,
-    source: Source,
+    stock: Stock,
     interest: Arc<Interest>,
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -52,7 +51,7 @@ struct Slot {
 
 impl Feeds {
     pub fn new(
-        source: Source,
+        stock: Stock,
         interest: Arc<Interest>,
         vouch_max: Duration,
         tasks: TaskTracker,
@@ -60,7 +59,7 @@ impl Feeds {
     ) -> Arc<Self> {
         Arc::new(Self {
             slots: Mutex::default(),
-            source,
+            stock,
             interest,
             tasks,
             stop,
@@ -86,7 +85,7 @@ impl Feeds {
     pub async fn open(self: &Arc<Self>, merchant: MerchantId) -> Result<Arc<Feed>> {
         let slot = self.slot(merchant);
         let begin = async || {
-            let (head, revoked) = self.source.begin(merchant).await?;
+            let (head, revoked) = self.stock.source.begin(merchant).await?;
             let behind = slot.feed.begin_at(head, revoked);
             self.bring_on(&slot.feed, behind);
             let healing = self.clone().heal(slot.feed.clone());
@@ -106,7 +105,7 @@ impl Feeds {
         if feed.holds(position) {
             return Ok(true);
         }
-        match self.source.replay(feed.merchant, position, Slice { entries_max: 1, bytes_max: 1 }).await {
+        match self.stock.source.replay(feed.merchant, position, Slice { entries_max: 1, bytes_max: 1 }).await {
             Ok(_) => Ok(true),
             Err(Error::SnapshotRequired(_)) => Ok(false),
             Err(error) => Err(error),
@@ -145,7 +144,7 @@ impl Feeds {
     /// Starts a task for each screen that fell behind.
     pub fn bring_on(&self, feed: &Arc<Feed>, behind: Vec<SocketRef>) {
         for socket in behind {
-            self.tasks.spawn(screen::bring_on(feed.clone(), self.source.clone(), socket));
+            self.tasks.spawn(screen::bring_on(feed.clone(), self.stock.clone(), socket));
         }
     }
 
@@ -182,7 +181,7 @@ impl Feeds {
             tokio::time::sleep(HOLD).await;
             while let Some(head) = feed.wants() {
                 metrics::counter!("tillwire_gateway_heals_total").increment(1);
-                match self.source.heal(feed.merchant, head.position()).await {
+                match self.stock.source.heal(feed.merchant, head.position()).await {
                     Ok(read) => {
                         retry_after = RETRY_AFTER;
                         feed.confirmed(head, read.entries.is_empty());
@@ -194,7 +193,7 @@ impl Feeds {
                     Err(Error::SnapshotRequired(why)) => {
                         warn!(merchant = %feed.merchant, "The journal's history is another, or cut: {:?}", why.reason);
                         metrics::counter!("tillwire_gateway_diverged_total").increment(1);
-                        match self.source.begin(feed.merchant).await {
+                        match self.stock.source.begin(feed.merchant).await {
                             Ok((head, revoked)) => {
                                 let behind = feed.begin_at(head, revoked);
                                 self.bring_on(&feed, behind);
@@ -247,6 +246,7 @@ impl Feeds {
             let now = Moment::now_utc();
             feeds.iter().for_each(|feed| feed.expire(now));
             self.put_away_idle();
+            self.stock.snapshots.tidy();
             gauge("tillwire_gateway_feeds", feeds.len());
             gauge("tillwire_gateway_screens", feeds.iter().map(|feed| feed.screens()).sum());
         }
@@ -257,7 +257,7 @@ impl Feeds {
         if merchants.is_empty() {
             return Ok(());
         }
-        let heads: HashMap<MerchantId, Head> = self.source.heads(&merchants).await?.into_iter().collect();
+        let heads: HashMap<MerchantId, Head> = self.stock.source.heads(&merchants).await?.into_iter().collect();
         for feed in feeds {
             match heads.get(&feed.merchant) {
                 Some(head) => feed.compare(*head),

@@ -10,20 +10,25 @@ use crate::screens::joined::Joined;
 const DENIED_MAX: usize = CHANNELS_MAX;
 
 /// Adds what was asked for to what is joined already, as far as the bearer may, to be heard from after entry `since` on;
-/// answers what was denied, and why.
-pub fn admit(staff: &Staff, joined: &mut Vec<Joined>, asked: &[String], since: u64) -> Vec<Denied> {
+/// answers what was denied, and why. With `snapshot` the state of each is wanted as well, where there is any, also of
+/// what was joined before.
+pub fn admit(staff: &Staff, joined: &mut Vec<Joined>, asked: &[String], since: u64, snapshot: bool) -> Vec<Denied> {
     let mut denied = Vec::new();
     for text in asked {
         if denied.len() == DENIED_MAX {
             break; // It has been told enough.
         }
-        let code = match parse(text) {
-            Some(channel) if joined.iter().any(|joined| joined.channel == channel) => continue,
+        let channel = parse(text);
+        if let Some(joined) = joined.iter_mut().find(|joined| Some(joined.channel) == channel) {
+            joined.wants_state |= snapshot && has_state(joined.channel);
+            continue;
+        }
+        let code = match channel {
             None => DeniedCode::UnknownChannel,
             Some(channel) if !staff.listener().may_join(channel) => DeniedCode::Forbidden,
             Some(_) if joined.len() >= CHANNELS_MAX => DeniedCode::TooMany,
             Some(channel) => {
-                joined.push(Joined { channel, since });
+                joined.push(Joined { channel, since, wants_state: snapshot && has_state(channel) });
                 continue;
             }
         };
@@ -41,6 +46,10 @@ pub fn withdraw(joined: &mut Vec<Joined>, named: &[String]) {
 pub fn review(staff: &Staff, joined: &mut Vec<Joined>) -> Vec<Denied> {
     let lost = joined.extract_if(.., |joined| !staff.listener().may_join(joined.channel));
     lost.map(|lost| Denied { channel: lost.channel.to_string(), code: DeniedCode::Forbidden }).collect()
+}
+
+fn has_state(channel: Channel) -> bool {
+    channel.topic.row().snapshot.is_some()
 }
 
 fn parse(text: &str) -> Option<Channel> {
@@ -76,8 +85,8 @@ mod tests {
         let (staff, mut joined) = (staff(Role::Cashier, vec![outlet]), Vec::new());
         let own = format!("sales/{outlet}");
         let asked = [own.clone(), own.clone(), "sales".into(), "nothing".into(), "x".repeat(9_000)];
-        let denied = admit(&staff, &mut joined, &asked, 7);
-        assert_eq!(joined, [Joined { channel: Topic::Sales.at(outlet), since: 7 }]);
+        let denied = admit(&staff, &mut joined, &asked, 7, false);
+        assert_eq!(joined, [Joined { since: 7, ..Topic::Sales.at(outlet).into() }]);
         let codes: Vec<_> = denied.iter().map(|denied| (denied.channel.len(), denied.code)).collect();
         assert_eq!(
             codes,
@@ -92,10 +101,21 @@ mod tests {
     }
 
     #[test]
+    fn a_state_is_wanted_where_there_is_one_also_of_what_is_joined_already() {
+        let (staff, mut joined) = (staff(Role::Owner, vec![]), Vec::new());
+        admit(&staff, &mut joined, &["sales".into()], 1, false);
+        admit(&staff, &mut joined, &["sales".into(), "access".into(), "catalog".into()], 2, true);
+        let wanted: Vec<_> = joined.iter().map(|joined| (joined.since, joined.wants_state)).collect();
+        assert_eq!(wanted, [(1, true), (2, false), (2, true)]);
+        admit(&staff, &mut joined, &["sales".into()], 3, false);
+        assert!(joined[0].wants_state, "it is still to come");
+    }
+
+    #[test]
     fn what_is_no_longer_allowed_is_left() {
         let (outlet, other) = (OutletId::new(), OutletId::new());
         let staff = staff(Role::Cashier, vec![outlet]);
-        let [kept, lost] = [outlet, other].map(|at| Joined { channel: Topic::Sales.at(at), since: 3 });
+        let [kept, lost] = [outlet, other].map(|at| Joined::from(Topic::Sales.at(at)));
         let mut joined = vec![lost, kept];
         let denied = review(&staff, &mut joined);
         assert_eq!(joined, [kept]);
@@ -106,7 +126,7 @@ mod tests {
     fn there_is_a_last_channel_and_a_last_denial() {
         let (staff, mut joined) = (staff(Role::Owner, vec![]), Vec::new());
         let many: Vec<String> = (0..10_000).map(|_| Topic::Sales.at(OutletId::new()).to_string()).collect();
-        let denied = admit(&staff, &mut joined, &many, 0);
+        let denied = admit(&staff, &mut joined, &many, 0, false);
         assert_eq!(joined.len(), CHANNELS_MAX);
         assert_eq!(denied.len(), CHANNELS_MAX);
         assert!(denied.iter().all(|denied| denied.code == DeniedCode::TooMany));

@@ -6,7 +6,6 @@
 
 mod admission;
 mod audience;
-mod batches;
 mod counting;
 mod feed;
 mod feeds;
@@ -18,6 +17,7 @@ mod rolls;
 mod screen;
 mod seals;
 mod session;
+mod snapshots;
 mod source;
 mod tell;
 
@@ -36,7 +36,10 @@ use crate::journal::Pools;
 use admission::Door;
 use feeds::Feeds;
 use rolls::Rolls;
+use screen::Stock;
 use seals::Seals;
+use snapshots::Snapshots;
+pub use snapshots::{State, StateOf};
 use source::Source;
 
 /// A connection that has not said who it is within this time is closed.
@@ -72,6 +75,7 @@ impl Gateway {
         pools: Pools,
         verifier: Arc<Verifier>,
         doors: GatewayDoors,
+        state_of: StateOf,
         tasks: &TaskTracker,
         stop: &CancellationToken,
     ) -> Self {
@@ -84,11 +88,12 @@ impl Gateway {
             ..Config::default()
         });
         let (source, GatewayDoors { heard, interest, claim }) = (Source::new(pools), doors);
-        let feeds = Feeds::new(source.clone(), interest, options.vouch_max, tasks.clone(), stop.clone());
+        let (seals, rolls) = (Seals::new(source.clone()), Arc::new(Rolls::new(source.clone(), tasks.clone())));
+        let stock = Stock { source, snapshots: Snapshots::new(state_of, tasks.clone()), rolls: rolls.clone() };
+        let feeds = Feeds::new(stock, interest, options.vouch_max, tasks.clone(), stop.clone());
         tasks.spawn(feeds.clone().listen(heard, io.clone()));
         tasks.spawn(feeds.clone().watch());
         tasks.spawn(counting::bring(io.clone(), stop.clone()));
-        let (seals, rolls) = (Seals::new(source.clone()), Rolls::new(source, tasks.clone()));
         io.ns("/", session::namespace(Arc::new(Door { verifier, feeds: feeds.clone(), seals, rolls, claim })));
         Self { io, service, feeds }
     }

@@ -48,7 +48,7 @@ impl Packed {
 
 #[cfg(test)]
 mod tests {
-    use tillwire_channels::{MerchantId, Moment, Role, StaffId, Tag};
+    use tillwire_channels::{Channel, MerchantId, Moment, Role, StaffId, Tag};
 
     use super::*;
     use crate::gateway::audience::{Joined, heard};
@@ -69,7 +69,7 @@ mod tests {
         }]"#;
         let entry = Entry::new(MerchantId::new(), 1, Tag::GENESIS, Tag([1; 8]), Moment::UNIX_EPOCH, text.into());
         let packed = Packed::new(Arc::new(entry)).unwrap();
-        let joined = [Joined::from(joined::Joined { channel: "sales".parse().unwrap(), since: 0 })];
+        let joined = [Joined::from(joined::Joined::from("sales".parse::<Channel>().unwrap()))];
         let before = Position::of_entry(0, Tag::GENESIS);
         let packet = |role| heard(&packed, &joined, &someone(role), before).pop().unwrap();
         // The same bytes are those at the same place, and not those that look the same.

@@ -71,6 +71,6 @@ impl Pid {
 
     /// What was joined when it connected.
     pub fn joined(&self) -> Vec<Joined> {
-        self.channels.iter().map(|channel| Joined { channel: *channel, since: 0 }).collect()
+        self.channels.iter().copied().map(Joined::from).collect()
     }
 }

@@ -1,25 +1,44 @@
 //! What screens have joined since they connected, kept outside the gateway so that any node knows it.
 
 use std::collections::HashMap;
+use std::collections::hash_map::DefaultHasher;
+use std::hash::{BuildHasher as _, BuildHasherDefault};
 use std::sync::Arc;
 
 use tillwire_channels::MerchantId;
+use tillwire_socketio::SocketRef;
+use tokio::sync::{Mutex as AsyncMutex, MutexGuard as AsyncMutexGuard};
 use tokio_util::task::TaskTracker;
 
-use super::batches::Batches;
 use super::source::Source;
+use crate::batches::Batches;
 use crate::error::Result;
 use crate::screens::joined::Roll;
 
+/// How many screens' rolls are read or stored together.
+const BATCH_MAX: usize = 256;
+/// How many screens may change what they have joined at once.
+const CHANGES_MAX: usize = 256;
+
 pub struct Rolls {
     source: Source,
-    stores: Arc<Batches<Roll, bool>>,
-    finds: Arc<Batches<String, Option<Roll>>>,
+    /// Held while a roll is changed: what was stored last must be what happened last.
+    changing: [AsyncMutex<()>; CHANGES_MAX],
+    stores: Arc<Batches<MerchantId, Roll, bool>>,
+    finds: Arc<Batches<MerchantId, String, Option<Roll>>>,
 }
 
 impl Rolls {
     pub fn new(source: Source, tasks: TaskTracker) -> Self {
-        Self { source, stores: Batches::new(tasks.clone()), finds: Batches::new(tasks) }
+        let changing = std::array::from_fn(|_| AsyncMutex::default());
+        let (stores, finds) = (Batches::new(BATCH_MAX, tasks.clone()), Batches::new(BATCH_MAX, tasks));
+        Self { source, stores, finds, changing }
+    }
+
+    /// A screen's turn to change its roll, from reading it to having stored it.
+    pub async fn turn(&self, screen: &SocketRef) -> AsyncMutexGuard<'_, ()> {
+        let place = BuildHasherDefault::<DefaultHasher>::default().hash_one(screen.id()) as usize;
+        self.changing[place % CHANGES_MAX].lock().await
     }
 
     /// Stores what a screen has joined. False if a newer connection of the screen has stored something.
@@ -73,14 +92,17 @@ fn newest(rolls: &[Roll]) -> HashMap<String, &Roll> {
 
 #[cfg(test)]
 mod tests {
+    use tillwire_channels::Channel;
+
     use super::*;
+    use crate::screens::joined::Joined;
 
     #[test]
     fn the_last_word_of_the_newest_connection_counts() {
         let roll = |screen: &str, epoch, count| Roll {
             screen: screen.to_owned(),
             epoch,
-            joined: vec![crate::screens::joined::Joined { channel: "sales".parse().unwrap(), since: 0 }; count],
+            joined: vec![Joined::from("sales".parse::<Channel>().unwrap()); count],
         };
         let rolls = [roll("a", 2, 1), roll("b", 1, 2), roll("a", 1, 3), roll("a", 2, 4)];
         let newest = newest(&rolls);

@@ -1,4 +1,5 @@
-//! A screen that is behind: brought on to the feed's head, from the ring or else from the journal.
+//! A screen that is behind: brought on to the feed's head, from the ring or else from the journal, and given on the way the
+//! states that it asked for.
 //!
 //! One task, from the moment a screen falls behind until it is live again or gone. What it sends is confirmed bit by
 //! bit: else megabytes would sit in kernel buffers, and the heartbeat would wait behind them.
@@ -6,16 +7,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tillwire_channels::Position;
 use tillwire_channels::wire::{SnapshotReason, SnapshotRequired};
+use tillwire_channels::{Channel, Position};
 use tillwire_socketio::{CloseReason, Encoded, SendError, SocketRef};
 use tracing::{debug, error};
 
 use super::feed::{Feed, Serving, Step};
 use super::packed::Packed;
+use super::rolls::Rolls;
+use super::snapshots::{Parts, Snapshots};
 use super::source::Source;
 use crate::error::Error;
 use crate::journal::read::Slice;
+use crate::screens::joined::Roll;
 
 /// How many bytes a screen that is behind may have been sent without saying that it received them. One entry, which is
 /// never divided, may be larger.
@@ -31,10 +35,27 @@ const RETRY_AFTER_MAX: Duration = Duration::from_secs(2);
 /// Ends a screen that cannot be served. It may try again.
 const FAILED: CloseReason = CloseReason::Server { code: 1011, text: "internal error" };
 
+/// Where what screens miss is fetched.
+#[derive(Clone)]
+pub struct Stock {
+    pub source: Source,
+    pub snapshots: Arc<Snapshots>,
+    pub rolls: Arc<Rolls>,
+}
+
 /// Brings a screen on until it is live or gone.
-pub async fn bring_on(feed: Arc<Feed>, source: Source, socket: SocketRef) {
+pub async fn bring_on(feed: Arc<Feed>, stock: Stock, socket: SocketRef) {
     metrics::counter!("tillwire_gateway_replays_total").increment(1);
-    let mut replay = Replay { feed, source, socket: &socket, replayed: 0, unconfirmed: 0, retry_after: RETRY_AFTER };
+    let mut replay = Replay {
+        feed,
+        stock,
+        socket: &socket,
+        due: None,
+        replayed: 0,
+        unconfirmed: 0,
+        given: Vec::new(),
+        retry_after: RETRY_AFTER,
+    };
     tokio::select! {
         outcome = replay.run() => match outcome {
             Ok(()) | Err(SendError::Closed) => {}
@@ -50,12 +71,16 @@ pub async fn bring_on(feed: Arc<Feed>, source: Source, socket: SocketRef) {
 
 struct Replay<'a> {
     feed: Arc<Feed>,
-    source: Source,
+    stock: Stock,
     socket: &'a SocketRef,
+    /// The state of a channel that the screen is being brought to, to be given it there.
+    due: Option<(Channel, Arc<Parts>)>,
     /// How many events were sent.
     replayed: u64,
     /// How many bytes were sent since the screen last confirmed.
     unconfirmed: usize,
+    /// The channels whose state was sent and not yet written off.
+    given: Vec<Channel>,
     retry_after: Duration,
 }
 
@@ -64,13 +89,76 @@ impl Replay<'_> {
         // What made it fall behind leaves first, so that slices stay small.
         self.socket.drained().await?;
         loop {
-            match self.feed.step(self.socket, self.replayed) {
-                Step::Done => return Ok(()),
+            let due = self.due.as_ref().map(|(channel, parts)| (*channel, parts.position));
+            match self.feed.step(self.socket, self.replayed, due) {
+                Step::Done => return self.write_off().await,
                 Step::Full => self.socket.drained().await?,
                 Step::Serve(serving) => self.serve(serving).await?,
                 Step::Read(cursor) => self.read(cursor).await?,
+                Step::Want(channel, cursor) => self.fetch(channel, cursor).await?,
+                Step::Arrived => self.give().await?,
+                Step::Stale => self.due = None,
             }
         }
+    }
+
+    /// Fetches the state of a channel, of the screen's place or later.
+    async fn fetch(&mut self, channel: Channel, cursor: Position) -> Result<(), SendError> {
+        match self.stock.snapshots.of(self.feed.merchant, channel, cursor).await {
+            Ok(parts) if parts.packets.is_none() => {
+                while !self.feed.deny_state(self.socket, channel) {
+                    self.socket.drained().await?;
+                }
+                self.given.push(channel);
+            }
+            Ok(parts) => {
+                self.retry_after = RETRY_AFTER;
+                self.due = Some((channel, parts));
+            }
+            Err(error) => self.pause(error).await,
+        }
+        Ok(())
+    }
+
+    /// Sends a state, part by part, at the place where it is true. Nothing else is sent meanwhile: the screen is behind,
+    /// and this task is what sends to it.
+    async fn give(&mut self) -> Result<(), SendError> {
+        let Some((channel, parts)) = self.due.take() else { return Ok(()) };
+        if !self.feed.give(self.socket, channel, parts.position) {
+            return Ok(());
+        }
+        metrics::counter!("tillwire_gateway_snapshots_sent_total").increment(1);
+        for packet in parts.packets.iter().flatten() {
+            self.send(std::slice::from_ref(packet)).await?;
+        }
+        self.replayed -= parts.packets.as_ref().map_or(0, Vec::len) as u64; // They are no events.
+        self.given.push(channel);
+        Ok(())
+    }
+
+    /// Once the screen has received the states that it was sent, no node shall send them again.
+    async fn write_off(&mut self) -> Result<(), SendError> {
+        if self.given.is_empty() {
+            return Ok(());
+        }
+        self.confirm().await?;
+        let _turn = self.stock.rolls.turn(self.socket).await;
+        // Its memory says already that they have been sent; what is stored is brought to that.
+        let Some(plan) = self.feed.plan(self.socket, |_, _, _| Vec::new()) else { return Ok(()) };
+        let roll = Roll { screen: self.socket.id().to_string(), epoch: plan.epoch, joined: plan.joined };
+        if let Err(error) = self.stock.rolls.store(self.feed.merchant, roll).await {
+            // It will be sent them once more when it comes back.
+            debug!("A snapshot that arrived could not be written off: {:#}", error.into_anyhow());
+        }
+        Ok(())
+    }
+
+    /// Waits before the database is asked again that did not answer.
+    async fn pause(&mut self, error: Error) {
+        // The node says once that the database is away; a line for each screen would be a flood.
+        debug!("A screen waits for the database: {:#}", error.into_anyhow());
+        tokio::time::sleep(self.retry_after).await;
+        self.retry_after = (self.retry_after * 2).min(RETRY_AFTER_MAX);
     }
 
     /// Sends entries that follow one another, each whole, as many as may be under way unconfirmed.
@@ -94,14 +182,23 @@ impl Replay<'_> {
         self.replayed += batch.len() as u64;
         self.unconfirmed += batch.iter().map(Encoded::size).sum::<usize>();
         if self.unconfirmed >= UNCONFIRMED_BYTES_MAX {
+            self.confirm().await?;
+        }
+        Ok(())
+    }
+
+    /// Waits until the screen says that it has received everything.
+    async fn confirm(&mut self) -> Result<(), SendError> {
+        loop {
             match self.socket.confirmed().await {
                 // No room for a ping: what is queued has to leave first.
                 Err(SendError::Full) => self.socket.drained().await?,
-                answer => answer?,
+                answer => {
+                    self.unconfirmed = 0;
+                    return answer;
+                }
             }
-            self.unconfirmed = 0;
         }
-        Ok(())
     }
 
     /// Serves what only the journal has.
@@ -109,20 +206,23 @@ impl Replay<'_> {
         let feed = self.feed.clone();
         // Before the read: a feed that moves meanwhile must not be missed.
         let moved = feed.moved.notified();
-        let read = self.source.replay(feed.merchant, cursor, SLICE).await;
+        let read = self.stock.source.replay(feed.merchant, cursor, SLICE).await;
         if read.is_ok() {
             self.retry_after = RETRY_AFTER;
         }
         match read {
             Ok(read) if read.entries.is_empty() => {
-                // The position is good, and further than this node has heard: the feed will come as far.
+                // The position is good, and further than this node has heard: the feed will come as far. A state from
+                // further on than the journal is of no use.
+                self.due = None;
                 feed.expect(cursor.seq);
                 let _ = tokio::time::timeout(FEED_WAIT_MAX, moved).await;
                 Ok(())
             }
             Ok(read) => {
                 let mut entries = Vec::with_capacity(read.entries.len());
-                for entry in read.entries {
+                let bound = self.due.as_ref().map_or(u64::MAX, |(_, parts)| parts.position.seq);
+                for entry in read.entries.into_iter().take_while(|entry| entry.seq <= bound) {
                     match Packed::new(entry) {
                         Ok(packed) => entries.push(Arc::new(packed)),
                         Err(_) => break,
@@ -138,10 +238,7 @@ impl Replay<'_> {
             }
             Err(Error::SnapshotRequired(why)) => self.skip(why).await,
             Err(error) => {
-                // The node says once that the database is away; a line for each screen would be a flood.
-                debug!("A screen waits for the journal: {:#}", error.into_anyhow());
-                tokio::time::sleep(self.retry_after).await;
-                self.retry_after = (self.retry_after * 2).min(RETRY_AFTER_MAX);
+                self.pause(error).await;
                 Ok(())
             }
         }

@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use serde::Serialize;
-use tillwire_channels::wire::{self, Acknowledged, Auth, Denied, Join, SignedOutReason};
+use tillwire_channels::wire::{self, Acknowledged, Auth, Denied, Join, Leave, SignedOutReason};
 use tillwire_socketio::{
     AckSender, CloseReason, ConnectHandler, ConnectRequest, Namespace, Refusal, SocketRef, TryData,
 };
@@ -40,12 +40,20 @@ pub fn namespace(door: Arc<Door>) -> Namespace {
             let door = joining.clone();
             async move {
                 let Ok(asked) = asked else { return answer(ack, &failed("malformed")).await };
-                let change =
-                    |staff: &Staff, joined: &mut Vec<Joined>, since| join::admit(staff, joined, &asked.channels, since);
-                answer_joined(ack, rejoin(&socket, &door, change).await).await;
+                let change = |staff: &Staff, joined: &mut Vec<Joined>, since| {
+                    join::admit(staff, joined, &asked.channels, since, asked.snapshot)
+                };
+                let (joined, falls_behind) = match rejoin(&socket, &door, change).await {
+                    Ok((joined, falls_behind)) => (Ok(joined), falls_behind),
+                    Err(why) => (Err(why), false),
+                };
+                answer_joined(ack, joined).await;
+                if let Some(feed) = feed_of(&socket).filter(|_| falls_behind) {
+                    door.feeds.bring_on(feed, vec![socket.clone()]);
+                }
             }
         })
-        .on("leave", move |socket: SocketRef, TryData(named): TryData<Join>, ack: AckSender| {
+        .on("leave", move |socket: SocketRef, TryData(named): TryData<Leave>, ack: AckSender| {
             let door = leaving.clone();
             async move {
                 let Ok(named) = named else { return answer(ack, &failed("malformed")).await };
@@ -53,7 +61,7 @@ pub fn namespace(door: Arc<Door>) -> Namespace {
                     join::withdraw(joined, &named.channels);
                     Vec::new()
                 };
-                answer_joined(ack, rejoin(&socket, &door, change).await).await;
+                answer_joined(ack, rejoin(&socket, &door, change).await.map(|(joined, _)| joined)).await;
             }
         })
         .on("auth", move |socket: SocketRef, TryData(auth): TryData<Auth>, ack: AckSender| {
@@ -120,6 +128,7 @@ async fn connected(socket: SocketRef, door: Arc<Door>) {
 }
 
 /// Changes what a screen has joined: stored before it happens, so that whoever was told of it finds it so on any node.
+/// Answers also whether the screen is behind now and has to be brought on.
 ///
 /// # Errors
 /// A word for why not.
@@ -127,8 +136,9 @@ async fn rejoin(
     socket: &SocketRef,
     door: &Door,
     change: impl FnOnce(&Staff, &mut Vec<Joined>, u64) -> Vec<Denied>,
-) -> Result<wire::Joined, &'static str> {
+) -> Result<(wire::Joined, bool), &'static str> {
     let feed = feed_of(socket).ok_or("not_ready")?;
+    let _turn = door.rolls.turn(socket).await;
     let plan = feed.plan(socket, change).ok_or("not_ready")?;
     if plan.is_change {
         let roll = Roll { screen: socket.id().to_string(), epoch: plan.epoch, joined: plan.joined.clone() };
@@ -155,7 +165,7 @@ async fn renew(socket: &SocketRef, door: &Door, token: &str) -> Result<wire::Joi
     })?;
     let feed = feed_of(socket).ok_or("not_ready")?;
     feed.may_renew(socket, &staff).map_err(|why| why.unwrap_or("not_ready"))?;
-    let joined = rejoin(socket, door, |_, joined, _| join::review(&staff, joined)).await?;
+    let (joined, _) = rejoin(socket, door, |_, joined, _| join::review(&staff, joined)).await?;
     feed.renew(socket, staff).map_err(|why| why.unwrap_or("not_ready"))?;
     Ok(joined)
 }

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 use tillwire_channels::wire::{
-    CaughtUp, Denied, Draining, Moved, Ready, SignedOut, SignedOutReason, SnapshotRequired, TokenExpiring,
+    CaughtUp, Denied, Draining, Moved, Ready, SignedOut, SignedOutReason, Snapshot, SnapshotRequired, TokenExpiring,
 };
 use tillwire_channels::{Channel, Position};
 use tillwire_socketio::Encoded;
@@ -15,12 +15,20 @@ pub fn caught_up(replayed: u64, position: Position) -> Encoded {
     with_position("caught_up", &CaughtUp { replayed }, position)
 }
 
+pub fn snapshot(part: &Snapshot, position: Position) -> Encoded {
+    with_position("snapshot", part, position)
+}
+
 pub fn moved(position: Position) -> Encoded {
     with_position("position", &Moved {}, position)
 }
 
 pub fn snapshot_required(why: &SnapshotRequired) -> Encoded {
     bare("snapshot_required", why)
+}
+
+pub fn snapshot_denied(denied: &Denied) -> Encoded {
+    bare("snapshot_denied", denied)
 }
 
 pub fn signed_out(reason: SignedOutReason) -> Encoded {

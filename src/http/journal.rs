@@ -2,6 +2,8 @@
 
 use axum::Json;
 use axum::extract::State;
+use axum::http::header;
+use axum::response::IntoResponse;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tillwire_channels::{Channel, Position, Topic};
@@ -10,7 +12,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::extract::Params;
 use super::problem::Problem;
 use super::reply::{bounded, cursor};
-use crate::commerce::snapshots::{self, SnapshotView};
+use crate::commerce::snapshots::SnapshotView;
 use crate::error::{Error, Result};
 use crate::hub::Hub;
 use crate::identity::{Permission, Staff};
@@ -148,7 +150,7 @@ pub async fn snapshot(
     State(hub): State<Hub>,
     staff: Staff,
     Params(params): Params<SnapshotParams>,
-) -> Result<Json<SnapshotView>> {
+) -> Result<impl IntoResponse + use<>> {
     let limit = bounded(params.limit, 200, STATE_MAX)?;
     let cursor = cursor(params.cursor.as_deref())?;
     let channel: Channel =
@@ -163,8 +165,8 @@ pub async fn snapshot(
     }
     let channel =
         Channel { register: channel.register.or(staff.register.filter(|_| narrows_to_register(channel))), ..channel };
-    let mut tx = ReadTx::begin(&hub.journal.pools.app, staff.caller()).await?;
-    Ok(Json(snapshots::read(&mut tx, channel, &staff.outlets, cursor, limit).await?))
+    let page = hub.snapshots.read(staff.caller(), channel, &staff.outlets, cursor, limit).await?;
+    Ok(([(header::CONTENT_TYPE, "application/json")], page))
 }
 
 fn narrows_to_register(channel: Channel) -> bool {

@@ -7,7 +7,7 @@ use tillwire_channels::{Event, MerchantId, Moment, Role, StaffId};
 use utoipa::ToSchema;
 
 use crate::error::{Error, OnConstraint, Result};
-use crate::journal::MerchantTx;
+use crate::journal::{Caller, MerchantTx};
 
 /// The most members of staff that are listed at once.
 pub const PAGE_MAX: u32 = 200;
@@ -110,6 +110,21 @@ pub async fn revoked_since(
     .fetch_all(sql)
     .await?;
     Ok(rows.into_iter().map(|row| (StaffId(row.staff_id), row.issued_until)).collect())
+}
+
+/// Which of these callers' tokens are dead, in their order.
+pub async fn revoked_among(sql: &mut PgConnection, merchant: MerchantId, callers: &[Caller]) -> Result<Vec<bool>> {
+    let ids: Vec<uuid::Uuid> = callers.iter().map(|caller| caller.staff.0).collect();
+    let rows = sqlx::query!(
+        "select staff_id, issued_until from revocations where merchant_id = $1 and staff_id = any($2)",
+        merchant.0,
+        &ids,
+    )
+    .fetch_all(sql)
+    .await?;
+    let is_dead =
+        |caller: &Caller| rows.iter().any(|row| row.staff_id == caller.staff.0 && caller.issued_at <= row.issued_until);
+    Ok(callers.iter().map(is_dead).collect())
 }
 
 fn word(role: Role) -> &'static str {

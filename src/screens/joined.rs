@@ -12,6 +12,16 @@ pub struct Joined {
     pub channel: Channel,
     /// Events of entries up to this one are not heard on it.
     pub since: u64,
+    /// Whether its state was asked for and has not arrived.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub wants_state: bool,
+}
+
+impl From<Channel> for Joined {
+    /// From its first event on.
+    fn from(channel: Channel) -> Self {
+        Self { channel, since: 0, wants_state: false }
+    }
 }
 
 /// What one connection of a screen has joined.

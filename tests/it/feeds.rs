@@ -4,13 +4,15 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use serde_json::json;
 use tillwire::bus::{Carried, GatewayDoors, Interest};
-use tillwire::gateway::{Gateway, Options};
+use tillwire::error::Result;
+use tillwire::gateway::{Gateway, Options, State};
 use tillwire::identity::tokens::Verifier;
 use tillwire::journal::read::{self, Slice};
 use tillwire::journal::{Entry, Pools};
-use tillwire_channels::{Position, Tag};
+use tillwire_channels::{Channel, MerchantId, Position, Tag};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -36,7 +38,7 @@ impl ByHand {
         let minute = Duration::from_secs(60);
         let options = Options { origins: Vec::new(), ping_interval: minute, vouch_max: minute };
         let doors = GatewayDoors { heard, interest: Arc::new(Interest::default()), claim: mpsc::channel(1).0 };
-        let gateway = Gateway::start(options, pools, Arc::new(verifier), doors, &tasks, &stop);
+        let gateway = Gateway::start(options, pools, Arc::new(verifier), doors, Arc::new(no_state), &tasks, &stop);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         tokio::spawn(axum::serve(listener, gateway.router()).into_future());
@@ -46,6 +48,10 @@ impl ByHand {
     async fn carries(&self, entry: &Arc<Entry>) {
         self.bus.send(Carried::Entry(entry.clone())).await.unwrap();
     }
+}
+
+fn no_state(_: MerchantId, _: Channel, _: usize) -> BoxFuture<'static, Result<State>> {
+    unreachable!("nobody asks")
 }
 
 impl Drop for ByHand {

@@ -23,6 +23,7 @@ mod restore;
 mod retention;
 mod sales;
 mod services;
+mod snapshots;
 mod support;
 mod tail;
 mod tokens;

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tillwire::identity::tokens::Bearer;
 use tillwire::node::Faces;
 use tillwire::screens::joined::{self, Joined, Roll};
-use tillwire_channels::{OutletId, Role, StaffId};
+use tillwire_channels::{Channel, OutletId, Role, StaffId};
 
 use super::support::buses::{FACT_MAX, each_shared};
 use super::support::caller::bearer;
@@ -406,7 +406,7 @@ async fn the_late_word_of_an_older_connection_is_refused_and_nobody_reads_anothe
     let roll = |epoch, since| Roll {
         screen: screen.clone(),
         epoch,
-        joined: vec![Joined { channel: "sales".parse().unwrap(), since }],
+        joined: vec![Joined { since, ..Joined::from("sales".parse::<Channel>().unwrap()) }],
     };
     let store = async |epoch, since| joined::store(&hub.pools, shop.merchant, &[roll(epoch, since)]).await.unwrap();
     assert!(store(2, 20).await.is_empty());

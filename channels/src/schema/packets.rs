@@ -7,8 +7,8 @@ use ts_rs::{TS, TypeVisitor};
 
 use super::typescript::Types;
 use crate::wire::{
-    Acknowledged, Auth, CaughtUp, Connect, Draining, Join, Joined, Moved, Ready, Refused, SignedOut, SnapshotRequired,
-    TokenExpiring,
+    Acknowledged, Auth, CaughtUp, Connect, Denied, Draining, Join, Joined, Leave, Moved, Ready, Refused, SignedOut,
+    Snapshot, SnapshotRequired, TokenExpiring,
 };
 
 /// A type that every document describes.
@@ -45,8 +45,10 @@ pub struct Asked {
 pub const TOLD: &[Told] = &[
     Told { name: "ready", body: Described::by::<Ready>(), then_position: true },
     Told { name: "caught_up", body: Described::by::<CaughtUp>(), then_position: true },
+    Told { name: "snapshot", body: Described::by::<Snapshot>(), then_position: true },
     Told { name: "position", body: Described::by::<Moved>(), then_position: true },
     Told { name: "snapshot_required", body: Described::by::<SnapshotRequired>(), then_position: false },
+    Told { name: "snapshot_denied", body: Described::by::<Denied>(), then_position: false },
     Told { name: "signed_out", body: Described::by::<SignedOut>(), then_position: false },
     Told { name: "token_expiring", body: Described::by::<TokenExpiring>(), then_position: false },
     Told { name: "draining", body: Described::by::<Draining>(), then_position: false },
@@ -59,7 +61,7 @@ pub const CONNECT: Asked =
 /// What a connected screen asks of a gateway, with an acknowledgement.
 pub const ASKED: &[Asked] = &[
     Asked { name: "join", body: Described::by::<Join>(), answers: JOINED },
-    Asked { name: "leave", body: Described::by::<Join>(), answers: JOINED },
+    Asked { name: "leave", body: Described::by::<Leave>(), answers: JOINED },
     Asked { name: "auth", body: Described::by::<Auth>(), answers: JOINED },
 ];
 

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use tillwire_channels::Position;
-use tillwire_channels::wire::SnapshotRequired;
+use tillwire_channels::wire::{Denied, DeniedCode, SnapshotRequired};
+use tillwire_channels::{Channel, Position};
 use tillwire_socketio::{Encoded, SocketRef};
 
 use super::{Feed, State};
@@ -21,6 +21,12 @@ pub enum Step {
     Serve(Serving),
     /// What follows its cursor is only in the journal.
     Read(Position),
+    /// The state of this channel, as of its cursor or later.
+    Want(Channel, Position),
+    /// It is where the state that it waits for is true.
+    Arrived,
+    /// The state that it waits for is of another place, or not wanted any more.
+    Stale,
     /// Its queue has no room for the word that it is live.
     Full,
     /// It is live, or gone.
@@ -45,23 +51,65 @@ impl Serving {
 
 impl Feed {
     /// What follows a screen's cursor, or the word that it is live: a screen changes to live here and nowhere else.
-    pub fn step(&self, socket: &SocketRef, replayed: u64) -> Step {
+    ///
+    /// `due` is the state that it waits for, and where that is true: it is brought there and not further.
+    pub fn step(&self, socket: &SocketRef, replayed: u64, due: Option<(Channel, Position)>) -> Step {
         let mut state = self.lock();
         let Some(head) = state.head else { return Step::Done };
         let State { ring, audience, .. } = &mut *state;
         let Some(screen) = audience.get_mut(socket) else { return Step::Done };
         let Cursor::Behind(cursor) = screen.cursor else { return Step::Done };
-        if cursor == head.position() {
+        match due {
+            Some((channel, at)) if screen.wants() != Some(channel) || at.seq < cursor.seq => return Step::Stale,
+            Some((_, at)) if at == cursor => return Step::Arrived,
+            // The same entry of another history.
+            Some((_, at)) if at.seq == cursor.seq && cursor.event.is_none() => return Step::Stale,
+            Some(_) => {}
+            None => {
+                if let Some(channel) = screen.wants() {
+                    return Step::Want(channel, cursor);
+                }
+            }
+        }
+        if due.is_none() && cursor == head.position() {
             if screen.socket.try_send(&[tell::caught_up(replayed, cursor)]).is_err() {
                 return if screen.socket.is_connected() { Step::Full } else { Step::Done };
             }
             (screen.cursor, screen.told) = (Cursor::Live, cursor.seq);
             return Step::Done;
         }
+        let bound = due.map_or(u64::MAX, |(_, at)| at.seq);
         match ring.after(cursor, STEP_ENTRIES_MAX) {
-            Some(entries) => Step::Serve(serving(screen, cursor, entries)),
+            Some(mut entries) => {
+                entries.retain(|packed| packed.entry.seq <= bound);
+                Step::Serve(serving(screen, cursor, entries))
+            }
             None => Step::Read(cursor),
         }
+    }
+
+    /// The state of a channel is about to be sent to a screen. False if it has moved, or does not want it any more.
+    pub fn give(&self, socket: &SocketRef, channel: Channel, at: Position) -> bool {
+        let mut state = self.lock();
+        let Some(screen) = state.audience.get_mut(socket) else { return false };
+        if screen.cursor != Cursor::Behind(at) || screen.wants() != Some(channel) {
+            return false;
+        }
+        screen.has_got(channel);
+        screen.told = at.seq;
+        true
+    }
+
+    /// A screen has joined a channel whose state it cannot be given: it is told so.
+    pub fn deny_state(&self, socket: &SocketRef, channel: Channel) -> bool {
+        let denied = Denied { channel: channel.to_string(), code: DeniedCode::TooLarge };
+        let mut state = self.lock();
+        let Some(screen) = state.audience.get_mut(socket) else { return true };
+        if screen.socket.try_send(&[tell::snapshot_denied(&denied)]).is_err() {
+            return !screen.socket.is_connected();
+        }
+        screen.has_got(channel);
+        true
     }
 
     /// Makes entries from the journal servable to a screen; `None` if it is not where it was.

@@ -48,7 +48,10 @@ impl Feed {
             return Err(Refused::Revoked);
         }
         let from = after.unwrap_or_else(|| head.position());
-        let cursor = if from == head.position() { Cursor::Live } else { Cursor::Behind(from) };
+        // What is wanted is brought by the task that brings on those who are behind.
+        let wants_state = joined.iter().any(|joined| joined.wants_state);
+        let is_live = from == head.position() && !wants_state;
+        let cursor = if is_live { Cursor::Live } else { Cursor::Behind(from) };
         let mut greeting = vec![tell::ready(channels(joined), denied.clone(), socket.recovered(), from)];
         if cursor == Cursor::Live {
             greeting.push(tell::caught_up(0, from));
@@ -96,14 +99,22 @@ impl Feed {
         Some(Plan { is_change: joined != before, joined, denied, epoch: screen.epoch })
     }
 
-    /// Carries a plan out; `None` if the screen is gone.
-    pub fn rejoin(&self, socket: &SocketRef, plan: Plan) -> Option<wire::Joined> {
+    /// Carries a plan out; `None` if the screen is gone. Answers also whether it is behind now, for it waits for a state:
+    /// what it is told stops at the place where that joins it.
+    pub fn rejoin(&self, socket: &SocketRef, plan: Plan) -> Option<(wire::Joined, bool)> {
         let mut state = self.lock();
         let position = place(&state, state.audience.get(socket)?);
         if plan.is_change {
             state.audience.rejoin(socket, &plan.joined);
         }
-        Some(wire::Joined { ok: plan.denied.is_empty(), joined: channels(&plan.joined), denied: plan.denied, position })
+        let screen = state.audience.get_mut(socket)?;
+        let falls_behind = screen.wants().is_some() && screen.cursor == Cursor::Live;
+        if let Some(position) = position.filter(|_| falls_behind) {
+            screen.cursor = Cursor::Behind(position);
+        }
+        let joined =
+            wire::Joined { ok: plan.denied.is_empty(), joined: channels(&plan.joined), denied: plan.denied, position };
+        Some((joined, falls_behind))
     }
 
     /// Whether a screen may go on with this token.

@@ -2,42 +2,43 @@
 //! with the next.
 
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::anyhow;
-use tillwire_channels::MerchantId;
 use tokio::sync::{Semaphore, oneshot};
 use tokio_util::task::TaskTracker;
 
 use crate::error::Result;
 
-/// How many questions are asked together.
-const BATCH_MAX: usize = 256;
 /// How many batches run at once.
 const TURNS_MAX: usize = 2;
 
 type Waiting<Q, A> = Vec<(Q, oneshot::Sender<anyhow::Result<A>>)>;
 
-/// Questions of one kind, by merchant.
-pub struct Batches<Q, A> {
-    waiting: Mutex<HashMap<MerchantId, Waiting<Q, A>>>,
+/// Questions of one kind: those with the same key are asked together.
+pub struct Batches<K, Q, A> {
+    waiting: Mutex<HashMap<K, Waiting<Q, A>>>,
+    /// How many questions are asked together.
+    batch_max: usize,
     turns: Semaphore,
     tasks: TaskTracker,
 }
 
-impl<Q: Send + 'static, A: Send + 'static> Batches<Q, A> {
+impl<K: Clone + Eq + Hash + Send + 'static, Q: Send + 'static, A: Send + 'static> Batches<K, Q, A> {
     /// `tasks` owns the asking: a screen that goes away takes nobody's answer along.
-    pub fn new(tasks: TaskTracker) -> Arc<Self> {
-        Arc::new(Self { waiting: Mutex::default(), turns: Semaphore::new(TURNS_MAX), tasks })
+    pub fn new(batch_max: usize, tasks: TaskTracker) -> Arc<Self> {
+        Arc::new(Self { waiting: Mutex::default(), batch_max, turns: Semaphore::new(TURNS_MAX), tasks })
     }
 
-    /// Asks, in company. `answer` is given questions of this merchant and answers each, in their order.
+    /// Asks, in company. `answer` is given questions with this key, asked before it is called, and answers each, in
+    /// their order.
     ///
     /// # Errors
     /// If the company's question could not be answered.
     pub async fn ask<F>(
         self: &Arc<Self>,
-        merchant: MerchantId,
+        key: K,
         question: Q,
         answer: impl Fn(Vec<Q>) -> F + Send + 'static,
     ) -> Result<A>
@@ -47,23 +48,23 @@ impl<Q: Send + 'static, A: Send + 'static> Batches<Q, A> {
         let (answered, answers) = oneshot::channel();
         let is_first = {
             let mut waiting = self.lock();
-            let is_first = !waiting.contains_key(&merchant);
-            waiting.entry(merchant).or_default().push((question, answered));
+            let is_first = !waiting.contains_key(&key);
+            waiting.entry(key.clone()).or_default().push((question, answered));
             is_first
         };
         if is_first {
             let batches = self.clone();
-            self.tasks.spawn(async move { batches.answer_all(merchant, answer).await });
+            self.tasks.spawn(async move { batches.answer_all(key, answer).await });
         }
         Ok(answers.await??)
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<MerchantId, Waiting<Q, A>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<K, Waiting<Q, A>>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Until nobody waits any more.
-    async fn answer_all<F>(&self, merchant: MerchantId, answer: impl Fn(Vec<Q>) -> F)
+    async fn answer_all<F>(&self, key: K, answer: impl Fn(Vec<Q>) -> F)
     where
         F: Future<Output = Result<Vec<A>>>,
     {
@@ -71,11 +72,11 @@ impl<Q: Send + 'static, A: Send + 'static> Batches<Q, A> {
             let Ok(turn) = self.turns.acquire().await else { return };
             let batch: Waiting<Q, A> = {
                 let mut waiting = self.lock();
-                let Some(asked) = waiting.get_mut(&merchant).filter(|asked| !asked.is_empty()) else {
-                    waiting.remove(&merchant);
+                let Some(asked) = waiting.get_mut(&key).filter(|asked| !asked.is_empty()) else {
+                    waiting.remove(&key);
                     return;
                 };
-                asked.drain(..asked.len().min(BATCH_MAX)).collect()
+                asked.drain(..asked.len().min(self.batch_max)).collect()
             };
             let (questions, answered): (Vec<Q>, Vec<_>) = batch.into_iter().unzip();
             let answers = answer(questions).await.map_err(|error| format!("{:#}", error.into_anyhow()));
@@ -100,11 +101,10 @@ mod tests {
 
     #[tokio::test]
     async fn many_questions_are_few_batches_and_each_gets_its_own_answer() {
-        let (batches, asked) = (Batches::new(TaskTracker::new()), Arc::new(AtomicUsize::new(0)));
-        let merchants = [MerchantId::new(), MerchantId::new()];
+        let (batches, asked) = (Batches::new(256, TaskTracker::new()), Arc::new(AtomicUsize::new(0)));
         let questions = (0..2_000_usize).map(|question| {
             let asked = asked.clone();
-            batches.ask(merchants[question % 2], question, move |questions| {
+            batches.ask(question % 2, question, move |questions| {
                 asked.fetch_add(1, Relaxed);
                 async move {
                     tokio::task::yield_now().await;
@@ -114,26 +114,25 @@ mod tests {
         });
         let answers: Vec<usize> = join_all(questions).await.into_iter().map(Result::unwrap).collect();
         assert_eq!(answers, (0..2_000).map(|question| question * 3).collect::<Vec<_>>());
-        assert_eq!(asked.load(Relaxed), 2 * 1_000_usize.div_ceil(BATCH_MAX));
+        assert_eq!(asked.load(Relaxed), 2 * 1_000_usize.div_ceil(256));
         assert!(batches.lock().is_empty());
     }
 
     #[tokio::test]
     async fn one_that_goes_away_takes_nobody_along_and_a_failure_is_told_to_all() {
-        let batches = Batches::<u8, u8>::new(TaskTracker::new());
-        let merchant = MerchantId::new();
+        let batches = Batches::<(), u8, u8>::new(256, TaskTracker::new());
         let slow = |questions: Vec<u8>| async move {
             tokio::task::yield_now().await;
             Ok(questions)
         };
-        let mut first = Box::pin(batches.ask(merchant, 1, slow));
+        let mut first = Box::pin(batches.ask((), 1, slow));
         assert!(futures_util::poll!(&mut first).is_pending());
-        let second = batches.ask(merchant, 2, slow);
+        let second = batches.ask((), 2, slow);
         drop(first);
         assert_eq!(second.await.unwrap(), 2);
 
         let fails = |_: Vec<u8>| async { Err(Error::NotFound("merchant")) };
-        let (one, two) = tokio::join!(batches.ask(merchant, 1, fails), batches.ask(merchant, 2, fails));
+        let (one, two) = tokio::join!(batches.ask((), 1, fails), batches.ask((), 2, fails));
         assert!(one.is_err() && two.is_err());
     }
 }
