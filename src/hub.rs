@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use futures_util::future::BoxFuture;
 use serde_json::value::RawValue;
 use tillwire_channels::{Channel, MerchantId, Position};
 use tokio_util::sync::CancellationToken;
@@ -32,17 +31,14 @@ impl Hub {
     }
 
     /// What gateways ask for the state of a channel with: the one place where they and commerce meet.
-    pub fn state_of(
-        &self,
+    pub async fn state_of(
+        self,
         merchant: MerchantId,
         channel: Channel,
         bytes_max: usize,
-    ) -> BoxFuture<'static, Result<(Position, Option<Vec<Box<RawValue>>>)>> {
-        let pool = self.journal.pools.app.clone();
-        Box::pin(async move {
-            let mut tx = ReadTx::of(&pool, merchant).await?;
-            let Whole { position, items } = snapshots::read_whole(&mut tx, channel, bytes_max).await?;
-            Ok((position, items))
-        })
+    ) -> Result<(Position, Option<Vec<Box<RawValue>>>)> {
+        let mut tx = ReadTx::of(&self.journal.pools.app, merchant).await?;
+        let Whole { position, items } = snapshots::read_whole(&mut tx, channel, bytes_max).await?;
+        Ok((position, items))
     }
 }

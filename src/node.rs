@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::Context;
 use axum::Router;
 use axum::serve::ListenerExt;
+use futures_util::future::BoxFuture;
 use metrics_exporter_prometheus::PrometheusHandle;
 use secrecy::ExposeSecret;
 use tokio::net::{TcpListener, TcpSocket};
@@ -97,7 +98,9 @@ impl Node {
                 vouch_max: Duration::from_secs(config.listen.vouch_seconds),
             };
             let (verifier, hub) = (hub.verifier.clone(), hub.clone());
-            let state_of = Arc::new(move |merchant, channel, bytes_max| hub.state_of(merchant, channel, bytes_max));
+            let state_of = Arc::new(move |merchant, channel, bytes_max| -> BoxFuture<'static, _> {
+                Box::pin(hub.clone().state_of(merchant, channel, bytes_max))
+            });
             Gateway::start(options, pools.clone(), verifier, doors.gateway, state_of, &tasks, &ended)
         });
         if let Some(gateway) = &gateway {
