@@ -410,9 +410,9 @@ async fn the_late_word_of_an_older_connection_is_refused_and_nobody_reads_anothe
     };
     let store = async |epoch, since| joined::store(&hub.pools, shop.merchant, &[roll(epoch, since)]).await.unwrap();
     assert!(store(2, 20).await.is_empty());
-    assert_eq!(store(1, 10).await, [screen.clone()], "refused");
+    assert_eq!(store(1, 10).await, std::slice::from_ref(&screen), "refused");
     assert!(store(2, 21).await.is_empty(), "its own next word");
-    let found = async |merchant| joined::find(&hub.pools, merchant, &[screen.clone()]).await.unwrap();
+    let found = async |merchant| joined::find(&hub.pools, merchant, std::slice::from_ref(&screen)).await.unwrap();
     assert_eq!(found(shop.merchant).await[0].joined, roll(2, 21).joined);
     assert!(found(rival.merchant).await.is_empty());
 }
