@@ -26,7 +26,7 @@ in `join` and in `leave`: a topic, optionally narrowed. A channel hears what hap
 beginning of, so `sales` hears all outlets. A packet's name is the message's name, whatever channel it was heard on.
 
 **Positions.** After its body, an event carries its position as the packet's last argument, and so do `ready`, \
-`caught_up` and `position`; no other packet to a screen ends in a string. `1041.2-9f3ac2d1` is event 2 of entry \
+`caught_up`, `snapshot` and `position`; no other packet to a screen ends in a string. `1041.2-9f3ac2d1` is event 2 of entry \
 1041, an entry being all events of one transaction, whose chain hash begins with `9f3ac2d1`; `1041-9f3ac2d1` is the \
 whole entry. A position is the event's id, the Socket.IO offset and an idempotency key at once, and it is opaque: keep \
 the last one, and send it as `Connect.after` to hear exactly what followed it. The stock JavaScript client does so by \
