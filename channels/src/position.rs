@@ -167,7 +167,30 @@ impl JsonSchema for Position {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn every_position_reads_back(seq in 0..=i64::MAX as u64, event in any::<u32>(), tag in any::<[u8; 8]>()) {
+            let position = match event {
+                0 => Position::of_entry(seq, Tag(tag)),
+                event => Position::of_event(seq, event, Tag(tag)),
+            };
+            prop_assert_eq!(position.to_string().parse(), Ok(position));
+            prop_assert_eq!(Tag(tag).to_string().parse(), Ok(Tag(tag)));
+        }
+
+        #[test]
+        fn what_reads_as_a_position_is_its_one_text(text in "[0-9+]{1,20}(\\.[0-9]{1,11})?-[0-9a-fA]{8}") {
+            if let Ok(position) = text.parse::<Position>() {
+                prop_assert_eq!(position.to_string(), text);
+            }
+        }
+    }
 
     #[test]
     fn reads_back_what_it_writes() {

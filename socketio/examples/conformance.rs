@@ -1,16 +1,18 @@
-//! The echo server that the official protocol suites expect: Engine.IO at `/engine.io/`, Socket.IO at `/socket.io/`.
+//! The echo server that conformance suites expect: Engine.IO at `/engine.io/`, Socket.IO at `/socket.io/`, and at `/echo` bare
+//! WebSockets through the same codec with the same settings.
 //!
 //! `cargo run --release -p tillwire-socketio --example conformance -- 127.0.0.1:3000`
 
 use std::{
     net::{Ipv6Addr, SocketAddr},
+    sync::Arc,
     time::Duration,
 };
 
 use axum::{Router, serve::ListenerExt};
 use tillwire_socketio::{
     AckSender, CloseReason, Config, Data, Encoded, Handshake, Namespace, Origins, Raw, SocketIo, SocketRef,
-    engine::{Application, Conversation, EngineService, EngineSocket, Message},
+    engine::{Application, Conversation, EngineService, EngineSocket, FrameEcho, Message},
 };
 use tokio::net::TcpListener;
 
@@ -25,6 +27,7 @@ async fn main() -> std::io::Result<()> {
     io.ns("/", Namespace::new().on_connect(greet).on("message", message_back).on("message-with-ack", acknowledge));
     io.ns("/custom", greet);
     let router = Router::new()
+        .route_service("/echo", FrameEcho::new(config()))
         .route_service("/engine.io/", EngineService::new(config(), Echo))
         .route_service("/socket.io/", socketio);
 
@@ -80,7 +83,7 @@ struct EchoSession(EngineSocket);
 impl Application for Echo {
     type Conversation = EchoSession;
 
-    fn open(&self, session: EngineSocket, _: Handshake) -> EchoSession {
+    fn open(&self, session: EngineSocket, _: Arc<Handshake>) -> EchoSession {
         EchoSession(session)
     }
 }

@@ -131,7 +131,7 @@ impl<T: DeserializeOwned> Future for AckFuture<T> {
 
 impl<T> Drop for AckFuture<T> {
     fn drop(&mut self) {
-        self.socket.local().acks.forget(self.id);
+        self.socket.forget_ack(self.id);
     }
 }
 

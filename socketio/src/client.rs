@@ -62,12 +62,12 @@ enum Done {
 }
 
 impl Client {
-    pub(crate) fn new(hub: Arc<Hub>, socket: EngineSocket, handshake: Handshake) -> Self {
+    pub(crate) fn new(hub: Arc<Hub>, socket: EngineSocket, handshake: Arc<Handshake>) -> Self {
         Client {
             reader: Reader::new(&socket.session.shared.config),
             hub,
             session: socket.session,
-            handshake: Arc::new(handshake),
+            handshake,
             sockets: Vec::new(),
             established: false,
             work: VecDeque::new(),
@@ -94,7 +94,7 @@ impl Client {
 
     fn answer(&self, ns: &str, id: u64, args: Value) {
         // An answer nobody waits for any more came too late, or twice.
-        if let Some(waiting) = self.socket(ns).and_then(|socket| socket.local().acks.forget(id)) {
+        if let Some(waiting) = self.socket(ns).and_then(|socket| socket.forget_ack(id)) {
             let _ = waiting.send(args);
         }
     }
@@ -281,7 +281,7 @@ impl Conversation for Client {
     /// What was read is handled, then every socket is told that it left. A join not yet answered is dropped.
     async fn finish(mut self, reason: CloseReason) {
         // Or a handler would wait for an answer that cannot come any more.
-        self.sockets.iter().for_each(|socket| socket.local().acks.clear());
+        self.sockets.iter().for_each(|socket| socket.forget_acks());
         if let Some(running) = self.running.take().filter(|_| !self.joining) {
             let _ = running.await;
         }
@@ -302,7 +302,7 @@ impl Conversation for Client {
 
 async fn farewell(socket: Arc<Socket>, reason: CloseReason) -> Done {
     socket.room.remove(&socket);
-    socket.local().acks.clear();
+    socket.forget_acks();
     if matches!(reason, CloseReason::ClientLeft | CloseReason::ServerLeft) {
         socket.room.counters().closed(reason);
     }

@@ -22,6 +22,8 @@ pub enum CloseReason {
     ConnectTimeout,
     /// A packet, payload or frame broke the protocol.
     BadPacket,
+    /// A text message of a WebSocket was not UTF-8.
+    BadText,
     /// A message was larger than `max_payload`.
     TooLarge,
     /// The peer took no byte for `write_deadline`.
@@ -51,7 +53,7 @@ impl CloseReason {
     /// Service restart: stock clients come back by themselves.
     pub const RESTART: CloseReason = CloseReason::Server { code: 1012, text: "service restart" };
 
-    pub(crate) const KINDS: [&'static str; 16] = [
+    pub(crate) const KINDS: [&'static str; 17] = [
         "client_left",
         "server_left",
         "client_closed",
@@ -68,6 +70,7 @@ impl CloseReason {
         "handler_panicked",
         "shutting_down",
         "server",
+        "bad_text",
     ];
 
     pub(crate) fn kind(self) -> usize {
@@ -88,6 +91,7 @@ impl CloseReason {
             CloseReason::HandlerPanicked => 13,
             CloseReason::ShuttingDown => 14,
             CloseReason::Server { .. } => 15,
+            CloseReason::BadText => 16,
         }
     }
 
@@ -100,6 +104,7 @@ impl CloseReason {
     pub(crate) fn frame(self) -> (u16, &'static str) {
         match self {
             CloseReason::BadPacket => (1002, "bad packet"),
+            CloseReason::BadText => (1007, "text is not UTF-8"),
             CloseReason::TooLarge => (1009, "message too large"),
             CloseReason::PingTimeout => (1001, "ping timeout"),
             CloseReason::ConnectTimeout => (1008, "connect timeout"),

@@ -19,6 +19,10 @@ pub(crate) const SEPARATOR: u8 = 0x1e;
 const TEXT: u8 = 0x81;
 const BINARY: u8 = 0x82;
 const CLOSE: u8 = 0x88;
+const PONG: u8 = 0x8a;
+
+/// Bytes of a close frame's payload that its code leaves to the reason.
+const CLOSE_REASON_MAX: usize = 123;
 
 /// A packet ready for the wire, binary attachments included. Cloning shares the bytes.
 #[derive(Clone)]
@@ -137,13 +141,30 @@ impl Encoded {
         Encoded(Arc::new(Image { frames: frames.into(), text: at, attachments: attachments.into() }))
     }
 
-    /// A WebSocket close frame, which polling never sees.
-    pub(crate) fn close_frame(code: u16, reason: &str) -> Self {
-        let mut payload = code.to_be_bytes().to_vec();
-        payload.extend_from_slice(&reason.as_bytes()[..reason.floor_char_boundary(123)]);
-        let mut frames = Vec::with_capacity(payload.len() + 2);
-        frame(&mut frames, CLOSE, &payload);
+    /// A text message of a WebSocket that carries no Engine.IO; unlike a packet it may be empty.
+    pub(crate) fn text_frame(text: &str) -> Self {
+        Self::one_frame(TEXT, text.as_bytes())
+    }
+
+    fn one_frame(opcode: u8, payload: &[u8]) -> Self {
+        let mut frames = Vec::with_capacity(payload.len() + FRAME_HEADER_MAX);
+        frame(&mut frames, opcode, payload);
         Encoded(Arc::new(Image { frames: frames.into(), text: 0..0, attachments: Box::default() }))
+    }
+
+    /// A WebSocket close frame, which polling never sees. Without a code there is no reason either.
+    pub(crate) fn close_frame(code: Option<u16>, reason: &str) -> Self {
+        let mut payload = Vec::new();
+        if let Some(code) = code {
+            payload.extend(code.to_be_bytes());
+            payload.extend_from_slice(&reason.as_bytes()[..reason.floor_char_boundary(CLOSE_REASON_MAX)]);
+        }
+        Self::one_frame(CLOSE, &payload)
+    }
+
+    /// The answer to a WebSocket ping, with its payload.
+    pub(crate) fn pong_frame(payload: &[u8]) -> Self {
+        Self::one_frame(PONG, payload)
     }
 
     /// Bytes this packet takes on a WebSocket; what a queue's byte bound counts.
@@ -262,7 +283,7 @@ mod tests {
 
     #[test]
     fn a_close_reason_is_cut_between_characters() {
-        let packet = Encoded::close_frame(1012, &"é".repeat(100));
+        let packet = Encoded::close_frame(Some(1012), &"é".repeat(100));
         assert_eq!(packet.frames().len(), 2 + 2 + 122);
     }
 }

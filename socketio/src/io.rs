@@ -98,7 +98,7 @@ pub(crate) struct Room {
 impl Application for Namespaces {
     type Conversation = Client;
 
-    fn open(&self, socket: EngineSocket, handshake: Handshake) -> Client {
+    fn open(&self, socket: EngineSocket, handshake: Arc<Handshake>) -> Client {
         Client::new(self.0.clone(), socket, handshake)
     }
 }

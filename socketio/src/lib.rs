@@ -73,6 +73,9 @@ mod encoded;
 pub mod engine;
 mod error;
 mod extract;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod handler;
 mod io;
 mod namespace;

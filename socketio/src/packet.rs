@@ -44,7 +44,8 @@ pub(crate) enum Incoming {
 /// Reads one connection's packets; between two calls it holds at most one event that waits for its attachments.
 pub(crate) struct Reader {
     limits: ParseConfig,
-    state: Box<ParserState>,
+    /// The event that waits. Most connections never see a binary one.
+    waiting: Option<Box<ParserState>>,
 }
 
 impl Reader {
@@ -55,30 +56,37 @@ impl Reader {
                 max_incoming_binaries: config.attachments_max,
                 packet_completion_timeout: ATTACHMENTS_WAIT,
             },
-            state: Box::default(),
+            waiting: None,
         }
     }
 
     /// A text message. `None` while attachments are to follow.
-    pub fn text(&self, message: &str) -> Result<Option<Incoming>, BadPacket> {
-        if !is_strict(message) {
+    pub fn text(&mut self, message: &str) -> Result<Option<Incoming>, BadPacket> {
+        if self.waiting.is_some() || !is_strict(message) {
             return Err(BadPacket);
         }
-        let copy = Str::copy_from_slice(message);
-        match CommonParser.decode_str(&self.limits, &self.state, copy) {
-            Err(ParseError::NeedsMoreBinaryData) => Ok(None),
-            Err(_) => Err(BadPacket),
-            Ok(packet) => read(packet).map(Some),
-        }
+        let state = ParserState::default();
+        let decoded = CommonParser.decode_str(&self.limits, &state, Str::copy_from_slice(message));
+        self.waiting = matches!(decoded, Err(ParseError::NeedsMoreBinaryData)).then(|| Box::new(state));
+        taken(decoded)
     }
 
     /// A binary message: the next attachment.
-    pub fn binary(&self, message: &Bytes) -> Result<Option<Incoming>, BadPacket> {
-        match CommonParser.decode_bin(&self.limits, &self.state, message.clone()) {
-            Err(ParseError::NeedsMoreBinaryData) => Ok(None),
-            Err(_) => Err(BadPacket),
-            Ok(packet) => read(packet).map(Some),
+    pub fn binary(&mut self, message: &Bytes) -> Result<Option<Incoming>, BadPacket> {
+        let state = self.waiting.as_ref().ok_or(BadPacket)?;
+        let decoded = CommonParser.decode_bin(&self.limits, state, message.clone());
+        if decoded.is_ok() {
+            self.waiting = None;
         }
+        taken(decoded)
+    }
+}
+
+fn taken(decoded: Result<Packet, ParseError>) -> Result<Option<Incoming>, BadPacket> {
+    match decoded {
+        Ok(packet) => read(packet).map(Some),
+        Err(ParseError::NeedsMoreBinaryData) => Ok(None),
+        Err(_) => Err(BadPacket),
     }
 }
 
@@ -243,7 +251,7 @@ mod tests {
 
     #[test]
     fn attachments_follow_their_event_and_nothing_comes_between() {
-        let reader = Reader::new(&Config::default());
+        let mut reader = Reader::new(&Config::default());
         let event = r#"52-["put",{"_placeholder":true,"num":0},{"_placeholder":true,"num":1}]"#;
         assert!(matches!(reader.text(event), Ok(None)));
         assert!(matches!(reader.binary(&Bytes::from_static(b"a")), Ok(None)));

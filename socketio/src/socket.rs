@@ -19,6 +19,8 @@ use std::{
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use http::Extensions;
 use serde::{Serialize, de::DeserializeOwned};
+use socketioxide_core::Value;
+use tokio::sync::oneshot;
 
 use crate::{
     AckError, CloseReason, Encoded, Handshake, SendError, Transport,
@@ -122,16 +124,17 @@ pub struct Socket {
     extensions: Extensions,
     recovered: bool,
     connected: AtomicBool,
-    local: Mutex<Local>,
+    /// Most have nothing.
+    local: Mutex<Option<Box<Local>>>,
 }
 
-/// What this socket alone has; most have nothing.
+/// What this socket alone has.
 #[derive(Default)]
-pub(crate) struct Local {
+struct Local {
     events: Vec<(Cow<'static, str>, AnyHandler)>,
     fallback: Option<AnyHandler>,
     disconnected: Option<AnyHandler>,
-    pub acks: PendingAcks,
+    acks: PendingAcks,
 }
 
 impl Socket {
@@ -257,18 +260,19 @@ impl Socket {
     pub fn on<Args: 'static>(&self, event: impl Into<Cow<'static, str>>, handler: impl Handler<Args>) {
         let event = event.into();
         let mut local = self.local();
+        let local = local.get_or_insert_default();
         local.events.retain(|(name, _)| *name != event);
         local.events.push((event, any(handler)));
     }
 
     /// Handles events of this socket that nothing else handles.
     pub fn on_fallback<Args: 'static>(&self, handler: impl Handler<Args>) {
-        self.local().fallback = Some(any(handler));
+        self.local().get_or_insert_default().fallback = Some(any(handler));
     }
 
     /// Runs when this socket has left, before the namespace's handler of the same kind.
     pub fn on_disconnect<Args: 'static>(&self, handler: impl Handler<Args>) {
-        self.local().disconnected = Some(any(handler));
+        self.local().get_or_insert_default().disconnected = Some(any(handler));
     }
 
     fn check_connected(&self) -> Result<(), SendError> {
@@ -284,20 +288,33 @@ impl Socket {
         !self.connected.load(Acquire)
     }
 
-    pub(crate) fn local(&self) -> MutexGuard<'_, Local> {
+    fn local(&self) -> MutexGuard<'_, Option<Box<Local>>> {
         self.local.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Nobody waits for this answer any more, or it has come.
+    pub(crate) fn forget_ack(&self, id: u64) -> Option<oneshot::Sender<Value>> {
+        self.local().as_mut()?.acks.forget(id)
+    }
+
+    pub(crate) fn forget_acks(&self) {
+        if let Some(local) = &mut *self.local() {
+            local.acks.clear();
+        }
     }
 
     /// What handles an event: the socket's own handler, the namespace's, or a fallback.
     pub(crate) fn handler(&self, event: &str) -> Option<AnyHandler> {
         let ns = &self.room.namespace;
         let local = self.local();
-        let own = local.events.iter().find(|(name, _)| name == event).map(|(_, handler)| handler);
-        own.or_else(|| ns.events.get(event)).or(local.fallback.as_ref()).or(ns.fallback.as_ref()).cloned()
+        let own =
+            local.iter().flat_map(|local| &local.events).find(|(name, _)| name == event).map(|(_, handler)| handler);
+        let own_fallback = local.as_ref().and_then(|local| local.fallback.as_ref());
+        own.or_else(|| ns.events.get(event)).or(own_fallback).or(ns.fallback.as_ref()).cloned()
     }
 
     pub(crate) fn take_disconnected(&self) -> Option<AnyHandler> {
-        self.local().disconnected.take()
+        self.local().as_mut()?.disconnected.take()
     }
 }
 
@@ -318,7 +335,8 @@ impl SocketRef {
         T: DeserializeOwned,
     {
         let config = &self.session.shared.config;
-        let (id, answer) = self.local().acks.expect(config.pending_acks_max).ok_or(SendError::Full)?;
+        let expected = self.local().get_or_insert_default().acks.expect(config.pending_acks_max);
+        let (id, answer) = expected.ok_or(SendError::Full)?;
         // Made first, so that a packet that is not sent is forgotten with it.
         let future = AckFuture::new(self.0.clone(), id, answer, config.ack_timeout);
         self.try_send(&[Encoded::event_with_ack(self.ns(), event, id, args)?])?;

@@ -11,14 +11,13 @@ use std::{
 };
 
 use tokio::time::Sleep;
-use tokio_tungstenite::tungstenite;
 use tracing::debug;
 
 use super::{
     Conversation, Message, Registered, Session,
     packet::{Head, Packet, head},
     polling::{CLOSE_GRACE, FAREWELL_WAIT, Found, TIMER_SLACK},
-    websocket::WebSocket,
+    websocket::{Heard, WebSocket},
 };
 use crate::CloseReason;
 
@@ -34,16 +33,17 @@ pub(super) struct Driver<C> {
 }
 
 impl<C: Conversation> Driver<C> {
-    pub fn new(registered: Registered, conversation: C, socket: Option<Box<WebSocket>>) -> Self {
+    /// On the heap: the task that runs it would hold it twice.
+    pub fn new(registered: Registered, conversation: C, socket: Option<Box<WebSocket>>) -> Box<Self> {
         let (config, opened_at) = (&registered.session.shared.config, registered.session.opened_at);
         let ping_at = opened_at + config.ping_interval;
         let connect_by = Some(opened_at + config.connect_timeout);
         let timer = Box::pin(tokio::time::sleep_until(ping_at.into()));
-        Driver { registered, conversation, socket, timer, ping_at, pong_due: None, connect_by }
+        Box::new(Driver { registered, conversation, socket, timer, ping_at, pong_due: None, connect_by })
     }
 
     /// Runs the session to its end.
-    pub async fn run(mut self) {
+    pub async fn run(mut self: Box<Self>) {
         let reason = poll_fn(|cx| self.poll(cx)).await;
         let session = self.session().clone();
         session.close(reason);
@@ -52,7 +52,7 @@ impl<C: Conversation> Driver<C> {
         session.release_post();
         session.shared.counters.closed(reason);
         debug!(reason = reason.name(), "Closing a session");
-        let Driver { registered, conversation, mut socket, .. } = self;
+        let Driver { registered, conversation, mut socket, .. } = *self;
         let part = async move {
             match &mut socket {
                 Some(socket) => part_websocket(socket, &session, reason).await,
@@ -103,15 +103,13 @@ impl<C: Conversation> Driver<C> {
             Poll::Ready(Some(message)) => message?,
         };
         match message {
-            tungstenite::Message::Text(text) => match head(&text).ok_or(CloseReason::BadPacket)? {
+            Heard::Text(text) => match head(&text).ok_or(CloseReason::BadPacket)? {
                 Head::Message(message) => self.conversation.receive(Message::Text(message))?,
                 Head::Close => return Err(CloseReason::ClientClosed),
                 Head::Pong => self.pong(),
                 Head::Nothing => {}
             },
-            tungstenite::Message::Binary(bytes) => self.conversation.receive(Message::Binary(&bytes))?,
-            // WebSocket's own pings are answered by tungstenite; they are no Engine.IO heartbeat.
-            _ => {}
+            Heard::Binary(bytes) => self.conversation.receive(Message::Binary(&bytes))?,
         }
         Ok(true)
     }

@@ -9,12 +9,13 @@ use std::{
     task::{Context, Poll},
 };
 
+use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::upgrade::OnUpgrade;
-use tokio_tungstenite::tungstenite::{Message as Frames, handshake::derive_accept_key};
+use sha1::{Digest, Sha1};
 use tower_service::Service;
 
 use super::{
@@ -23,9 +24,12 @@ use super::{
     handshake::{Query, detached},
     packet,
     polling::{self, Answer, Delivery, Posted},
-    websocket::WebSocket,
+    websocket::{Heard, WebSocket},
 };
 use crate::{CloseReason, Encoded, Origins, RefusedReason};
+
+/// What RFC 6455 §1.3 has every server mix into its answer.
+const ACCEPT_GUID: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
 /// An Engine.IO endpoint: a tower service for any HTTP/1.1 server on hyper, axum included. It does not look at the path.
 ///
@@ -126,12 +130,12 @@ impl<A: Application> EngineService<A> {
             (Transport::Polling, &Method::POST, Some(session)) => Ok(Route::Post(session)),
             (Transport::Polling, &Method::GET, None) => self.open_polling(request).map(Route::Reply),
             (Transport::WebSocket, &Method::GET, session) => {
-                let accept = accept_key(request.headers()).ok_or(RefusedReason::BadRequest)?;
+                let reply = begin_websocket(request.headers())?;
                 match session {
                     Some(session) => self.upgrade(session, on_upgrade),
                     None => self.open_websocket(request, on_upgrade)?,
                 }
-                Ok(Route::Reply(switching(accept)))
+                Ok(Route::Reply(reply))
             }
             _ => Err(RefusedReason::BadRequest),
         }
@@ -142,8 +146,7 @@ impl<A: Application> EngineService<A> {
         let registered = Registered::new(seat, Transport::Polling).ok_or(RefusedReason::Busy)?;
         let greeting = greeting(&registered.session, Transport::Polling);
         let handshake = self.handshake(request, Transport::Polling);
-        let application = self.application.clone();
-        self.shared.tasks.spawn(async move { converse(&*application, registered, handshake, None).await });
+        self.shared.tasks.spawn(converse(&*self.application, registered, handshake, None));
         Ok(text(StatusCode::OK, greeting))
     }
 
@@ -152,7 +155,8 @@ impl<A: Application> EngineService<A> {
         let handshake = self.handshake(request, Transport::WebSocket);
         let (shared, application) = (self.shared.clone(), self.application.clone());
         self.shared.tasks.spawn(async move {
-            let Some(socket) = accept(&shared, on_upgrade).await else { return };
+            // On the heap, for this comes once and the task is this large all its life.
+            let Some(socket) = Box::pin(accept(&shared, on_upgrade)).await else { return };
             let Some(registered) = Registered::new(seat, Transport::WebSocket) else { return };
             let greeting = Encoded::engine_text(&greeting(&registered.session, Transport::WebSocket));
             registered.session.send_control(&[greeting]);
@@ -192,27 +196,29 @@ impl<A: Application> EngineService<A> {
         });
     }
 
-    fn handshake<B>(&self, request: &Request<B>, transport: Transport) -> Handshake {
-        Handshake::copy(&self.shared.config, transport, request.uri(), request.headers(), request.extensions())
+    fn handshake<B>(&self, request: &Request<B>, transport: Transport) -> Arc<Handshake> {
+        let (uri, headers, extensions) = (request.uri(), request.headers(), request.extensions());
+        Arc::new(Handshake::copy(&self.shared.config, transport, uri, headers, extensions))
     }
 }
 
-async fn converse<A: Application>(
+/// A session's whole life. Small, for a task is as large all its life as it is at any moment.
+fn converse<A: Application>(
     application: &A,
     registered: Registered,
-    handshake: Handshake,
+    handshake: Arc<Handshake>,
     socket: Option<Box<WebSocket>>,
-) {
+) -> impl Future<Output = ()> + Send + use<A> {
     let conversation = application.open(EngineSocket { session: registered.session.clone() }, handshake);
-    Driver::new(registered, conversation, socket).run().await;
+    Driver::new(registered, conversation, socket).run()
 }
 
-async fn accept(shared: &Shared, on_upgrade: OnUpgrade) -> Option<Box<WebSocket>> {
+pub(super) async fn accept(shared: &Shared, on_upgrade: OnUpgrade) -> Option<Box<WebSocket>> {
     let upgraded = tokio::select! {
         upgraded = tokio::time::timeout(shared.config.upgrade_timeout, on_upgrade) => upgraded.ok()?.ok()?,
         () = shared.stopping.cancelled() => return None,
     };
-    Some(WebSocket::new(upgraded, shared.config.max_payload).await)
+    Some(WebSocket::new(upgraded, shared.config.max_payload))
 }
 
 /// `2probe`, `3probe`, `5`: the way from polling to WebSocket.
@@ -225,12 +231,9 @@ async fn probe(socket: &mut WebSocket, session: &Session) -> Option<()> {
 }
 
 async fn expect(socket: &mut WebSocket, packet: &str) -> Option<()> {
-    loop {
-        match std::future::poll_fn(|cx| socket.poll_read(cx)).await? {
-            Ok(Frames::Text(text)) => return (text.as_str() == packet).then_some(()),
-            Ok(Frames::Ping(_) | Frames::Pong(_)) => {}
-            _ => return None,
-        }
+    match socket.next().await? {
+        Ok(Heard::Text(text)) => (text == packet).then_some(()),
+        _ => None,
     }
 }
 
@@ -289,6 +292,11 @@ where
     }
 }
 
+/// The answer to a WebSocket's handshake (RFC 6455 §4.2.2).
+pub(super) fn begin_websocket(headers: &HeaderMap) -> Result<Response<ReplyBody>, RefusedReason> {
+    accept_key(headers).map(switching).ok_or(RefusedReason::BadRequest)
+}
+
 fn accept_key(headers: &HeaderMap) -> Option<HeaderValue> {
     let lists = |name, wanted: &str| {
         let values = headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok());
@@ -298,7 +306,8 @@ fn accept_key(headers: &HeaderMap) -> Option<HeaderValue> {
         && lists(header::UPGRADE, "websocket")
         && headers.get(header::SEC_WEBSOCKET_VERSION).is_some_and(|version| version == "13");
     let key = headers.get(header::SEC_WEBSOCKET_KEY).filter(|_| asks)?;
-    HeaderValue::from_str(&derive_accept_key(key.as_bytes())).ok()
+    let digest = Sha1::new().chain_update(key.as_bytes()).chain_update(ACCEPT_GUID).finalize();
+    HeaderValue::from_str(&BASE64_STANDARD.encode(digest)).ok()
 }
 
 fn switching(accept: HeaderValue) -> Response<ReplyBody> {
@@ -336,7 +345,7 @@ fn allow_origin(origins: &Origins, origin: Option<HeaderValue>, headers: &mut He
     }
 }
 
-fn refuse(shared: &Shared, reason: RefusedReason) -> Response<ReplyBody> {
+pub(super) fn refuse(shared: &Shared, reason: RefusedReason) -> Response<ReplyBody> {
     shared.counters.refused(reason);
     // The codes and words of Node's server, which some clients look at.
     let (status, body) = match reason {

@@ -5,9 +5,11 @@
 //! looks into a message; that is the [`Application`]'s.
 
 mod driver;
+mod echo;
+pub(crate) mod frames;
 mod handshake;
 mod http;
-mod packet;
+pub(crate) mod packet;
 mod polling;
 mod session;
 mod sessions;
@@ -27,6 +29,8 @@ use std::{
 use bytes::Bytes;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+#[doc(hidden)]
+pub use echo::FrameEcho;
 pub use handshake::{Handshake, Transport, session_id};
 pub use http::{EngineService, ReplyBody};
 
@@ -41,7 +45,7 @@ pub trait Application: Send + Sync + 'static {
     type Conversation: Conversation;
 
     /// A session was opened.
-    fn open(&self, session: EngineSocket, handshake: Handshake) -> Self::Conversation;
+    fn open(&self, session: EngineSocket, handshake: Arc<Handshake>) -> Self::Conversation;
 }
 
 /// The application's side of one session, owned and called by that session's task.

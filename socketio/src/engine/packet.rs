@@ -6,7 +6,7 @@ use bytes::Bytes;
 use crate::encoded::SEPARATOR;
 
 /// Packets one polling payload may hold; Node's client sends a handful.
-const PACKETS_MAX: usize = 1024;
+pub(crate) const PACKETS_MAX: usize = 1024;
 
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Packet {

@@ -1,38 +1,34 @@
-//! A WebSocket under a session: tungstenite reads, this module writes.
+//! A WebSocket under a session: [`Frames`] reads, this module writes.
 //!
 //! Server frames are not masked, so a packet's frames are the same bytes for every socket. They go from the shared
-//! [`Encoded`] straight to the kernel, many in one vectored write, with no buffer per connection. What tungstenite itself
-//! wants to say while it reads (pong, close) is caught in [`Wire`] and sent between two packets, never inside one.
+//! [`Encoded`] straight to the kernel, many in one vectored write. What the peer's pings are answered goes between two packets,
+//! never inside one. A connection that is idle holds no buffer in either direction.
 
 use std::{
     collections::VecDeque,
     future::poll_fn,
     io::{self, IoSlice},
+    mem::MaybeUninit,
     pin::Pin,
     task::{Context, Poll, ready},
     time::{Duration, Instant},
 };
 
-use futures_util::Stream;
+use bytes::{Buf, Bytes};
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
-use tokio_tungstenite::{
-    WebSocketStream,
-    tungstenite::{
-        Error, Message,
-        error::ProtocolError,
-        protocol::{Role, WebSocketConfig},
-    },
-};
 
-use super::session::Session;
+use super::{
+    frames::{Frames, Said, Wrong},
+    session::Session,
+};
 use crate::{CloseReason, Encoded};
 
-/// tungstenite allocates and zeroes this up front, and grows it for a larger message. In bytes.
-const READ_BUFFER: usize = 1024;
-/// Pongs and closes that may wait for a packet to end, in bytes: eight of the largest.
-const CONTROL_MAX: usize = 8 * 127;
+/// Bytes asked of the kernel at once, into memory on the stack. Reading is therefore free while there is nothing to read.
+const READ_MAX: usize = 8 * 1024;
+/// Bytes of pongs that may wait for a packet to end. Of those that do not fit, the last is kept, as RFC 6455 §5.5.3 allows.
+const PONGS_MAX: usize = 1024;
 /// Packets handed to the kernel in one write.
 const SLICES_MAX: usize = 128;
 /// Time a peer has to answer a close before the connection is dropped.
@@ -41,54 +37,141 @@ const CLOSE_WAIT: Duration = Duration::from_secs(1);
 const BATCH_KEPT: usize = 16;
 
 pub(crate) struct WebSocket {
-    stream: WebSocketStream<Wire>,
+    io: TokioIo<Upgraded>,
+    frames: Frames,
+    /// What was read behind a message that had to be handled first.
+    unread: Bytes,
+    reading: Reading,
     batch: VecDeque<Encoded>,
     /// Bytes of the first packet in `batch` that have left.
     offset: usize,
+    /// Most peers never ping in this way.
+    pongs: Option<Box<Pongs>>,
     unflushed: bool,
-    /// The peer sent its close frame, or its end of the stream.
-    peer_closed: bool,
     /// When the peer last took a byte, or the write began.
     moved_at: Instant,
 }
 
+/// How far the peer's side of the conversation has come.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reading {
+    Open,
+    /// The peer said goodbye, with this code or none.
+    Closed(Option<u16>),
+    /// It went without a word, or said what cannot be read.
+    Broken,
+}
+
+#[derive(Default)]
+struct Pongs {
+    frames: Vec<u8>,
+    /// The newest, if `frames` had no room for it.
+    late: Vec<u8>,
+}
+
+/// A message of a WebSocket.
+pub(crate) enum Heard {
+    Text(String),
+    Binary(Bytes),
+}
+
 impl WebSocket {
-    pub async fn new(io: Upgraded, message_max: usize) -> Box<Self> {
-        let config = WebSocketConfig::default()
-            .read_buffer_size(READ_BUFFER)
-            .write_buffer_size(0)
-            .max_write_buffer_size(CONTROL_MAX)
-            .max_message_size(Some(message_max))
-            .max_frame_size(Some(message_max));
-        let wire = Wire { io: TokioIo::new(io), control: Vec::new() };
+    pub fn new(io: Upgraded, message_max: usize) -> Box<Self> {
         Box::new(WebSocket {
-            stream: WebSocketStream::from_raw_socket(wire, Role::Server, Some(config)).await,
+            io: TokioIo::new(io),
+            frames: Frames::new(message_max),
+            unread: Bytes::new(),
+            reading: Reading::Open,
             batch: VecDeque::new(),
             offset: 0,
+            pongs: None,
             unflushed: false,
-            peer_closed: false,
             moved_at: Instant::now(),
         })
     }
 
-    /// The next message; `None` once the peer has closed.
-    pub fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Message, CloseReason>>> {
-        let message = match ready!(Pin::new(&mut self.stream).poll_next(cx)) {
-            None | Some(Ok(Message::Close(_)) | Err(Error::ConnectionClosed | Error::AlreadyClosed)) => None,
-            Some(Ok(message)) => Some(Ok(message)),
-            Some(Err(Error::Capacity(_))) => Some(Err(CloseReason::TooLarge)),
-            Some(Err(Error::Io(_) | Error::Protocol(ProtocolError::ResetWithoutClosingHandshake))) => {
-                Some(Err(CloseReason::ConnectionLost))
+    /// The next message, outside any session; pings are answered meanwhile.
+    pub async fn next(&mut self) -> Option<Result<Heard, CloseReason>> {
+        poll_fn(|cx| {
+            let heard = self.poll_read(cx);
+            if heard.is_pending() && self.poll_batch(cx, None).map_err(drop) == Poll::Ready(Err(())) {
+                return Poll::Ready(Some(Err(CloseReason::ConnectionLost)));
             }
-            Some(Err(_)) => Some(Err(CloseReason::BadPacket)),
+            heard
+        })
+        .await
+    }
+
+    /// The next message; `None` once the peer has closed. Pings met on the way are answered.
+    pub fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Heard, CloseReason>>> {
+        while self.reading == Reading::Open {
+            match ready!(self.poll_said(cx)) {
+                Ok(None) => {}
+                Ok(Some(Said::Text(text))) => return Poll::Ready(Some(Ok(Heard::Text(text)))),
+                Ok(Some(Said::Binary(bytes))) => return Poll::Ready(Some(Ok(Heard::Binary(bytes)))),
+                Ok(Some(Said::Ping(payload))) => {
+                    self.pong(&payload);
+                    if self.offset == 0 && self.poll_pongs(cx).map_err(drop) == Poll::Ready(Err(())) {
+                        self.reading = Reading::Broken;
+                        return Poll::Ready(Some(Err(CloseReason::ConnectionLost)));
+                    }
+                }
+                Ok(Some(Said::Close(code))) => self.reading = Reading::Closed(code),
+                Err(reason) => {
+                    self.reading = Reading::Broken;
+                    return Poll::Ready(Some(Err(reason)));
+                }
+            }
+        }
+        Poll::Ready(None)
+    }
+
+    /// What the bytes at hand, or else the next ones from the kernel, come to.
+    fn poll_said(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Said>, CloseReason>> {
+        let said = if self.unread.is_empty() {
+            let mut memory = [const { MaybeUninit::uninit() }; READ_MAX];
+            let mut buffer = ReadBuf::uninit(&mut memory);
+            let read = ready!(Pin::new(&mut self.io).poll_read(cx, &mut buffer));
+            let mut input = buffer.filled();
+            if read.is_err() || input.is_empty() {
+                return Poll::Ready(Err(CloseReason::ConnectionLost));
+            }
+            let said = self.frames.next(&mut input);
+            self.unread = Bytes::copy_from_slice(input);
+            said
+        } else {
+            let mut input = &self.unread[..];
+            let said = self.frames.next(&mut input);
+            let read = self.unread.len() - input.len();
+            self.unread.advance(read);
+            if self.unread.is_empty() {
+                self.unread = Bytes::new();
+            }
+            said
         };
-        self.peer_closed |= message.is_none();
-        Poll::Ready(message)
+        Poll::Ready(said.map_err(|wrong| match wrong {
+            Wrong::Frame => CloseReason::BadPacket,
+            Wrong::Text => CloseReason::BadText,
+            Wrong::TooLarge => CloseReason::TooLarge,
+        }))
+    }
+
+    fn pong(&mut self, payload: &[u8]) {
+        if self.waiting_since().is_none() {
+            self.moved_at = Instant::now();
+        }
+        let pongs = self.pongs.get_or_insert_default();
+        let pong = Encoded::pong_frame(payload);
+        if pongs.late.is_empty() && pongs.frames.len() + pong.size() <= PONGS_MAX {
+            pongs.frames.extend_from_slice(pong.frames());
+        } else {
+            pongs.late = pong.frames().to_vec();
+        }
     }
 
     /// Since when a write has been waiting for the peer, if one is.
     pub fn waiting_since(&self) -> Option<Instant> {
-        (!self.batch.is_empty() || self.unflushed).then_some(self.moved_at)
+        (!self.batch.is_empty() || self.unflushed || self.pongs.is_some()).then_some(self.moved_at)
     }
 
     /// Writes the session's queue until it is empty (ready) or the peer takes no more (pending).
@@ -123,19 +206,18 @@ impl WebSocket {
             session.written(dropped.len(), dropped.iter().map(Encoded::size).sum());
         }
         poll_fn(|cx| self.poll_batch(cx, session)).await?;
-        if self.peer_closed {
-            // One more read has tungstenite say its answer to the peer's close.
-            let _ = poll_fn(|cx| self.poll_read(cx)).await;
-            poll_fn(|cx| self.poll_batch(cx, None)).await?;
-            return poll_fn(|cx| Pin::new(&mut self.wire().io).poll_shutdown(cx)).await;
+        if let Reading::Closed(code) = self.reading {
+            // RFC 6455 §5.5.1: the answer repeats the code.
+            self.say(Encoded::close_frame(code, "")).await?;
+            return poll_fn(|cx| Pin::new(&mut self.io).poll_shutdown(cx)).await;
         }
-        self.say(Encoded::close_frame(code, reason)).await?;
+        self.say(Encoded::close_frame(Some(code), reason)).await?;
         while let Some(Ok(_)) = poll_fn(|cx| self.poll_read(cx)).await {}
-        poll_fn(|cx| Pin::new(&mut self.wire().io).poll_shutdown(cx)).await?;
-        if !self.peer_closed {
+        poll_fn(|cx| Pin::new(&mut self.io).poll_shutdown(cx)).await?;
+        if self.reading == Reading::Broken {
             // What cannot be read as frames any more is still read: closing on unread bytes would take the close frame back.
-            let mut waste = [0; READ_BUFFER];
-            while self.wire().io.read(&mut waste).await? > 0 {}
+            let mut waste = [0; 1024];
+            while self.io.read(&mut waste).await? > 0 {}
         }
         Ok(())
     }
@@ -146,16 +228,10 @@ impl WebSocket {
         self.batch.clear();
     }
 
-    fn wire(&mut self) -> &mut Wire {
-        self.stream.get_mut()
-    }
-
     fn poll_batch(&mut self, cx: &mut Context<'_>, session: Option<&Session>) -> Poll<io::Result<()>> {
         loop {
-            if self.offset == 0 && !self.wire().control.is_empty() {
-                let sent = ready!(self.wire().poll_control(cx))?;
-                self.moved(sent)?;
-                continue;
+            if self.offset == 0 {
+                ready!(self.poll_pongs(cx))?;
             }
             if self.batch.is_empty() {
                 break;
@@ -173,8 +249,20 @@ impl WebSocket {
             self.batch = VecDeque::new();
         }
         if self.unflushed {
-            ready!(Pin::new(&mut self.wire().io).poll_flush(cx))?;
+            ready!(Pin::new(&mut self.io).poll_flush(cx))?;
             self.unflushed = false;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Writes the pongs that wait. Never inside a packet.
+    fn poll_pongs(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while let Some(pongs) = &mut self.pongs {
+            let sent = ready!(Pin::new(&mut self.io).poll_write(cx, &pongs.frames))?;
+            if !pongs.sent(sent) {
+                self.pongs = None;
+            }
+            self.moved(sent)?;
         }
         Poll::Ready(Ok(()))
     }
@@ -189,8 +277,7 @@ impl WebSocket {
     }
 
     fn poll_slices(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        let WebSocket { stream, batch, offset, .. } = self;
-        let io = Pin::new(&mut stream.get_mut().io);
+        let WebSocket { io, batch, offset, .. } = self;
         let mut from = *offset;
         let slices = batch.iter().map(|packet| &packet.frames()[std::mem::take(&mut from)..]);
         let mut vector = [IoSlice::new(&[]); SLICES_MAX];
@@ -199,7 +286,7 @@ impl WebSocket {
             *slot = IoSlice::new(slice);
             filled += 1;
         }
-        io.poll_write_vectored(cx, &vector[..filled])
+        Pin::new(io).poll_write_vectored(cx, &vector[..filled])
     }
 
     /// Lets go of the packets that have left whole. Their number and bytes.
@@ -218,44 +305,13 @@ impl WebSocket {
     }
 }
 
-/// The stream as tungstenite sees it: reads are real, writes are kept for the next gap between packets.
-struct Wire {
-    io: TokioIo<Upgraded>,
-    control: Vec<u8>,
-}
-
-impl Wire {
-    fn poll_control(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        let sent = ready!(Pin::new(&mut self.io).poll_write(cx, &self.control))?;
-        self.control.drain(..sent);
-        if self.control.is_empty() {
-            self.control = Vec::new();
+impl Pongs {
+    /// Lets go of what has left; false if that was all.
+    fn sent(&mut self, bytes: usize) -> bool {
+        self.frames.drain(..bytes);
+        if self.frames.is_empty() {
+            self.frames = std::mem::take(&mut self.late);
         }
-        Poll::Ready(Ok(sent))
-    }
-}
-
-impl AsyncRead for Wire {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_read(cx, buffer)
-    }
-}
-
-impl AsyncWrite for Wire {
-    fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        // Tungstenite keeps one pong and tries again with the next read, so no waker is needed.
-        if self.control.len() + bytes.len() > CONTROL_MAX {
-            return Poll::Pending;
-        }
-        self.control.extend_from_slice(bytes);
-        Poll::Ready(Ok(bytes.len()))
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
+        !self.frames.is_empty()
     }
 }

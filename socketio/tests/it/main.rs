@@ -9,3 +9,4 @@ mod sending;
 mod server;
 mod socketio;
 mod stopping;
+mod websocket;

@@ -1,6 +1,6 @@
 //! A server on a free port.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{Router, serve::ListenerExt};
 use tillwire_socketio::{
@@ -72,7 +72,7 @@ struct EchoSession(EngineSocket);
 impl Application for Echo {
     type Conversation = EchoSession;
 
-    fn open(&self, session: EngineSocket, _: Handshake) -> EchoSession {
+    fn open(&self, session: EngineSocket, _: Arc<Handshake>) -> EchoSession {
         EchoSession(session)
     }
 }
