@@ -30,6 +30,7 @@ use tillwire_socketio::{CloseReason, Config, Origins, SocketIo, SocketIoService}
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::batches::Batches;
 use crate::bus::GatewayDoors;
 use crate::identity::tokens::Verifier;
 use crate::journal::Pools;
@@ -89,7 +90,8 @@ impl Gateway {
         });
         let (source, GatewayDoors { heard, interest, claim }) = (Source::new(pools), doors);
         let (seals, rolls) = (Seals::new(source.clone()), Arc::new(Rolls::new(source.clone(), tasks.clone())));
-        let stock = Stock { source, snapshots: Snapshots::new(state_of, tasks.clone()), rolls: rolls.clone() };
+        let recalls = Batches::new(usize::MAX, tasks.clone());
+        let stock = Stock { source, snapshots: Snapshots::new(state_of, tasks.clone()), rolls: rolls.clone(), recalls };
         let feeds = Feeds::new(stock, interest, options.vouch_max, tasks.clone(), stop.clone());
         tasks.spawn(feeds.clone().listen(heard, io.clone()));
         tasks.spawn(feeds.clone().watch());

@@ -8,9 +8,9 @@ use tillwire_channels::{Position, Tag};
 use super::packed::Packed;
 
 /// How much of a journal a feed keeps, in bytes of stored events. A busy shop's last minutes.
-const BYTES_MAX: usize = 1024 * 1024;
+pub const BYTES_MAX: usize = 1024 * 1024;
 /// How many entries it keeps, however small they are.
-const ENTRIES_MAX: usize = 2_048;
+pub const ENTRIES_MAX: usize = 2_048;
 
 /// INVARIANT: each entry follows from the one before it, by number and by tag.
 #[derive(Debug, Default)]
@@ -28,6 +28,28 @@ impl Ring {
             if let Some(oldest) = self.entries.pop_front() {
                 self.bytes -= oldest.entry.text.len();
             }
+        }
+    }
+
+    /// Adds earlier entries, which follow one another and end right before the oldest here, or at `head` if there is none:
+    /// as many of the newest of them as fit. Anything else is passed over.
+    pub fn prepend(&mut self, earlier: Vec<Arc<Packed>>, head: (u64, Tag)) {
+        let mut next = match self.entries.front() {
+            Some(oldest) => (oldest.entry.seq - 1, oldest.entry.prev),
+            None => head,
+        };
+        let last = next.0;
+        for packed in earlier.into_iter().rev().skip_while(|packed| packed.entry.seq > last) {
+            let size = packed.entry.text.len();
+            if (packed.entry.seq, packed.entry.tag) != next
+                || self.bytes + size > BYTES_MAX
+                || self.entries.len() >= ENTRIES_MAX
+            {
+                return;
+            }
+            next = (packed.entry.seq - 1, packed.entry.prev);
+            self.bytes += size;
+            self.entries.push_front(packed);
         }
     }
 
@@ -83,6 +105,32 @@ mod tests {
         assert_eq!(seqs(ring.after(Position::of_event(2, 1, second.tag), 1)), Some(vec![2]));
         assert_eq!(seqs(ring.after(Position::of_entry(2, Tag([9; 8])), 9)), None, "another history");
         assert_eq!(seqs(ring.after(entries[2].entry.position(), 9)), None, "nothing follows the head");
+    }
+
+    #[test]
+    fn takes_in_what_was_before_as_far_as_it_fits_and_follows() {
+        let entries = chained(&["[]", "[]", "[]", "[]"]);
+        let head = (4, entries[3].entry.tag);
+        let mut ring = Ring::default();
+        ring.prepend(entries[..2].to_vec(), head);
+        assert_eq!(seqs(ring.after(Position::START, 9)), None, "a gap before the head");
+        ring.prepend(entries[2..].to_vec(), head);
+        ring.prepend(chained(&["[]", "[]"]), head);
+        assert_eq!(seqs(ring.after(Position::START, 9)), None, "another history");
+        // What overlaps is passed over.
+        ring.prepend(entries[..3].to_vec(), head);
+        assert_eq!(seqs(ring.after(Position::START, 9)), Some(vec![1, 2, 3, 4]));
+
+        let large = format!("[{}]", " ".repeat(BYTES_MAX - 1));
+        let entries = chained(&["[]", &large, "[]"]);
+        let mut ring = Ring::default();
+        ring.push(entries[2].clone());
+        ring.prepend(entries[..2].to_vec(), (3, entries[2].entry.tag));
+        assert_eq!(
+            (ring.entries.len(), ring.bytes),
+            (1, 2),
+            "no room for the large one, hence none for what is before it"
+        );
     }
 
     #[test]

@@ -8,15 +8,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tillwire_channels::wire::{SnapshotReason, SnapshotRequired};
-use tillwire_channels::{Channel, Position};
+use tillwire_channels::{Channel, MerchantId, Position};
 use tillwire_socketio::{CloseReason, Encoded, SendError, SocketRef};
 use tracing::{debug, error};
 
 use super::feed::{Feed, Serving, Step};
 use super::packed::Packed;
+use super::ring;
 use super::rolls::Rolls;
 use super::snapshots::{Parts, Snapshots};
 use super::source::Source;
+use crate::batches::Batches;
 use crate::error::Error;
 use crate::journal::read::Slice;
 use crate::screens::joined::Roll;
@@ -26,6 +28,10 @@ use crate::screens::joined::Roll;
 const UNCONFIRMED_BYTES_MAX: usize = 16 * 1024;
 /// How much of the journal is read for one screen at a time.
 const SLICE: Slice = Slice { entries_max: 256, bytes_max: 64 * 1024 };
+/// What a ring holds.
+const RING: Slice = Slice { entries_max: ring::ENTRIES_MAX as u32, bytes_max: ring::BYTES_MAX };
+/// How many different places a ring is filled from together. Those who stand elsewhere are served from the journal.
+const RECALLS_MAX: usize = 4;
 /// How long a screen waits for a feed that has not come as far as the journal.
 const FEED_WAIT_MAX: Duration = Duration::from_millis(500);
 /// How long it waits before it asks a database again that did not answer, at first and at most.
@@ -41,6 +47,8 @@ pub struct Stock {
     pub source: Source,
     pub snapshots: Arc<Snapshots>,
     pub rolls: Arc<Rolls>,
+    /// Reads into a feed's ring, which many screens wait for at once.
+    pub recalls: Arc<Batches<MerchantId, Position, ()>>,
 }
 
 /// Brings a screen on until it is live or gone.
@@ -54,6 +62,7 @@ pub async fn bring_on(feed: Arc<Feed>, stock: Stock, socket: SocketRef) {
         replayed: 0,
         unconfirmed: 0,
         given: Vec::new(),
+        recalled: None,
         retry_after: RETRY_AFTER,
     };
     tokio::select! {
@@ -69,6 +78,22 @@ pub async fn bring_on(feed: Arc<Feed>, stock: Stock, socket: SocketRef) {
     }
 }
 
+/// Reads into the ring what follows these positions, from the earliest that the journal holds.
+async fn recall(feed: &Feed, source: &Source, cursors: &[Position]) {
+    let mut cursors = cursors.to_vec();
+    cursors.sort_unstable_by_key(|cursor| (cursor.seq, cursor.event));
+    cursors.dedup();
+    for cursor in cursors.into_iter().take(RECALLS_MAX) {
+        if !feed.lacks(cursor) {
+            continue; // Whoever was before us has read it.
+        }
+        if let Ok(read) = source.replay(feed.merchant, cursor, RING).await {
+            let packed = read.entries.into_iter().map_while(|entry| Packed::new(entry).ok().map(Arc::new));
+            feed.recall(packed.collect());
+        }
+    }
+}
+
 struct Replay<'a> {
     feed: Arc<Feed>,
     stock: Stock,
@@ -81,6 +106,8 @@ struct Replay<'a> {
     unconfirmed: usize,
     /// The channels whose state was sent and not yet written off.
     given: Vec<Channel>,
+    /// Where the ring was last asked to be filled from.
+    recalled: Option<Position>,
     retry_after: Duration,
 }
 
@@ -203,6 +230,11 @@ impl Replay<'_> {
 
     /// Serves what only the journal has.
     async fn read(&mut self, cursor: Position) -> Result<(), SendError> {
+        if self.recalled != Some(cursor) && self.feed.lacks(cursor) {
+            self.recalled = Some(cursor);
+            self.recall(cursor).await;
+            return Ok(());
+        }
         let feed = self.feed.clone();
         // Before the read: a feed that moves meanwhile must not be missed.
         let moved = feed.moved.notified();
@@ -242,6 +274,20 @@ impl Replay<'_> {
                 Ok(())
             }
         }
+    }
+
+    /// Fills the ring from this place on, together with all who ask for it now. If that does not succeed, the journal is
+    /// read for this screen alone, which then also says why.
+    async fn recall(&self, cursor: Position) {
+        let (feed, source) = (self.feed.clone(), self.stock.source.clone());
+        let answer = move |cursors: Vec<Position>| {
+            let (feed, source) = (feed.clone(), source.clone());
+            async move {
+                recall(&feed, &source, &cursors).await;
+                Ok(vec![(); cursors.len()])
+            }
+        };
+        let _ = self.stock.recalls.ask(self.feed.merchant, cursor, answer).await;
     }
 
     async fn skip(&mut self, why: SnapshotRequired) -> Result<(), SendError> {

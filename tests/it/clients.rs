@@ -100,7 +100,7 @@ async fn a_stock_client_that_was_away_is_told_where_the_replay_begins_and_ends()
     let head = sell(&shop, &bread, 20).await;
     screen.online().await;
     let ready = screen.hears("ready").await;
-    assert_eq!((ready.position(), &ready.body()["recovered"]), (Some(last.as_str()), &json!(false)));
+    assert_eq!((ready.position(), &ready.body()["recovered"]), (Some(last.as_str()), &json!(true)));
     let caught_up = screen.hears("caught_up").await;
     assert_eq!((caught_up.position(), &caught_up.body()["replayed"]), (Some(head.as_str()), &json!(20)));
     hears_to_the_end(&shop, &mut screen, &start).await;

@@ -2,10 +2,12 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use futures_util::future::join_all;
 use serde_json::{Value, json};
 use tillwire_channels::{OutletId, Role};
 
 use super::support::hub::{BOTH_FACES, TestHub};
+use super::support::process::{TillwireProcess, environment};
 use super::support::screen::{End, Heard, Screen};
 use super::support::services::proxy::Proxy;
 use super::support::watcher::Watcher;
@@ -490,4 +492,32 @@ async fn a_node_that_is_told_to_stop_tells_its_screens_and_closes_them() {
     shop.sells(&bread, 7_500).await;
     let mut screen = shop.screen_after(hub.address, &["sales"], &after).await;
     assert_eq!(screen.catches_up().await.len(), 1);
+}
+
+#[tokio::test]
+async fn many_screens_that_come_back_to_a_fresh_node_cost_few_reads_of_the_journal() {
+    let hub = TestHub::start().await;
+    let shop = hub.merchant("Toko Roti").await;
+    let bread = shop.stocked("roti", 7_500, "500").await;
+    let mut left = Vec::new();
+    for _ in 0..5 {
+        left.push(shop.sells(&bread, 7_500).await);
+    }
+    for _ in 0..50 {
+        shop.sells(&bread, 7_500).await;
+    }
+    let (mut env, _) = environment(&hub.database.url("tillwire_app"), &hub.database.url("tillwire_feed"));
+    env.insert("TILLWIRE_TOKEN_KEYS", hub.token_keys());
+    let gateway = TillwireProcess::start(&["gateway"], &env).await;
+    let journal = shop.journal_of(&["sale.completed"]).await;
+    let coming = (0..300).map(async |at| {
+        let after = &left[at % left.len()];
+        let mut screen = shop.screen_after(gateway.public, &["sales"], after).await;
+        (at % left.len(), as_sent(&screen.catches_up().await))
+    });
+    for (from, heard) in join_all(coming).await {
+        assert_eq!(heard, journal[from + 1..]);
+    }
+    let reads = gateway.counts("tillwire_gateway_journal_reads_total", &[]).await;
+    assert!((1.0..=6.0).contains(&reads), "{reads} reads for 300 screens");
 }

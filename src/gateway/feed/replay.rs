@@ -9,7 +9,7 @@ use tillwire_socketio::{Encoded, SocketRef};
 use super::{Feed, State};
 use crate::gateway::audience::{Cursor, Joined, Screen, heard};
 use crate::gateway::packed::Packed;
-use crate::gateway::tell;
+use crate::gateway::{ring, tell};
 use crate::identity::Staff;
 
 /// How many entries a screen that is behind is given at a time, at most.
@@ -110,6 +110,25 @@ impl Feed {
         }
         screen.has_got(channel);
         true
+    }
+
+    /// Whether what follows a position could be in the ring, and is not: one read would then serve everybody who stands
+    /// there.
+    pub fn lacks(&self, position: Position) -> bool {
+        let state = self.lock();
+        let is_recent = state.head.is_some_and(|head| {
+            head.seq > position.seq && head.seq - position.seq < u64::try_from(ring::ENTRIES_MAX).unwrap_or(u64::MAX)
+        });
+        is_recent && state.ring.after(position, 0).is_none()
+    }
+
+    /// Takes entries into the ring that were before it.
+    pub fn recall(&self, entries: Vec<Arc<Packed>>) {
+        let mut state = self.lock();
+        let State { head, ring, .. } = &mut *state;
+        if let Some(head) = head {
+            ring.prepend(entries, (head.seq, head.tag));
+        }
     }
 
     /// Makes entries from the journal servable to a screen; `None` if it is not where it was.
