@@ -1,0 +1,82 @@
+//! What has to be compiled or installed before a subject can run: the hub beside this tool, the peers on first use.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use anyhow::{Context as _, Result, ensure};
+use tokio::process::Command;
+
+use crate::run::Run;
+
+const NODE_PEERS: [&str; 6] =
+    ["package.json", "package-lock.json", "lines.mjs", "node-socketio.mjs", "bun-socketio.mjs", "node-app.mjs"];
+
+/// The hub: the one that was named, or else compiled as this tool was.
+pub async fn tillwire(run: &Run) -> Result<PathBuf> {
+    if let Some(named) = &run.tillwire {
+        return fs::canonicalize(named).with_context(|| format!("finding {} (--tillwire)", named.display()));
+    }
+    let bin = bin()?;
+    let profile = match bin.file_name().and_then(|name| name.to_str()).context("a folder of cargo's")? {
+        "debug" => "dev",
+        other => other,
+    };
+    let mut cargo = Command::new("cargo");
+    cargo.args(["build", "--locked", "--bin", "tillwire", "--profile", profile, "--target-dir"]).arg(target()?);
+    compile(cargo.env("SQLX_OFFLINE", "true").current_dir(sources().join(".."))).await?;
+    Ok(bin.join("tillwire"))
+}
+
+/// The socketioxide peer, a crate that the workspace does not know.
+pub async fn socketioxide() -> Result<PathBuf> {
+    let target = target()?.join("peers");
+    let mut cargo = Command::new("cargo");
+    cargo.args(["build", "--locked", "--release", "--target-dir"]).arg(&target);
+    compile(cargo.current_dir(sources().join("peers/socketioxide"))).await?;
+    Ok(target.join("release/tillwire-loadtest-socketioxide"))
+}
+
+/// The folder with the peers in JavaScript and their packages.
+pub async fn node_peers() -> Result<PathBuf> {
+    let (from, to) = (sources().join("peers/node"), target()?.join("peers/node"));
+    fs::create_dir_all(&to)?;
+    let lock = fs::read(from.join("package-lock.json"))?;
+    let installed = to.join("installed");
+    for name in NODE_PEERS {
+        fs::copy(from.join(name), to.join(name)).with_context(|| format!("copying {name}"))?;
+    }
+    if fs::read(&installed).ok().as_ref() != Some(&lock) {
+        let npm = ["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--prefer-offline"];
+        compile(Command::new("npm").args(npm).current_dir(&to)).await?;
+        fs::write(&installed, &lock)?;
+    }
+    Ok(to)
+}
+
+/// The program of Bun, from the package for this kind of machine: what npm calls `bun` becomes one only by a script of
+/// its own, which is not run.
+pub fn bun(peers: &Path) -> Result<PathBuf> {
+    let packages = fs::read_dir(peers.join("node_modules/@oven")).context("Bun has no package for this machine")?;
+    let programs = packages.flatten().map(|package| package.path().join("bin/bun"));
+    programs.into_iter().find(|program| program.exists()).context("Bun's package holds no program")
+}
+
+async fn compile(command: &mut Command) -> Result<()> {
+    let output = command.stdin(Stdio::null()).output().await.with_context(|| format!("starting {command:?}"))?;
+    ensure!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(())
+}
+
+fn sources() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Where cargo put this tool.
+fn bin() -> Result<PathBuf> {
+    Ok(std::env::current_exe()?.parent().context("a program in a folder")?.to_owned())
+}
+
+fn target() -> Result<PathBuf> {
+    Ok(bin()?.parent().context("a target folder")?.to_owned())
+}

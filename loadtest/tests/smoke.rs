@@ -1,0 +1,76 @@
+//! The tool itself, in small: every part of it runs, nothing is lost, and the results have the form that is promised.
+//! Never how fast.
+
+use std::process::Command;
+
+use serde_json::Value;
+
+/// Runs a scenario and answers its results.
+fn measured(scenario: &str, arguments: &[&str]) -> Vec<Value> {
+    let json =
+        std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{scenario}-{}.json", std::process::id()));
+    let mut tool = Command::new(env!("CARGO_BIN_EXE_tillwire-loadtest"));
+    let output = tool.arg(scenario).arg("--json").arg(&json).args(["--seconds", "1"]).args(arguments).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let report: Value = serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap();
+    std::fs::remove_file(&json).unwrap();
+    assert!(report["machine"]["cores"].as_u64() > Some(0) && report["versions"]["tillwire"].is_string(), "{report}");
+    let results = report["results"].as_array().unwrap().clone();
+    for result in &results {
+        assert_eq!(result["scenario"], scenario);
+        for count in ["lost", "repeated", "reordered", "cut"] {
+            assert_eq!(result[count], 0, "{count}: {result}");
+        }
+        for number in ["screens", "messages", "messages_per_s"] {
+            assert!(result[number].as_f64() > Some(0.0), "{number}: {result}");
+        }
+        assert!(result["rss_bytes_per_screen"].is_number() && result.get("server_cpu_us_per_message").is_some());
+        for quantile in ["p50", "p99", "p999", "max"] {
+            assert!(result["latency_us"][quantile].as_u64() > Some(0), "{quantile}: {result}");
+        }
+    }
+    results
+}
+
+fn subjects(results: &[Value]) -> Vec<&str> {
+    results.iter().map(|result| result["subject"].as_str().unwrap()).collect()
+}
+
+#[test]
+fn everyone_hears_everything_flat_out_and_paced() {
+    let floors = ["--screens", "50", "--subjects", "bare-send,bare-coalesce"];
+    for scenario in ["fanout", "paced"] {
+        let results = measured(scenario, &floors);
+        assert_eq!(subjects(&results), ["bare-send", "bare-coalesce"]);
+        let messages = results[0]["messages"].as_u64().unwrap();
+        assert_eq!(messages % 50, 0, "each of the screens heard as many");
+    }
+}
+
+#[test]
+fn screens_that_come_and_go_miss_nothing_while_they_are_there() {
+    let results = measured("churn", &["--screens", "40", "--subjects", "bare-send"]);
+    assert!(results[0]["churned"].as_u64() > Some(0), "{}", results[0]);
+}
+
+/// The hub that cargo has compiled with the workspace's tests. Compiled by the tool it would take other features of the
+/// same crates, and minutes; that is for whoever runs these tests alone.
+fn hub() -> Option<String> {
+    let beside = std::path::Path::new(env!("CARGO_BIN_EXE_tillwire-loadtest")).with_file_name("tillwire");
+    beside.exists().then(|| beside.display().to_string())
+}
+
+#[test]
+fn the_hub_brings_its_screens_what_they_missed() {
+    let hub = hub();
+    let named = hub.as_ref().map_or(vec![], |hub| vec!["--tillwire", hub]);
+    let results = measured("resume-storm", &[&["--screens", "20", "--missed", "5"], &*named].concat());
+    assert_eq!(subjects(&results), ["tillwire"]);
+    assert_eq!(results[0]["messages"], 20 * 5);
+}
+
+#[test]
+fn a_scenario_that_nobody_knows_is_refused() {
+    let output = Command::new(env!("CARGO_BIN_EXE_tillwire-loadtest")).arg("nothing").output().unwrap();
+    assert!(!output.status.success());
+}
