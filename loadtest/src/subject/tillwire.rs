@@ -187,7 +187,7 @@ impl Publisher {
         buses.open();
         // Nobody listens at this node: what it says to itself is let go.
         let (_, nothing) = tokio::sync::mpsc::channel(1);
-        let mut heard = std::mem::replace(&mut doors.heard, nothing);
+        let mut heard = std::mem::replace(&mut doors.gateway.heard, nothing);
         tokio::spawn(async move { while heard.recv().await.is_some() {} });
         Ok(Self { sql, merchant, seq: 0, prev: Tag::GENESIS, doors, stop })
     }
