@@ -193,6 +193,11 @@ pub struct Listen {
     #[arg(long, env = "TILLWIRE_LISTEN", default_value = "127.0.0.1:8080")]
     pub listen: SocketAddr,
 
+    /// Where other gateways of this hub reach this node, as IP and port. By default the address that it listens on; if
+    /// that is `0.0.0.0` or `[::]`, this machine's on the way to the database. Not for clients, nor behind a balancer.
+    #[arg(long, env = "TILLWIRE_NODE_ADDRESS", value_parser = node_address)]
+    pub node_address: Option<SocketAddr>,
+
     /// Where Prometheus finds `/metrics`: another listener, not to be opened to the public.
     #[arg(long, env = "TILLWIRE_METRICS_LISTEN", default_value = "127.0.0.1:9464")]
     pub metrics_listen: SocketAddr,
@@ -213,6 +218,14 @@ pub struct Listen {
     /// How many seconds a node that was told to stop keeps answering, while balancers learn that it is not ready.
     #[arg(long, env = "TILLWIRE_DRAIN_SECONDS", default_value_t = 5)]
     pub drain_seconds: u64,
+}
+
+fn node_address(text: &str) -> Result<SocketAddr, String> {
+    let address: SocketAddr = text.parse().map_err(|_| "an IP address and a port, e.g. 10.0.0.7:8080".to_owned())?;
+    if address.ip().is_unspecified() || address.port() == 0 {
+        return Err("an address that others can connect to".to_owned());
+    }
+    Ok(address)
 }
 
 #[derive(Debug, Args)]
@@ -362,6 +375,14 @@ mod tests {
         assert_eq!(super::bus_prefix("shop-7:"), Ok("shop-7:".to_owned()));
         for text in ["a b", "a*", "{a}", "ä", &"a".repeat(65)] {
             assert!(super::bus_prefix(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_nodes_address_can_be_connected_to() {
+        assert!(super::node_address("10.0.0.7:8080").is_ok() && super::node_address("[fd00::7]:8080").is_ok());
+        for text in ["0.0.0.0:8080", "[::]:8080", "10.0.0.7:0", "10.0.0.7", "gateway-1:8080"] {
+            assert!(super::node_address(text).is_err(), "{text}");
         }
     }
 }

@@ -17,10 +17,11 @@ use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use crate::bus::Buses;
+use crate::gateway::address::Place;
 use crate::gateway::{self, Gateway};
 use crate::hub::Hub;
 use crate::identity::tokens::Verifier;
-use crate::journal::{Journal, Pools, upkeep};
+use crate::journal::{Journal, Pools, pool, upkeep};
 use crate::{config, http};
 
 /// How long requests, screens and writes that are under way may take to end, each.
@@ -92,10 +93,16 @@ impl Node {
             tasks.spawn(upkeep::run(pools.app.clone(), ended.clone()));
         }
         let gateway = faces.gateway.then(|| {
+            let place = Place {
+                given: config.listen.node_address,
+                listen: addresses.0,
+                database: pool::place_of(config.database.database_url.expose_secret()),
+            };
             let options = gateway::Options {
                 origins: config.listen.origins,
                 ping_interval: Duration::from_secs(config.listen.ping_seconds),
                 vouch_max: Duration::from_secs(config.listen.vouch_seconds),
+                place,
             };
             let (verifier, hub) = (hub.verifier.clone(), hub.clone());
             let state_of = Arc::new(move |merchant, channel, bytes_max| -> BoxFuture<'static, _> {
@@ -168,6 +175,7 @@ fn serve(listener: TcpListener, routes: Router, closing: CancellationToken) -> J
     let listener = listener.tap_io(|stream| {
         let _ = stream.set_nodelay(true);
     });
+    let routes = routes.into_make_service_with_connect_info::<SocketAddr>();
     let serving = axum::serve(listener, routes).with_graceful_shutdown(closing.cancelled_owned());
     tokio::spawn(serving.into_future()) // Its owner waits for it in `stopped`.
 }

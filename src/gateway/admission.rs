@@ -42,7 +42,7 @@ pub struct Admission {
 pub struct Door {
     pub verifier: Arc<Verifier>,
     pub feeds: Arc<Feeds>,
-    pub seals: Seals,
+    pub seals: Arc<Seals>,
     pub rolls: Arc<Rolls>,
     /// Where screens that came back are claimed.
     pub claim: mpsc::Sender<Claim>,

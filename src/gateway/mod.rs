@@ -4,12 +4,15 @@
 //! live head of one journal; [feeds] listens to the buses and heals what they lose; a screen that is behind is brought
 //! on by a [task of its own](screen). This room sees the journal and the channels, never commerce, and writes nothing.
 
+pub mod address;
 mod admission;
 mod audience;
 mod counting;
 mod feed;
 mod feeds;
+mod forward;
 mod join;
+mod naming;
 mod packed;
 mod resume;
 mod ring;
@@ -20,12 +23,14 @@ mod session;
 mod snapshots;
 mod source;
 mod tell;
+mod tunnel;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use axum::http::HeaderValue;
+use axum::middleware::from_fn_with_state;
 use tillwire_socketio::{CloseReason, Config, Origins, SocketIo, SocketIoService};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -34,8 +39,11 @@ use crate::batches::Batches;
 use crate::bus::GatewayDoors;
 use crate::identity::tokens::Verifier;
 use crate::journal::Pools;
+use address::Place;
 use admission::Door;
 use feeds::Feeds;
+use forward::Forwarder;
+use naming::Naming;
 use rolls::Rolls;
 use screen::Stock;
 use seals::Seals;
@@ -61,11 +69,14 @@ pub struct Options {
     pub ping_interval: Duration,
     /// How long screens are vouched for while the database does not answer.
     pub vouch_max: Duration,
+    /// What is known of where other gateways reach this one.
+    pub place: Place,
 }
 
 pub struct Gateway {
     io: SocketIo,
     service: SocketIoService,
+    forwarder: Arc<Forwarder>,
     feeds: Arc<Feeds>,
 }
 
@@ -80,16 +91,26 @@ impl Gateway {
         tasks: &TaskTracker,
         stop: &CancellationToken,
     ) -> Self {
-        let (io, service) = SocketIo::new(Config {
+        let (source, GatewayDoors { heard, interest, claim }) = (Source::new(pools), doors);
+        let seals = Arc::new(Seals::new(source.clone()));
+        let naming = Arc::new(Naming::new(seals.clone(), options.place));
+        tasks.spawn(naming.clone().keep(stop.clone()));
+        let config = Config {
             ping_interval: options.ping_interval,
             connect_timeout: CONNECT_MAX,
             queue_packets_max: QUEUE_PACKETS_MAX,
             origins: Origins::OwnAnd(options.origins),
             sockets_max: SCREENS_MAX,
+            session_id: {
+                let naming = naming.clone();
+                Arc::new(move || naming.make())
+            },
             ..Config::default()
-        });
-        let (source, GatewayDoors { heard, interest, claim }) = (Source::new(pools), doors);
-        let (seals, rolls) = (Seals::new(source.clone()), Arc::new(Rolls::new(source.clone(), tasks.clone())));
+        };
+        let poll_max = config.ping_interval + config.ping_timeout;
+        let (io, service) = SocketIo::new(config);
+        let forwarder = Forwarder::new(naming, poll_max, tasks.clone(), stop.clone());
+        let rolls = Arc::new(Rolls::new(source.clone(), tasks.clone()));
         let recalls = Batches::new(usize::MAX, tasks.clone());
         let stock = Stock { source, snapshots: Snapshots::new(state_of, tasks.clone()), rolls: rolls.clone(), recalls };
         let feeds = Feeds::new(stock, interest, options.vouch_max, tasks.clone(), stop.clone());
@@ -97,20 +118,22 @@ impl Gateway {
         tasks.spawn(feeds.clone().watch());
         tasks.spawn(counting::bring(io.clone(), stop.clone()));
         io.ns("/", session::namespace(Arc::new(Door { verifier, feeds: feeds.clone(), seals, rolls, claim })));
-        Self { io, service, feeds }
+        Self { io, service, forwarder: Arc::new(forwarder), feeds }
     }
 
     /// The one route of a gateway.
     pub fn router(&self) -> Router {
-        Router::new().route_service("/socket.io/", self.service.clone())
+        let forward = from_fn_with_state(self.forwarder.clone(), forward::forward);
+        Router::new().route_service("/socket.io/", self.service.clone()).route_layer(forward)
     }
 
     /// Tells every screen that this node goes away and closes them in slices; they come back to another, for this one
-    /// lets nobody in any more.
+    /// lets nobody in any more. Those that live on another node and only came in here are closed as well.
     pub async fn drain(&self) {
         self.io.refuse_new();
         self.feeds.tell_draining();
         self.io.close_all_in_slices(CLOSE_SLICE, CLOSE_PAUSE, CloseReason::RESTART).await;
+        self.forwarder.close_in_slices(CLOSE_SLICE, CLOSE_PAUSE).await;
         self.io.shutdown().await;
     }
 }

@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, Nonce, RandomizedNonceKey};
+use aws_lc_rs::{constant_time, hmac};
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use secrecy::ExposeSecret;
@@ -16,6 +17,10 @@ use crate::screens::keys::Key;
 const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(10);
 const NONCE_BYTES: usize = 12;
 const KEY_ID_BYTES: usize = 2;
+/// How much of a mark is shown. Whoever guesses one in 2⁹⁶ has to ask us about each.
+pub const MARK_BYTES: usize = 12;
+/// What keys to mark with are derived for. One key for two ciphers would be one too few.
+const MARKING: &[u8] = b"tillwire session";
 
 /// What a seal is for: one made for something else does not open.
 #[derive(Clone, Copy, Debug)]
@@ -70,7 +75,11 @@ impl Seals {
         Ok(if is_due { Some(self.read().await?) } else { None })
     }
 
-    async fn read(&self) -> Result<Arc<Keys>> {
+    /// The keys, read now.
+    ///
+    /// # Errors
+    /// If the database does not answer.
+    pub async fn read(&self) -> Result<Arc<Keys>> {
         let keys = Arc::new(Keys::new(&self.source.keys().await?)?);
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         *known = Known { keys: keys.clone(), looked_at: Some(Instant::now()) };
@@ -80,22 +89,67 @@ impl Seals {
 
 /// Keys that are known, the newest last.
 #[derive(Default)]
-pub struct Keys(Vec<(i16, RandomizedNonceKey)>);
+pub struct Keys(Vec<KeyPair>);
+
+/// One key of the hub, as what it is used for.
+struct KeyPair {
+    id: i16,
+    sealing: RandomizedNonceKey,
+    marking: hmac::Key,
+}
+
+impl KeyPair {
+    fn new(key: &Key) -> anyhow::Result<Self> {
+        let bytes = key.bytes.expose_secret();
+        let marking = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, bytes), MARKING);
+        Ok(Self {
+            id: key.id,
+            sealing: RandomizedNonceKey::new(&AES_256_GCM, bytes)?,
+            marking: hmac::Key::new(hmac::HMAC_SHA256, marking.as_ref()),
+        })
+    }
+}
+
+/// Says that one of us made a text that everyone may read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mark {
+    /// The key that it was made with.
+    pub key: i16,
+    pub bytes: [u8; MARK_BYTES],
+}
 
 impl Keys {
-    fn new(keys: &[Key]) -> anyhow::Result<Self> {
-        let key = |key: &Key| Ok((key.id, RandomizedNonceKey::new(&AES_256_GCM, key.bytes.expose_secret())?));
-        let keys: Vec<_> = keys.iter().map(key).collect::<anyhow::Result<_>>()?;
+    pub(super) fn new(keys: &[Key]) -> anyhow::Result<Self> {
+        let keys: Vec<_> = keys.iter().map(KeyPair::new).collect::<anyhow::Result<_>>()?;
         anyhow::ensure!(!keys.is_empty(), "the table gateway_keys is empty: insert 32 random bytes");
         Ok(Self(keys))
     }
 
+    /// The key that marks are made with, the newest.
+    pub fn marks_with(&self) -> Option<i16> {
+        self.0.last().map(|key| key.id)
+    }
+
+    /// Marks a text with a key; `None` if it is not known.
+    pub fn mark(&self, key: i16, text: &[u8]) -> Option<Mark> {
+        let pair = self.0.iter().find(|known| known.id == key)?;
+        let (mut bytes, tag) = ([0; MARK_BYTES], hmac::sign(&pair.marking, text));
+        bytes.copy_from_slice(&tag.as_ref()[..MARK_BYTES]);
+        Some(Mark { key, bytes })
+    }
+
+    /// Whether one of us marked this text so; `None` if the key is not known.
+    pub fn is_marked(&self, mark: &Mark, text: &[u8]) -> Option<bool> {
+        let ours = self.mark(mark.key, text)?;
+        Some(constant_time::verify_slices_are_equal(&ours.bytes, &mark.bytes).is_ok())
+    }
+
     /// Seals with the newest key: URL-safe text.
     pub fn seal(&self, purpose: Purpose, plain: &[u8]) -> anyhow::Result<String> {
-        let (id, key) = self.0.last().ok_or_else(|| anyhow::anyhow!("no key to seal with"))?;
+        let key = self.0.last().ok_or_else(|| anyhow::anyhow!("no key to seal with"))?;
         let mut sealed = plain.to_vec();
-        let nonce = key.seal_in_place_append_tag(Aad::from(purpose.name()), &mut sealed)?;
-        let text = [id.to_be_bytes().as_slice(), nonce.as_ref(), &sealed].concat();
+        let nonce = key.sealing.seal_in_place_append_tag(Aad::from(purpose.name()), &mut sealed)?;
+        let text = [key.id.to_be_bytes().as_slice(), nonce.as_ref(), &sealed].concat();
         Ok(BASE64_URL_SAFE_NO_PAD.encode(text))
     }
 
@@ -104,18 +158,18 @@ impl Keys {
         let bytes = BASE64_URL_SAFE_NO_PAD.decode(text).ok()?;
         let (id, rest) = bytes.split_first_chunk::<KEY_ID_BYTES>()?;
         let (nonce, sealed) = rest.split_first_chunk::<NONCE_BYTES>()?;
-        let (_, key) = self.0.iter().find(|(known, _)| *known == i16::from_be_bytes(*id))?;
+        let key = self.0.iter().find(|key| key.id == i16::from_be_bytes(*id))?;
         let mut sealed = sealed.to_vec();
-        let plain = key.open_in_place(Nonce::from(nonce), Aad::from(purpose.name()), &mut sealed).ok()?;
+        let plain = key.sealing.open_in_place(Nonce::from(nonce), Aad::from(purpose.name()), &mut sealed).ok()?;
         Some(plain.to_vec())
     }
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
 
-    fn keys(ids: &[i16]) -> Keys {
+    pub fn keys(ids: &[i16]) -> Keys {
         let key = |id: &i16| Key { id: *id, bytes: vec![u8::try_from(*id).unwrap(); 32].into() };
         Keys::new(&ids.iter().map(key).collect::<Vec<_>>()).unwrap()
     }
@@ -144,5 +198,15 @@ mod tests {
             assert!(keys.open(Purpose::Pid, text).is_none(), "{text}");
         }
         assert!(Keys::new(&[]).is_err());
+    }
+
+    #[test]
+    fn a_mark_is_of_one_key_and_one_text() {
+        let mark = keys(&[1]).mark(1, b"here").unwrap();
+        assert_eq!(keys(&[1, 2]).is_marked(&mark, b"here"), Some(true));
+        assert_eq!(keys(&[1]).is_marked(&mark, b"there"), Some(false));
+        assert_eq!(keys(&[1, 2]).is_marked(&Mark { key: 2, ..mark }, b"here"), Some(false));
+        assert_eq!(keys(&[2]).is_marked(&mark, b"here"), None, "a key that is not known");
+        assert_eq!((keys(&[1, 2]).marks_with(), Keys::default().marks_with()), (Some(2), None));
     }
 }

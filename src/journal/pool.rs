@@ -90,6 +90,13 @@ fn options(url: &str) -> anyhow::Result<PgConnectOptions> {
     Ok(parsed.context("not a postgres:// URL")?.application_name("tillwire"))
 }
 
+/// The host and port that a URL names; none if the database is behind a socket of this machine.
+pub fn place_of(url: &str) -> Option<(String, u16)> {
+    let options = options(url).ok()?;
+    let is_socket = options.get_socket().is_some() || options.get_host().starts_with('/');
+    (!is_socket).then(|| (options.get_host().to_owned(), options.get_port()))
+}
+
 /// One connection as a pool of [`open`] would make it, for whoever wants to know why there is none: a pool only says that
 /// it took too long.
 pub async fn connect(url: &str) -> anyhow::Result<PgConnection> {

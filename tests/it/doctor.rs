@@ -52,6 +52,7 @@ async fn a_healthy_deployment_is_told_so_in_lines() {
         "token_keys",
         "listen",
         "metrics_listen",
+        "node_address",
         "descriptors",
     ] {
         let lines = out.lines().filter(|line| line.split_whitespace().nth(1) == Some(check)).count();
@@ -190,6 +191,12 @@ async fn ports_keys_and_descriptors_are_looked_at() {
     let stranger = TcpListener::bind(hub.public).await.unwrap();
     is_wrong(says(&env, "listen").await, "taken by another program");
     drop(stranger);
+
+    let (verdicts, words) = says(&env, "node_address").await;
+    assert!(verdicts == ["good"] && words.contains(&env["TILLWIRE_LISTEN"]), "{words}");
+    let mut elsewhere = env.clone();
+    elsewhere.insert("TILLWIRE_NODE_ADDRESS", "10.0.0.7:8080".to_owned());
+    assert!(says(&elsewhere, "node_address").await.1.contains("10.0.0.7:8080"));
 
     let mut keyless = env.clone();
     keyless.insert("TILLWIRE_TOKEN_KEYS", dir("keys").join("none.json").display().to_string());

@@ -8,6 +8,7 @@ use futures_util::future::BoxFuture;
 use serde_json::json;
 use tillwire::bus::{Carried, GatewayDoors, Interest};
 use tillwire::error::Result;
+use tillwire::gateway::address::Place;
 use tillwire::gateway::{Gateway, Options, State};
 use tillwire::identity::tokens::Verifier;
 use tillwire::journal::read::{self, Slice};
@@ -36,11 +37,12 @@ impl ByHand {
         let (bus, heard) = mpsc::channel(1_024);
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let minute = Duration::from_secs(60);
-        let options = Options { origins: Vec::new(), ping_interval: minute, vouch_max: minute };
-        let doors = GatewayDoors { heard, interest: Arc::new(Interest::default()), claim: mpsc::channel(1).0 };
-        let gateway = Gateway::start(options, pools, Arc::new(verifier), doors, Arc::new(no_state), &tasks, &stop);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
+        let place = Place { given: None, listen: address, database: None };
+        let options = Options { origins: Vec::new(), ping_interval: minute, vouch_max: minute, place };
+        let doors = GatewayDoors { heard, interest: Arc::new(Interest::default()), claim: mpsc::channel(1).0 };
+        let gateway = Gateway::start(options, pools, Arc::new(verifier), doors, Arc::new(no_state), &tasks, &stop);
         tokio::spawn(axum::serve(listener, gateway.router()).into_future());
         Self { address, bus, stop }
     }

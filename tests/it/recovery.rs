@@ -14,6 +14,7 @@ use super::support::buses::{FACT_MAX, each_shared};
 use super::support::caller::bearer;
 use super::support::clients::{StockScreen, Transports};
 use super::support::hub::{Shop, TestHub};
+use super::support::line::Line;
 use super::support::process::{TillwireProcess, environment};
 use super::support::screen::{End, Heard, Screen};
 use super::support::services::Postgres;
@@ -389,6 +390,8 @@ async fn a_screen_that_comes_back_while_the_database_is_away_is_recovered_when_i
     let node = hub.node_through(proxy.port, SCREENS_ONLY, &[]).await;
     let screen = shop.screen(&["sales"]).await;
     shop.sells(&bread, 7_500).await;
+    // Once it makes sessions, it has seen the database.
+    Line::polling(node.address).await.expect("a session");
     proxy.pause();
     let coming = recovers(&screen, node.address, &shop.owner, screen.position.as_deref());
     let (back, ()) = tokio::join!(coming, async {

@@ -6,13 +6,16 @@ use std::time::Duration;
 
 use anyhow::bail;
 use nix::sys::resource::{Resource, getrlimit};
+use secrecy::ExposeSecret;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::{Finding, within};
 use crate::config::{Database, Listen, Tokens};
+use crate::gateway::address::Place;
 use crate::http::REQUESTS_MAX;
 use crate::identity::tokens::Verifier;
+use crate::journal::pool;
 
 /// Descriptors beside connections: the log, listeners, brokers, and some to spare.
 const DESCRIPTORS_OTHER: u64 = 64;
@@ -49,6 +52,25 @@ pub async fn ports(config: &Listen) -> [Finding; 2] {
         )
     );
     [public, private]
+}
+
+/// Where the node would say that other gateways find it.
+pub async fn node_address(listen: &Listen, database: &Database) -> Finding {
+    let place = Place {
+        given: listen.node_address,
+        listen: listen.listen,
+        database: pool::place_of(database.database_url.expose_secret()),
+    };
+    let cure = "With more than one gateway, let --node-address name an address of this machine that the others reach";
+    match place.find().await {
+        Some(found) if found.ip().is_loopback() && !listen.listen.ip().is_loopback() => {
+            let detail =
+                format!("other gateways would look for this one at {found}, which only this machine can reach");
+            Finding::warning("node_address", detail, cure)
+        }
+        Some(found) => Finding::good("node_address", format!("other gateways reach this one at {found}")),
+        None => Finding::warning("node_address", "nothing says where other gateways reach this one", cure),
+    }
 }
 
 async fn port(check: &'static str, flag: &str, address: SocketAddr, path: &str) -> anyhow::Result<Finding> {

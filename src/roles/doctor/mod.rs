@@ -20,14 +20,16 @@ const CHECK_MAX: Duration = Duration::from_secs(5);
 
 pub async fn run(config: Doctor) -> anyhow::Result<()> {
     let buses = config.node.buses.into();
-    let (mut findings, brokers, ports) = tokio::join!(
+    let (mut findings, brokers, ports, node_address) = tokio::join!(
         database::check(&config.node.database, config.migrate_database_url.as_ref()),
         brokers::check(&buses),
-        machine::ports(&config.node.listen)
+        machine::ports(&config.node.listen),
+        machine::node_address(&config.node.listen, &config.node.database)
     );
     findings.extend(brokers);
     findings.push(machine::token_keys(config.node.tokens));
     findings.extend(ports);
+    findings.push(node_address);
     findings.push(machine::descriptors(&config.node.database));
     let wrong = findings.iter().filter(|finding| finding.verdict == Verdict::Wrong).count();
     let report = if config.json { as_json(&findings)? } else { as_lines(&findings) };
