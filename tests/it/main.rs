@@ -10,6 +10,7 @@ mod draining;
 mod embedded;
 mod faults;
 mod feeds;
+mod forwarding;
 mod gateway;
 mod import;
 mod journal;

@@ -253,8 +253,11 @@ async fn a_screen_whose_gateway_dies_or_retires_comes_back_on_the_other() {
 }
 
 #[tokio::test]
-async fn a_client_that_polls_keeps_to_one_gateway() {
+async fn a_client_that_polls_is_served_by_whichever_gateway_is_asked() {
     let mut shop = Shop::open().await;
+    for gateway in ["gateway-1", "gateway-2"] {
+        shop.until_up(gateway).await;
+    }
     for _ in 0..4 {
         let path = "/socket.io/?EIO=4&transport=polling";
         let greeting = shop.send("GET", path, vec![]).await;
@@ -267,6 +270,12 @@ async fn a_client_that_polls_keeps_to_one_gateway() {
         let polled = shop.send("GET", &path, vec![]).await;
         let polled = String::from_utf8(polled.body).unwrap();
         assert!(polled.starts_with("40{"), "{polled}");
+    }
+    // Three requests each, in turns: they came to the one and to the other.
+    for gateway in ["gateway-1", "gateway-2"] {
+        let forwarded =
+            shop.nodes[gateway].counts("tillwire_gateway_forwarded_total", &[("outcome", "answered")]).await;
+        assert!(forwarded >= 2.0, "{gateway}: {forwarded}");
     }
 
     // With no gateway left, whoever comes is told to come again.

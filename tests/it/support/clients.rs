@@ -7,8 +7,9 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
@@ -21,6 +22,8 @@ use super::services::dir;
 const INSTALL_MAX: Duration = Duration::from_secs(300);
 /// How long to wait for what must happen.
 const HAPPENS_MAX: Duration = Duration::from_secs(60);
+/// How often a crowd is asked.
+const REPORT_EVERY: Duration = Duration::from_millis(200);
 
 /// The packages of the JavaScript clients: a `node_modules`.
 pub async fn javascript_packages() -> &'static Path {
@@ -340,6 +343,69 @@ impl StockScreen {
         let happened: Vec<String> = self.happened.iter().map(Value::to_string).collect();
         let stderr = fs::read_to_string(self.folder.join("stderr")).unwrap_or_default();
         format!("so far\n{}\n{stderr}", happened.join("\n"))
+    }
+}
+
+/// What has happened to one of a [`Crowd`].
+#[derive(Debug, Deserialize)]
+pub struct Member {
+    /// Its sessions, one after the other.
+    pub sids: Vec<String>,
+    /// What each of its connections said of being recovered.
+    pub recovered: Vec<bool>,
+    /// Why it was disconnected, each time.
+    pub left: Vec<String>,
+    /// Why it could not connect, each time.
+    pub errors: Vec<String>,
+    /// Where the journal stood when it was ready for the first time.
+    pub start: Option<String>,
+    /// The positions of the business events that it was given.
+    pub heard: Vec<String>,
+    pub connected: bool,
+    pub transport: Option<String>,
+}
+
+/// Many stock JavaScript clients with default options, in one process. Killed when dropped.
+pub struct Crowd(StockScreen);
+
+impl Crowd {
+    /// So many come at once, with these options besides the default ones.
+    pub async fn comes(hub: SocketAddr, token: &str, channels: &[&str], many: usize, options: Value) -> Self {
+        let (mut program, folder) = javascript_program(&programs().join("crowd.mjs")).await;
+        let mut crowd = StockScreen::start(&mut program, folder);
+        let url = format!("http://{hub}");
+        crowd.tell(json!({ "url": url, "token": token, "channels": channels, "many": many, "options": options })).await;
+        Self(crowd)
+    }
+
+    /// What has happened to each so far.
+    async fn reports(&mut self) -> Vec<Member> {
+        self.0.tell(json!({ "do": "report" })).await;
+        let report = self.0.next().await;
+        self.0.happened.clear(); // The next report has all of it.
+        serde_json::from_value(report).expect("a report")
+    }
+
+    /// Waits until a fact holds for all of them, taken together.
+    pub async fn until_all(&mut self, what: &str, fact: impl Fn(&[Member]) -> bool) -> Vec<Member> {
+        let started = Instant::now();
+        loop {
+            let members = self.reports().await;
+            if fact(&members) {
+                return members;
+            }
+            if started.elapsed() > HAPPENS_MAX {
+                let brief = |one: &Member| (one.sids.len(), one.left.clone(), one.errors.clone(), one.heard.len());
+                let all: Vec<_> = members.iter().map(brief).collect();
+                panic!("never: {what}. Connected, left, errors, heard: {all:?}");
+            }
+            tokio::time::sleep(REPORT_EVERY).await;
+        }
+    }
+
+    /// Waits until a fact holds for each of them.
+    pub async fn until(&mut self, what: &str, fact: impl Fn(&Member) -> bool) -> Vec<Member> {
+        self.until_all(what, |all| all.iter().all(&fact)).await
     }
 }
 
