@@ -9,6 +9,7 @@ use std::{
     panic::AssertUnwindSafe,
     sync::Arc,
     task::{Context, Poll},
+    time::Instant,
 };
 
 use futures_util::{FutureExt, future::BoxFuture};
@@ -22,6 +23,7 @@ use crate::{
     extract::{Call, Cause},
     handler::AnyHandler,
     io::Hub,
+    pace::Paced,
     packet::{BadPacket, Incoming, Reader},
     socket::Socket,
 };
@@ -34,6 +36,8 @@ pub struct Client {
     session: Arc<Session>,
     handshake: Arc<Handshake>,
     reader: Reader,
+    /// Packets that were read, against [`Config::messages`](crate::Config::messages).
+    read: Paced,
     sockets: Vec<Arc<Socket>>,
     /// True once a namespace was joined.
     established: bool,
@@ -66,6 +70,7 @@ impl Client {
         Client {
             reader: Reader::new(&socket.session.shared.config),
             hub,
+            read: Paced::default(),
             session: socket.session,
             handshake,
             sockets: Vec::new(),
@@ -81,22 +86,37 @@ impl Client {
         self.sockets.iter().find(|socket| socket.ns() == ns)
     }
 
-    fn take_in(&mut self, incoming: Incoming) {
+    fn take_in(&mut self, incoming: Incoming) -> Result<(), CloseReason> {
         let work = match incoming {
             Incoming::Connect { ns, auth } => Work::Join { ns, auth },
             Incoming::Disconnect { ns } => Work::Leave { ns },
             Incoming::Event { ns, name, args, ack } => Work::Event { ns, name, args, ack },
-            Incoming::Ack { ns, id, args } => return self.answer(&ns, id, args),
+            Incoming::Ack { ns, id, args } => {
+                return if self.answer(&ns, id, args) { Ok(()) } else { self.count() };
+            }
         };
+        self.count()?;
         self.work_bytes += work.size();
         self.work.push_back(work);
+        Ok(())
     }
 
-    fn answer(&self, ns: &str, id: u64, args: Value) {
-        // An answer nobody waits for any more came too late, or twice.
-        if let Some(waiting) = self.socket(ns).and_then(|socket| socket.forget_ack(id)) {
+    /// Counts a packet that nobody asked for.
+    fn count(&mut self) -> Result<(), CloseReason> {
+        match self.session.shared.config.messages {
+            Some(pace) if !self.read.admits(pace, Instant::now()) => Err(CloseReason::TooManyMessages),
+            _ => Ok(()),
+        }
+    }
+
+    /// False if nobody waits for it any more: it came too late, or twice.
+    fn answer(&self, ns: &str, id: u64, args: Value) -> bool {
+        let waiting = self.socket(ns).and_then(|socket| socket.forget_ack(id));
+        let is_awaited = waiting.is_some();
+        if let Some(waiting) = waiting {
             let _ = waiting.send(args);
         }
+        is_awaited
     }
 
     /// Begins the next piece of work; `None` when there is none that takes time.
@@ -216,7 +236,10 @@ impl Client {
                 match done? {
                     Done::Handled => {}
                     Done::Admitted(request) => self.running = self.admit(*request),
-                    Done::Refused { ns, refusal } => self.refuse(&ns, &refusal),
+                    Done::Refused { ns, refusal } => match refusal.closes() {
+                        Some(reason) => return Poll::Ready(Err(reason)),
+                        None => self.refuse(&ns, &refusal),
+                    },
                 }
                 continue;
             }
@@ -248,10 +271,9 @@ impl Conversation for Client {
         };
         match incoming {
             Ok(Some(incoming)) => self.take_in(incoming),
-            Ok(None) => {}
-            Err(BadPacket) => return Err(CloseReason::BadPacket),
+            Ok(None) => Ok(()),
+            Err(BadPacket) => Err(CloseReason::BadPacket),
         }
-        Ok(())
     }
 
     fn has_room(&self) -> bool {

@@ -28,6 +28,8 @@ pub enum CloseReason {
     TooLarge,
     /// The peer took no byte for `write_deadline`.
     Stalled,
+    /// The client sent more packets than [`Config::messages`](crate::Config::messages) allows.
+    TooManyMessages,
     /// The client made the server answer more than the queue can hold.
     Overflow,
     /// The client gave up a poll that was in flight.
@@ -53,7 +55,7 @@ impl CloseReason {
     /// Service restart: stock clients come back by themselves.
     pub const RESTART: CloseReason = CloseReason::Server { code: 1012, text: "service restart" };
 
-    pub(crate) const KINDS: [&'static str; 17] = [
+    pub(crate) const KINDS: [&'static str; 18] = [
         "client_left",
         "server_left",
         "client_closed",
@@ -71,6 +73,7 @@ impl CloseReason {
         "shutting_down",
         "server",
         "bad_text",
+        "too_many_messages",
     ];
 
     pub(crate) fn kind(self) -> usize {
@@ -92,6 +95,7 @@ impl CloseReason {
             CloseReason::ShuttingDown => 14,
             CloseReason::Server { .. } => 15,
             CloseReason::BadText => 16,
+            CloseReason::TooManyMessages => 17,
         }
     }
 
@@ -108,6 +112,7 @@ impl CloseReason {
             CloseReason::TooLarge => (1009, "message too large"),
             CloseReason::PingTimeout => (1001, "ping timeout"),
             CloseReason::ConnectTimeout => (1008, "connect timeout"),
+            CloseReason::TooManyMessages => (1008, "too many messages"),
             CloseReason::Overflow => (1008, "too much to answer"),
             CloseReason::Replaced => (1000, "replaced"),
             CloseReason::HandlerPanicked => (1011, "internal error"),

@@ -1,12 +1,22 @@
 //! What a server may be told, with defaults that are safe on an open network.
 
-use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use http::{Extensions, HeaderMap, HeaderName, HeaderValue, header};
 
+use crate::Pace;
+
 /// Finds a client's address among a request's extensions.
 pub type RemoteAddr = Arc<dyn Fn(&Extensions) -> Option<SocketAddr> + Send + Sync>;
+
+/// Knows the proxies whose `X-Forwarded-For` is believed.
+pub type IsProxy = Arc<dyn Fn(IpAddr) -> bool + Send + Sync>;
 
 /// Settings of one server. Every bound is per connection unless it says otherwise.
 #[derive(Clone)]
@@ -33,15 +43,24 @@ pub struct Config {
     pub queue_packets_max: usize,
     /// Bytes queued for one connection, those being written included. 1 MiB.
     pub queue_bytes_max: usize,
+    /// Packets a client may send: events, joins, leaves, and answers that nobody waits for. Heartbeats and answers that were asked
+    /// for are not counted. Beyond it the session is closed. 20 a second, 100 at once.
+    pub messages: Option<Pace>,
     /// Events read but not yet handled; beyond it the connection is not read further. 32.
     pub incoming_events_max: usize,
     /// Binary attachments of one incoming event. Their sum is bounded by `max_payload`. 16.
     pub attachments_max: usize,
     /// Who may call from a browser.
     pub origins: Origins,
-    /// Sessions of this server at once, all connections together. 65,536.
+    /// Sessions of this server at once, all connections together. Beyond it: 503. 65,536.
     pub sockets_max: usize,
-    /// What `Retry-After` says on a 503, in whole seconds. 5 s.
+    /// Sessions at once of one address, which is what `remote_addr` finds or a trusted proxy names; of IPv6 its first 64 bits. Beyond it:
+    /// 429. No bound by default: whole shops are behind one address.
+    pub sockets_per_address_max: Option<usize>,
+    /// New sessions of this server, all together: a storm of clients that come back. Beyond it: 503, before anything is done for
+    /// them. No bound by default.
+    pub handshakes: Option<Pace>,
+    /// The longest time that `Retry-After` names on a 429 or 503, in whole seconds; while many are sent away, each is told another. 5 s.
     pub retry_after: Duration,
     /// Request headers copied out for middleware; nothing else of a request is kept.
     /// `origin`, `user-agent`, `x-forwarded-for`, `traceparent`.
@@ -52,6 +71,8 @@ pub struct Config {
     /// Finds the client's address among a request's extensions. The default knows a bare [`SocketAddr`];
     /// with axum: `Arc::new(|e| e.get::<ConnectInfo<SocketAddr>>().map(|info| info.0))`.
     pub remote_addr: RemoteAddr,
+    /// Whose `X-Forwarded-For` names the address to count a session under. Nobody's by default.
+    pub is_proxy: IsProxy,
 }
 
 impl Default for Config {
@@ -67,10 +88,13 @@ impl Default for Config {
             pending_acks_max: 64,
             queue_packets_max: 256,
             queue_bytes_max: 1024 * 1024,
+            messages: Some(Pace { per_second: 20, burst: 100 }),
             incoming_events_max: 32,
             attachments_max: 16,
             origins: Origins::List(Vec::new()),
             sockets_max: 65_536,
+            sockets_per_address_max: None,
+            handshakes: None,
             retry_after: Duration::from_secs(5),
             headers_kept: vec![
                 header::ORIGIN,
@@ -80,6 +104,7 @@ impl Default for Config {
             ],
             session_id: Arc::new(random_session_id),
             remote_addr: Arc::new(|extensions| extensions.get().copied()),
+            is_proxy: Arc::new(|_| false),
         }
     }
 }

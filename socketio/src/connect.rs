@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 use socketioxide_core::Str;
 
-use crate::{Handshake, SocketId};
+use crate::{CloseReason, Handshake, SocketId};
 
 /// A client's wish to join a namespace, on its way through the middleware. Nothing has been answered yet.
 #[derive(Debug)]
@@ -95,18 +95,30 @@ pub struct Refusal {
     message: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     data: Option<Box<RawValue>>,
+    #[serde(skip)]
+    closes: Option<CloseReason>,
 }
 
 impl Refusal {
     /// A refusal with a message.
     pub fn new(message: impl Into<String>) -> Self {
-        Refusal { message: message.into(), data: None }
+        Refusal { message: message.into(), data: None, closes: None }
+    }
+
+    /// Closes the connection instead of answering: a stock client tries again by itself, which it does not after an answer.
+    #[must_use]
+    pub fn closing(reason: CloseReason) -> Self {
+        Refusal { message: reason.name().to_owned(), data: None, closes: Some(reason) }
     }
 
     /// Adds data for the client's program to act upon. What cannot be written as JSON is left out.
     #[must_use]
     pub fn with_data<T: Serialize>(self, data: &T) -> Self {
         Refusal { data: serde_json::value::to_raw_value(data).ok(), ..self }
+    }
+
+    pub(crate) fn closes(&self) -> Option<CloseReason> {
+        self.closes
     }
 
     pub(crate) fn json(&self) -> String {

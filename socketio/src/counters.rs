@@ -15,15 +15,35 @@ pub enum RefusedReason {
     UnknownSession,
     /// An `Origin` that is not allowed: 403.
     ForeignOrigin,
-    /// As many sessions as allowed, or shutting down: 503.
-    Busy,
+    /// As many sessions as allowed: 503.
+    TooManySockets,
     /// A body above `max_payload`: 413.
     TooLarge,
+    /// As many sessions of one address as allowed: 429.
+    TooManySocketsOfAddress,
+    /// More new sessions at a time than allowed: 503.
+    TooManyHandshakes,
+    /// Shutting down: 503.
+    Stopping,
 }
 
 impl RefusedReason {
     /// Names in snake case, in the order of the variants.
-    pub const NAMES: [&'static str; 5] = ["bad_request", "unknown_session", "foreign_origin", "busy", "too_large"];
+    pub const NAMES: [&'static str; 8] = [
+        "bad_request",
+        "unknown_session",
+        "foreign_origin",
+        "too_many_sockets",
+        "too_large",
+        "too_many_sockets_of_address",
+        "too_many_handshakes",
+        "stopping",
+    ];
+
+    /// A stable name in snake case, fit for a metric's label.
+    pub fn name(self) -> &'static str {
+        Self::NAMES[self as usize]
+    }
 }
 
 #[derive(Default)]

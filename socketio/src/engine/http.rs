@@ -15,11 +15,13 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::upgrade::OnUpgrade;
+use serde_json::{Value, json};
 use sha1::{Digest, Sha1};
 use tower_service::Service;
 
 use super::{
-    Application, EngineSocket, Handshake, Registered, Session, Shared, Transport,
+    Application, EngineSocket, Handshake, Registered, Seat, Session, Shared, Transport,
+    addresses::counted_address,
     driver::Driver,
     handshake::{Query, detached},
     packet,
@@ -142,8 +144,8 @@ impl<A: Application> EngineService<A> {
     }
 
     fn open_polling<B>(&self, request: &Request<B>) -> Result<Response<ReplyBody>, RefusedReason> {
-        let seat = self.shared.seat().ok_or(RefusedReason::Busy)?;
-        let registered = Registered::new(seat, Transport::Polling).ok_or(RefusedReason::Busy)?;
+        let seat = self.seat(request)?;
+        let registered = Registered::new(seat, Transport::Polling).ok_or(RefusedReason::Stopping)?;
         let greeting = greeting(&registered.session, Transport::Polling);
         let handshake = self.handshake(request, Transport::Polling);
         self.shared.tasks.spawn(converse(&*self.application, registered, handshake, None));
@@ -151,7 +153,7 @@ impl<A: Application> EngineService<A> {
     }
 
     fn open_websocket<B>(&self, request: &Request<B>, on_upgrade: OnUpgrade) -> Result<(), RefusedReason> {
-        let seat = self.shared.seat().ok_or(RefusedReason::Busy)?;
+        let seat = self.seat(request)?;
         let handshake = self.handshake(request, Transport::WebSocket);
         let (shared, application) = (self.shared.clone(), self.application.clone());
         self.shared.tasks.spawn(async move {
@@ -194,6 +196,10 @@ impl<A: Application> EngineService<A> {
                 _ => {}
             }
         });
+    }
+
+    fn seat<B>(&self, request: &Request<B>) -> Result<Seat, RefusedReason> {
+        self.shared.seat(counted_address(&self.shared.config, request.headers(), request.extensions()))
     }
 
     fn handshake<B>(&self, request: &Request<B>, transport: Transport) -> Arc<Handshake> {
@@ -347,18 +353,29 @@ fn allow_origin(origins: &Origins, origin: Option<HeaderValue>, headers: &mut He
 
 pub(super) fn refuse(shared: &Shared, reason: RefusedReason) -> Response<ReplyBody> {
     shared.counters.refused(reason);
-    // The codes and words of Node's server, which some clients look at.
-    let (status, body) = match reason {
-        RefusedReason::BadRequest => (StatusCode::BAD_REQUEST, r#"{"code":3,"message":"Bad request"}"#),
-        RefusedReason::UnknownSession => (StatusCode::BAD_REQUEST, r#"{"code":1,"message":"Session ID unknown"}"#),
-        RefusedReason::ForeignOrigin => (StatusCode::FORBIDDEN, r#"{"code":4,"message":"Forbidden"}"#),
-        RefusedReason::Busy => (StatusCode::SERVICE_UNAVAILABLE, r#"{"code":4,"message":"Busy"}"#),
-        RefusedReason::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, r#"{"code":3,"message":"Payload too large"}"#),
+    // The codes and words of Node's server, which some clients look at; it has none for its bounds.
+    let (status, code, message) = match reason {
+        RefusedReason::BadRequest => (StatusCode::BAD_REQUEST, Value::from(3), "Bad request"),
+        RefusedReason::UnknownSession => (StatusCode::BAD_REQUEST, Value::from(1), "Session ID unknown"),
+        RefusedReason::ForeignOrigin => (StatusCode::FORBIDDEN, Value::from(4), "Forbidden"),
+        RefusedReason::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, Value::from(3), "Payload too large"),
+        RefusedReason::TooManySocketsOfAddress => {
+            (StatusCode::TOO_MANY_REQUESTS, reason.name().into(), "Too many connections from this address")
+        }
+        RefusedReason::TooManySockets => {
+            (StatusCode::SERVICE_UNAVAILABLE, reason.name().into(), "As many connections as there may be")
+        }
+        RefusedReason::TooManyHandshakes => {
+            (StatusCode::SERVICE_UNAVAILABLE, reason.name().into(), "Too many new connections at once")
+        }
+        RefusedReason::Stopping => (StatusCode::SERVICE_UNAVAILABLE, reason.name().into(), "Shutting down"),
     };
-    let mut reply = text(status, body);
+    let mut reply = text(status, json!({ "code": code, "message": message }).to_string());
     reply.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    if reason == RefusedReason::Busy {
-        reply.headers_mut().insert(header::RETRY_AFTER, shared.config.retry_after.as_secs().into());
+    if matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
+        // Each another time, or those who were sent away together would come back together.
+        let seconds = rand::random_range(1..=shared.config.retry_after.as_secs().max(1));
+        reply.headers_mut().insert(header::RETRY_AFTER, seconds.into());
     }
     reply
 }

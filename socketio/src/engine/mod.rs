@@ -4,6 +4,7 @@
 //! WebSocket. HTTP requests of a polling session only put packets down and pick packets up (`polling`). This module never
 //! looks into a message; that is the [`Application`]'s.
 
+mod addresses;
 mod driver;
 mod echo;
 pub(crate) mod frames;
@@ -18,12 +19,13 @@ mod websocket;
 use std::{
     fmt,
     future::Future,
+    net::IpAddr,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
     task::{Context, Poll},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -36,7 +38,8 @@ pub use http::{EngineService, ReplyBody};
 
 pub(crate) use session::Session;
 
-use crate::{CloseReason, Config, Encoded, SendError, counters::Counters};
+use crate::{CloseReason, Config, Encoded, RefusedReason, SendError, counters::Counters, pace::Paced};
+use addresses::Addresses;
 use sessions::Sessions;
 
 /// What is spoken over Engine.IO: Socket.IO, or an echo.
@@ -131,6 +134,8 @@ pub(crate) struct Shared {
     pub packets: Packets,
     sessions: Sessions,
     seats: AtomicUsize,
+    addresses: Addresses,
+    handshakes: Mutex<Paced>,
     tasks: TaskTracker,
     stopping: CancellationToken,
 }
@@ -154,18 +159,37 @@ impl Shared {
             },
             sessions: Sessions::default(),
             seats: AtomicUsize::new(0),
+            addresses: Addresses::default(),
+            handshakes: Mutex::default(),
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
         })
     }
 
-    /// A place for one more session, unless all are taken or the server is stopping.
-    fn seat(self: &Arc<Self>) -> Option<Seat> {
-        let free = |taken| (taken < self.config.sockets_max).then_some(taken + 1);
-        if self.stopping.is_cancelled() || self.seats.fetch_update(Relaxed, Relaxed, free).is_err() {
-            return None;
+    /// A place for one more session, unless all are taken, this address has its share, too many come at once or the server is
+    /// stopping. Whoever is refused for one reason uses nothing up of the bounds asked for later.
+    fn seat(self: &Arc<Self>, address: Option<IpAddr>) -> Result<Seat, RefusedReason> {
+        if self.stopping.is_cancelled() {
+            return Err(RefusedReason::Stopping);
         }
-        Some(Seat { shared: self.clone() })
+        let free = |taken| (taken < self.config.sockets_max).then_some(taken + 1);
+        if self.seats.fetch_update(Relaxed, Relaxed, free).is_err() {
+            return Err(RefusedReason::TooManySockets);
+        }
+        // From here on its drop gives back what was taken.
+        let mut seat = Seat { shared: self.clone(), address: None };
+        if let (Some(address), Some(max)) = (address, self.config.sockets_per_address_max) {
+            if !self.addresses.enter(address, max) {
+                return Err(RefusedReason::TooManySocketsOfAddress);
+            }
+            seat.address = Some(address);
+        }
+        if let Some(pace) = self.config.handshakes
+            && !self.handshakes.lock().unwrap_or_else(PoisonError::into_inner).admits(pace, Instant::now())
+        {
+            return Err(RefusedReason::TooManyHandshakes);
+        }
+        Ok(seat)
     }
 
     /// Asks every session to close, `slice` at a time with a pause between.
@@ -196,14 +220,18 @@ impl Shared {
     }
 }
 
-/// One session's place among `sockets_max`; dropping it frees the place.
+/// One session's place among `sockets_max`, and among those of its address; dropping it frees the place.
 struct Seat {
     shared: Arc<Shared>,
+    address: Option<IpAddr>,
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
         self.shared.seats.fetch_sub(1, Relaxed);
+        if let Some(address) = self.address {
+            self.shared.addresses.leave(address);
+        }
     }
 }
 

@@ -231,7 +231,9 @@ pub(super) async fn post(session: &Arc<Session>, packets: Vec<Packet>) -> Posted
         let mut state = session.state();
         let closing = state.closing;
         match (closing, &mut state.polling) {
-            (Some(CloseReason::BadPacket | CloseReason::TooLarge), _) => Poll::Ready(Posted::Refused),
+            (Some(CloseReason::BadPacket | CloseReason::TooLarge | CloseReason::TooManyMessages), _) => {
+                Poll::Ready(Posted::Refused)
+            }
             (Some(_), _) | (None, None) => Poll::Ready(Posted::Taken),
             (None, Some(polling)) if polling.posted.is_none() => Poll::Ready(Posted::Taken),
             (None, Some(polling)) => {

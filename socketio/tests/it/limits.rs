@@ -1,13 +1,19 @@
 //! Who is let in, and how much of what.
 
+use std::{net::SocketAddr, sync::Arc};
+
+use axum::extract::ConnectInfo;
 use futures_util::SinkExt;
 use http::{StatusCode, header};
-use tillwire_socketio::{CloseReason, Config, Namespace, Origins, RefusedReason, Transport};
+use serde_json::{Value, json};
+use tillwire_socketio::{
+    AckSender, CloseReason, Config, Namespace, Origins, Pace, RefusedReason, SocketRef, Transport,
+};
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::{
-    peer::{BOTH, ENGINE, End, Peer, SOCKET, get, http, post, websocket},
-    server::{Server, quiet},
+    peer::{BOTH, ENGINE, End, Peer, Reply, SOCKET, get, http, post, websocket},
+    server::{Server, beating, quiet},
 };
 
 #[tokio::test]
@@ -41,6 +47,12 @@ async fn an_oversized_payload_ends_the_session() {
         let _ = socket.send(Message::Frame(frame)).await;
     }
     server.until("cut", |counters| counters.closed(CloseReason::TooLarge) == 1).await;
+    for (transport, count) in [(Transport::WebSocket, 2), (Transport::Polling, 3)] {
+        let mut peer = Peer::joined(server.addr, transport).await;
+        peer.says(&large).await;
+        server.until("counted", |counters| counters.closed(CloseReason::TooLarge) == count).await;
+    }
+    assert_eq!(server.io.counters().refused(RefusedReason::TooLarge), 1);
 }
 
 #[tokio::test]
@@ -115,8 +127,7 @@ async fn a_full_house_answers_503_and_when_to_come_back() {
     let mut first = Peer::open(server.addr, SOCKET, Transport::Polling).await;
     let _second = Peer::open(server.addr, SOCKET, Transport::WebSocket).await;
     let reply = get(server.addr, &polling).await;
-    assert_eq!(reply.status, StatusCode::SERVICE_UNAVAILABLE);
-    assert_eq!(reply.headers[header::RETRY_AFTER], "5");
+    assert_refused(&reply, StatusCode::SERVICE_UNAVAILABLE, RefusedReason::TooManySockets);
     assert_eq!(websocket(server.addr, &upgrade, &[]).await.err(), Some(StatusCode::SERVICE_UNAVAILABLE));
     // An upgrade is no second seat.
     first.upgrades().await;
@@ -127,7 +138,7 @@ async fn a_full_house_answers_503_and_when_to_come_back() {
     assert_eq!(get(server.addr, &polling).await.status, StatusCode::OK);
     let counters = server.io.counters();
     assert_eq!((counters.handshakes_polling, counters.handshakes_websocket, counters.upgrades), (2, 1, 1));
-    assert_eq!(counters.refused(RefusedReason::Busy), 2);
+    assert_eq!(counters.refused(RefusedReason::TooManySockets), 2);
 }
 
 #[tokio::test]
@@ -141,4 +152,165 @@ async fn a_client_that_only_asks_and_never_listens_is_closed() {
     }
     server.until("closed", |counters| counters.closed(CloseReason::Overflow) == 1).await;
     assert_eq!(peer.ends().await.1, End::Refused);
+}
+
+/// Refused for this reason, which the body names, and told when to come back.
+#[track_caller]
+fn assert_refused(reply: &Reply, status: StatusCode, reason: RefusedReason) {
+    assert_eq!(reply.status, status, "{}", reply.body);
+    let body: Value = serde_json::from_str(&reply.body).unwrap();
+    assert_eq!(body["code"], reason.name());
+    let seconds: u64 = reply.headers[header::RETRY_AFTER].to_str().unwrap().parse().unwrap();
+    assert!((1..=5).contains(&seconds), "{seconds}");
+}
+
+/// Behind a proxy on this machine that is trusted.
+fn proxied(config: Config) -> Config {
+    Config {
+        remote_addr: Arc::new(|extensions| extensions.get::<ConnectInfo<SocketAddr>>().map(|info| info.0)),
+        is_proxy: Arc::new(|address| address.is_loopback()),
+        ..config
+    }
+}
+
+/// Counted under an address, as a proxy would name it.
+async fn handshake_from(server: &Server, address: &str) -> Reply {
+    let polling = format!("{SOCKET}?EIO=4&transport=polling");
+    http(server.addr, "GET", &polling, &[("x-forwarded-for", address)], "").await
+}
+
+#[tokio::test]
+async fn an_address_has_its_share_of_sessions_and_no_more() {
+    let server = Server::start(proxied(Config { sockets_per_address_max: Some(2), ..quiet() }), |_| {}).await;
+    let upgrade = format!("{SOCKET}?EIO=4&transport=websocket");
+    let here = [("x-forwarded-for", "203.0.113.7")];
+    let first = handshake_from(&server, here[0].1).await;
+    assert_eq!(first.status, StatusCode::OK);
+    let second = websocket(server.addr, &upgrade, &here).await.unwrap();
+    let refused = handshake_from(&server, here[0].1).await;
+    assert_refused(&refused, StatusCode::TOO_MANY_REQUESTS, RefusedReason::TooManySocketsOfAddress);
+    assert_eq!(websocket(server.addr, &upgrade, &here).await.err(), Some(StatusCode::TOO_MANY_REQUESTS));
+    // Nobody else minds, and those that are there stay.
+    assert_eq!(handshake_from(&server, "203.0.113.8").await.status, StatusCode::OK);
+    let counters = server.io.counters();
+    assert_eq!((counters.sessions_polling, counters.sessions_websocket), (2, 1));
+    assert_eq!(counters.refused(RefusedReason::TooManySocketsOfAddress), 2);
+    drop(second);
+    server.until("one has left", |counters| counters.sessions_websocket == 0).await;
+    assert!(websocket(server.addr, &upgrade, &here).await.is_ok());
+}
+
+#[tokio::test]
+async fn who_dies_without_a_word_gives_the_place_back() {
+    let config = Config { sockets_per_address_max: Some(2), sockets_max: 3, ..beating(200, 100) };
+    let server = Server::start(proxied(config), |_| {}).await;
+    for round in 1..=2 {
+        // Neither polls or answers a ping ever again; the connection stays open.
+        let _polling = Peer::open(server.addr, SOCKET, Transport::Polling).await;
+        let _websocket = Peer::open(server.addr, SOCKET, Transport::WebSocket).await;
+        assert_eq!(handshake_from(&server, "127.0.0.1").await.status, StatusCode::TOO_MANY_REQUESTS);
+        let dead = |counters: &tillwire_socketio::CountersView| counters.closed(CloseReason::PingTimeout) == 2 * round;
+        server.until("both are given up", dead).await;
+        server.until("both are gone", |it| it.sessions_polling + it.sessions_websocket == 0).await;
+    }
+}
+
+#[tokio::test]
+async fn a_storm_is_let_in_at_its_pace() {
+    let config = Config { handshakes: Some(Pace { per_second: 1, burst: 4 }), ..quiet() };
+    let server = Server::start(proxied(config), |io| io.ns("/", Namespace::new())).await;
+    let (polling, upgrade) =
+        (format!("{SOCKET}?EIO=4&transport=polling"), format!("{SOCKET}?EIO=4&transport=websocket"));
+    let mut first = Peer::open(server.addr, SOCKET, Transport::Polling).await;
+    let mut let_in = 1;
+    let refused = loop {
+        let reply = get(server.addr, &polling).await;
+        if reply.status != StatusCode::OK {
+            break reply;
+        }
+        let_in += 1;
+        assert!(let_in < 100, "none was refused");
+    };
+    assert_refused(&refused, StatusCode::SERVICE_UNAVAILABLE, RefusedReason::TooManyHandshakes);
+    while let Ok(socket) = websocket(server.addr, &upgrade, &[]).await {
+        // A slow machine has earned one more meanwhile.
+        drop(socket);
+        let_in += 1;
+        assert!(let_in < 100, "none was refused");
+    }
+    assert!(let_in >= 4, "{let_in}");
+    assert!(server.io.counters().refused(RefusedReason::TooManyHandshakes) >= 2);
+    // Those who are in go on, and an upgrade is no handshake.
+    first.upgrades().await;
+    first.says("40").await;
+    assert!(first.hears_text().await.starts_with("40{"));
+    let later = async { while get(server.addr, &polling).await.status != StatusCode::OK {} };
+    tokio::time::timeout(std::time::Duration::from_secs(10), later).await.expect("its turn comes");
+}
+
+#[tokio::test]
+async fn more_messages_than_allowed_end_one_session_and_no_other() {
+    let config = Config { messages: Some(Pace { per_second: 1, burst: 6 }), ..quiet() };
+    let server = Server::start(config, |io| {
+        io.ns("/", Namespace::new().on("echo", async |ack: AckSender| ack.send(&"heard").unwrap()));
+    })
+    .await;
+    for (transport, count) in BOTH.into_iter().zip(1..) {
+        let mut other = Peer::joined(server.addr, transport).await;
+        let mut peer = Peer::joined(server.addr, transport).await;
+        for n in 0..5 {
+            // A heartbeat is no message.
+            peer.says("3").await;
+            peer.says(&format!(r#"42{n}["echo"]"#)).await;
+            assert_eq!(peer.hears_text().await, format!(r#"43{n}["heard"]"#));
+        }
+        let end = async {
+            for n in 5..100 {
+                peer.says(&format!(r#"42{n}["echo"]"#)).await;
+            }
+            peer.ends().await.1
+        };
+        let expected = match transport {
+            Transport::Polling => End::Refused,
+            Transport::WebSocket => End::Closed(1008, "too many messages".into()),
+        };
+        assert_eq!(end.await, expected);
+        server.until("counted", |counters| counters.closed(CloseReason::TooManyMessages) == count).await;
+        other.says(r#"421["echo"]"#).await;
+        assert_eq!(other.hears_text().await, r#"431["heard"]"#);
+    }
+}
+
+#[tokio::test]
+async fn an_answer_is_no_message_unless_nobody_asked() {
+    let config = Config { messages: Some(Pace { per_second: 1, burst: 6 }), ..quiet() };
+    let server = Server::start(config, |io| {
+        io.ns("/", async |socket: SocketRef| {
+            for _ in 0..30 {
+                let Ok(answer) = socket.emit_with_ack::<_, Value>("ask", &json!({})) else { return };
+                if answer.await.is_err() {
+                    return;
+                }
+            }
+            socket.emit("enough", &json!({})).unwrap();
+        });
+    })
+    .await;
+    for (transport, count) in BOTH.into_iter().zip(1..) {
+        let mut peer = Peer::joined(server.addr, transport).await;
+        loop {
+            let asked = peer.hears_text().await;
+            let Some(id) = asked.strip_prefix("42").and_then(|rest| rest.split('[').next()).filter(|id| !id.is_empty())
+            else {
+                assert_eq!(asked, r#"42["enough",{}]"#);
+                break;
+            };
+            peer.says(&format!("43{id}[1]")).await;
+        }
+        for _ in 0..20 {
+            peer.says("43777[1]").await;
+        }
+        assert_ne!(peer.ends().await.1, End::Broken);
+        server.until("counted", |counters| counters.closed(CloseReason::TooManyMessages) == count).await;
+    }
 }

@@ -96,10 +96,8 @@ async fn who_waits_for_a_later_slice_is_served_and_nobody_new_is_let_in() {
     server.until("a slice is closed", |counters| counters.closed(CloseReason::RESTART) >= SLICE as u64).await;
 
     let reply = get(server.addr, &format!("{SOCKET}?EIO=4&transport=polling")).await;
-    assert_eq!(
-        (reply.status, reply.headers[header::RETRY_AFTER].as_bytes()),
-        (StatusCode::SERVICE_UNAVAILABLE, &b"5"[..])
-    );
+    assert_eq!(reply.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert!(reply.headers.contains_key(header::RETRY_AFTER) && reply.body.contains("stopping"), "{}", reply.body);
     let refused = websocket(server.addr, &format!("{SOCKET}?EIO=4&transport=websocket"), &[]).await;
     assert_eq!(refused.err(), Some(StatusCode::SERVICE_UNAVAILABLE));
 
