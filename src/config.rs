@@ -1,11 +1,12 @@
 //! Configuration: one struct, read once in `main`. `tillwire --help` is its reference, and nothing else reads the
 //! environment.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use axum::http::HeaderValue;
 use clap::{Args, Parser, Subcommand};
+use ipnet::IpNet;
 use secrecy::SecretString;
 use tillwire_channels::{Channel, MerchantId, Moment, OutletId, Position, RegisterId, Role as StaffRole, StaffId};
 
@@ -218,6 +219,54 @@ pub struct Listen {
     /// How many seconds a node that was told to stop keeps answering, while balancers learn that it is not ready.
     #[arg(long, env = "TILLWIRE_DRAIN_SECONDS", default_value_t = 5)]
     pub drain_seconds: u64,
+
+    #[command(flatten)]
+    pub limits: Limits,
+}
+
+/// What one node serves of screens. Newcomers are refused; those who are there stay.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Limits of screens, on each node")]
+pub struct Limits {
+    /// The most connections of screens at once. A node with fewer file descriptors takes fewer.
+    #[arg(long, env = "TILLWIRE_SOCKETS_MAX", default_value_t = 16_384, value_parser = clap::value_parser!(u32).range(1..))]
+    pub sockets_max: u32,
+
+    /// The most of them from one address; from 64 bits of an IPv6 address. 0 for no bound.
+    #[arg(long, env = "TILLWIRE_SOCKETS_PER_ADDRESS", default_value_t = 2_000)]
+    pub sockets_per_address: u32,
+
+    /// The most of them with one token. 0 for no bound.
+    #[arg(long, env = "TILLWIRE_SOCKETS_PER_TOKEN", default_value_t = 256)]
+    pub sockets_per_token: u32,
+
+    /// The most of them of one merchant. 0 for no bound.
+    #[arg(long, env = "TILLWIRE_SOCKETS_PER_MERCHANT", default_value_t = 10_000)]
+    pub sockets_per_merchant: u32,
+
+    /// How many messages a second one screen may send in the long run, besides heartbeats and acknowledgements. 0 for no
+    /// bound.
+    #[arg(long, env = "TILLWIRE_MESSAGES_PER_SECOND", default_value_t = 20)]
+    pub messages_per_second: u32,
+
+    /// How many messages one screen may send at once, after a pause.
+    #[arg(long, env = "TILLWIRE_MESSAGES_BURST", default_value_t = 100)]
+    pub messages_burst: u32,
+
+    /// How many new connections of screens a second are let in, all together; a quarter as many at once. 0 for no bound.
+    #[arg(long, env = "TILLWIRE_HANDSHAKES_PER_SECOND", default_value_t = 2_000)]
+    pub handshakes_per_second: u32,
+
+    /// Proxies whose `X-Forwarded-For` is believed, as addresses or networks such as `10.0.0.0/8`; comma-separated.
+    /// Behind a balancer that is not named, all screens have its address.
+    #[arg(long, env = "TILLWIRE_TRUSTED_PROXIES", value_delimiter = ',', value_parser = network)]
+    pub trusted_proxies: Vec<IpNet>,
+}
+
+fn network(text: &str) -> Result<IpNet, String> {
+    let text = text.trim();
+    let address = || text.parse::<IpAddr>().map(IpNet::from);
+    text.parse().or_else(|_| address()).map_err(|_| "an address, or a network such as 10.0.0.0/8".to_owned())
 }
 
 fn node_address(text: &str) -> Result<SocketAddr, String> {
@@ -368,6 +417,16 @@ mod tests {
     #[test]
     fn the_command_line_is_sound() {
         super::Config::command().debug_assert();
+    }
+
+    #[test]
+    fn a_proxy_is_an_address_or_a_network() {
+        assert_eq!(super::network("127.0.0.1").unwrap().to_string(), "127.0.0.1/32");
+        assert_eq!(super::network(" 10.0.0.0/8 ").unwrap().to_string(), "10.0.0.0/8");
+        assert_eq!(super::network("fd00::/8").unwrap().to_string(), "fd00::/8");
+        for text in ["", "haproxy", "10.0.0.0/33", "10.0.0/8"] {
+            assert!(super::network(text).is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -24,6 +24,7 @@ pub mod http;
 
 // What a role is given, and the roles themselves.
 pub mod hub;
+mod listener;
 pub mod node;
 pub mod roles;
 

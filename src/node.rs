@@ -10,6 +10,7 @@ use axum::serve::ListenerExt;
 use futures_util::future::BoxFuture;
 use metrics_exporter_prometheus::PrometheusHandle;
 use secrecy::ExposeSecret;
+use tillwire_socketio::Pace;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -22,6 +23,7 @@ use crate::gateway::{self, Gateway};
 use crate::hub::Hub;
 use crate::identity::tokens::Verifier;
 use crate::journal::{Journal, Pools, pool, upkeep};
+use crate::listener::{self, Listener};
 use crate::{config, http};
 
 /// How long requests, screens and writes that are under way may take to end, each.
@@ -33,6 +35,8 @@ const CLOSE_MAX: Duration = Duration::from_secs(5);
 const SEND_BUFFER_BYTES: u32 = 64 * 1024;
 /// How many connections may wait to be accepted: a storm of screens that come back all at once.
 const BACKLOG: u32 = 4_096;
+/// Of so many connections one is kept free of screens: for REST and for whoever asks whether the node lives.
+const KEPT_FROM_SCREENS: usize = 8;
 
 /// Which faces a node shows.
 #[derive(Clone, Copy, Debug)]
@@ -80,6 +84,8 @@ impl Node {
         )?;
         let public = bind(config.listen.listen, "--listen")?;
         let private = bind(config.listen.metrics_listen, "--metrics-listen")?;
+        let for_database = config.database.database_connections + config.database.database_connections / 4 + 2;
+        let connections_max = listener::connections_max(for_database as usize)?;
         let addresses = (public.local_addr()?, private.local_addr()?);
 
         let (tasks, ended, closing) = (TaskTracker::new(), CancellationToken::new(), CancellationToken::new());
@@ -103,6 +109,7 @@ impl Node {
                 ping_interval: Duration::from_secs(config.listen.ping_seconds),
                 vouch_max: Duration::from_secs(config.listen.vouch_seconds),
                 place,
+                limits: limits(config.listen.limits, connections_max),
             };
             let (verifier, hub) = (hub.verifier.clone(), hub.clone());
             let state_of = Arc::new(move |merchant, channel, bytes_max| -> BoxFuture<'static, _> {
@@ -113,8 +120,10 @@ impl Node {
         if let Some(gateway) = &gateway {
             routes = routes.merge(gateway.router());
         }
-        let listeners =
-            [serve(public, routes, closing.clone()), serve(private, http::metrics_router(metrics), closing.clone())];
+        let listeners = [
+            serve_public(Listener::new(public, connections_max, tasks.clone()), routes, closing.clone()),
+            serve(private, http::metrics_router(metrics), closing.clone()),
+        ];
         info!("Serving on http://{}, metrics on http://{}", addresses.0, addresses.1);
         Ok(Self {
             public: addresses.0,
@@ -168,6 +177,30 @@ fn bind(address: SocketAddr, flag: &str) -> anyhow::Result<TcpListener> {
         socket.listen(BACKLOG)
     };
     listen().with_context(|| format!("listening on {address}: is it taken? {flag} names another"))
+}
+
+/// What the gateway may take of what the node has.
+fn limits(config: config::Limits, connections_max: usize) -> gateway::Limits {
+    let bound = |number: u32| (number > 0).then_some(number as usize);
+    let pace = |per_second: u32, burst: u32| (per_second > 0).then_some(Pace { per_second, burst });
+    let for_screens = connections_max - connections_max / KEPT_FROM_SCREENS;
+    gateway::Limits {
+        sockets_max: for_screens.min(config.sockets_max as usize),
+        sockets_per_address_max: bound(config.sockets_per_address),
+        sockets_per_token_max: bound(config.sockets_per_token),
+        sockets_per_merchant_max: bound(config.sockets_per_merchant),
+        messages: pace(config.messages_per_second, config.messages_burst),
+        handshakes: pace(config.handshakes_per_second, config.handshakes_per_second / 4),
+        trusted_proxies: config.trusted_proxies,
+    }
+}
+
+/// The public's, who are told from one another by their addresses.
+fn serve_public(listener: Listener, routes: Router, closing: CancellationToken) -> JoinHandle<std::io::Result<()>> {
+    // Only a tapped listener is known to tell addresses.
+    let routes = routes.into_make_service_with_connect_info::<SocketAddr>();
+    let serving = axum::serve(listener.tap_io(|_| {}), routes).with_graceful_shutdown(closing.cancelled_owned());
+    tokio::spawn(serving.into_future()) // Its owner waits for it in `stopped`.
 }
 
 fn serve(listener: TcpListener, routes: Router, closing: CancellationToken) -> JoinHandle<std::io::Result<()>> {

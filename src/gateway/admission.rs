@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use tillwire_channels::wire::{Connect, Denied, Refused};
 use tillwire_channels::{Moment, Position};
-use tillwire_socketio::{ConnectRequest, Refusal, SocketId, SocketRef};
+use tillwire_socketio::{CloseReason, ConnectRequest, Refusal, SocketId, SocketRef};
 use tokio::sync::mpsc;
 use tracing::debug;
 
 use super::feed::Feed;
 use super::feeds::Feeds;
 use super::join;
+use super::places::{Full, Place, Places};
 use super::resume::Pid;
 use super::rolls::Rolls;
 use super::seals::{Keys, Seals};
@@ -42,6 +43,7 @@ pub struct Admission {
 pub struct Door {
     pub verifier: Arc<Verifier>,
     pub feeds: Arc<Feeds>,
+    pub places: Arc<Places>,
     pub seals: Arc<Seals>,
     pub rolls: Arc<Rolls>,
     /// Where screens that came back are claimed.
@@ -53,6 +55,13 @@ struct Asked {
     staff: Staff,
     connect: Connect,
     after: Option<Position>,
+}
+
+/// What a screen that came back says that it was.
+struct Brought {
+    id: SocketId,
+    position: Position,
+    pid: Pid,
 }
 
 /// What a screen that came back had.
@@ -69,17 +78,18 @@ impl Door {
     ///
     /// # Errors
     /// What the client is told.
-    pub async fn admit(&self, mut request: ConnectRequest) -> Result<(ConnectRequest, Admission), Refusal> {
+    pub async fn admit(&self, mut request: ConnectRequest) -> Result<(ConnectRequest, Admission, Place), Refusal> {
         let asked = self.read(&request)?;
         for _ in 0..TRIES_MAX {
             if self.feeds.vouches() {
                 match self.try_admit(&asked, &mut request).await {
-                    Ok(admission) => return Ok((request, admission)),
-                    Err(Error::Unauthenticated(why)) => return Err(refusal(why, "The token is revoked.")),
-                    Err(Error::NotFound(_)) => {
+                    Ok((admission, place)) => return Ok((request, admission, place)),
+                    Err(NotIn::Full(full)) => return Err(refusal_when(full)),
+                    Err(NotIn::Yet(Error::Unauthenticated(why))) => return Err(refusal(why, "The token is revoked.")),
+                    Err(NotIn::Yet(Error::NotFound(_))) => {
                         return Err(refusal("unknown_merchant", "The token is for a merchant that does not exist."));
                     }
-                    Err(error) => debug!("A screen waits to be let in: {:#}", error.into_anyhow()),
+                    Err(NotIn::Yet(error)) => debug!("A screen waits to be let in: {:#}", error.into_anyhow()),
                 }
             }
             tokio::time::sleep(RETRY_AFTER).await;
@@ -111,16 +121,21 @@ impl Door {
     /// # Errors
     /// [`Error::Unauthenticated`] if the token was revoked, [`Error::NotFound`] if there is no such merchant; others if
     /// the database does not answer.
-    async fn try_admit(&self, asked: &Asked, request: &mut ConnectRequest) -> Result<Admission> {
+    async fn try_admit(&self, asked: &Asked, request: &mut ConnectRequest) -> Result<(Admission, Place), NotIn> {
         let Asked { staff, connect, after } = asked;
         let feed = self.feeds.open(staff.merchant).await?;
         if feed.is_revoked(staff) {
-            return Err(Error::Unauthenticated("token_revoked"));
+            return Err(Error::Unauthenticated("token_revoked").into());
         }
         let keys = self.seals.keys().await?;
         let (now, mut epoch) = (Moment::now_utc(), epoch());
-        let why = match self.find_left(staff, connect, &keys, now).await? {
-            Found::Left(mut left) => {
+        let brought = self.brought(staff, connect, &keys, now).await?;
+        // Before the database is asked what it had joined.
+        let screen = brought.as_ref().map_or(request.id(), |brought| brought.id);
+        let place = self.places.take(staff.merchant, staff.token, screen)?;
+        let why = match brought {
+            Ok(brought) => {
+                let mut left = self.find_left(staff, brought).await?;
                 // Never less than what this screen's earlier connection wrote with, whatever our clock says.
                 epoch = epoch.max(left.epoch + 1);
                 if self.feeds.serves(&feed, left.position).await? {
@@ -128,18 +143,18 @@ impl Door {
                     request.recover(connect.pid.clone().unwrap_or_default(), left.id);
                     count_resumed("recovered");
                     let (joined, after) = (left.joined, Some(left.position));
-                    return Ok(Admission { staff: staff.clone(), joined, denied, after, epoch });
+                    return Ok((Admission { staff: staff.clone(), joined, denied, after, epoch }, place));
                 }
                 // It will be told why; until then it goes on where it was.
                 count_resumed("position_unserved");
-                return self.welcome(asked, Some(left.position), &feed, &keys, request, epoch);
+                return Ok((self.welcome(asked, Some(left.position), &feed, &keys, request, epoch)?, place));
             }
-            Found::Nothing(why) => why,
+            Err(why) => why,
         };
         if let Some(why) = why {
             count_resumed(why);
         }
-        self.welcome(asked, *after, &feed, &keys, request, epoch)
+        Ok((self.welcome(asked, *after, &feed, &keys, request, epoch)?, place))
     }
 
     /// Lets one in that does not return: with a new private id.
@@ -160,18 +175,24 @@ impl Door {
         Ok(Admission { staff: staff.clone(), joined, denied, after, epoch })
     }
 
-    /// What a screen that brings a private id had, if it is its own.
-    async fn find_left(&self, staff: &Staff, connect: &Connect, keys: &Arc<Keys>, now: Moment) -> Result<Found> {
-        let Some(text) = &connect.pid else { return Ok(Found::Nothing(None)) };
+    /// What the private id says that a screen brings, if it is its own. Else why not, if it brought one.
+    async fn brought(
+        &self,
+        staff: &Staff,
+        connect: &Connect,
+        keys: &Arc<Keys>,
+        now: Moment,
+    ) -> Result<Result<Brought, Option<&'static str>>> {
+        let Some(text) = &connect.pid else { return Ok(Err(None)) };
         let mut pid = Pid::open(keys, text);
         if pid.is_none()
             && let Some(keys) = self.seals.read_again().await?
         {
             pid = Pid::open(&keys, text);
         }
-        let Some(pid) = pid else { return Ok(Found::Nothing(Some("unknown_pid"))) };
+        let Some(pid) = pid else { return Ok(Err(Some("unknown_pid"))) };
         if !pid.is_of(staff, now) {
-            return Ok(Found::Nothing(Some("pid_of_another")));
+            return Ok(Err(Some("pid_of_another")));
         }
         // Without an offset it has heard nothing yet; with one that is no position it has heard something else than us.
         let position = match &connect.offset {
@@ -179,18 +200,37 @@ impl Door {
             None => Some(pid.from),
         };
         let (Some(position), Ok(id)) = (position, pid.screen.parse()) else {
-            return Ok(Found::Nothing(Some("malformed_offset")));
+            return Ok(Err(Some("malformed_offset")));
         };
+        Ok(Ok(Brought { id, position, pid }))
+    }
+
+    /// What a screen that comes back had.
+    async fn find_left(&self, staff: &Staff, brought: Brought) -> Result<Left> {
+        let Brought { id, position, pid } = brought;
         let roll = self.rolls.find(staff.merchant, pid.screen.clone()).await?;
         let (joined, epoch) = roll.map_or_else(|| (pid.joined(), 0), |roll| (roll.joined, roll.epoch));
-        Ok(Found::Left(Left { id, position, joined, epoch }))
+        Ok(Left { id, position, joined, epoch })
     }
 }
 
-enum Found {
-    Left(Left),
-    /// Why not, if one was brought.
-    Nothing(Option<&'static str>),
+/// Why somebody is not let in.
+enum NotIn {
+    Full(Full),
+    /// For this reason; most pass.
+    Yet(Error),
+}
+
+impl From<Full> for NotIn {
+    fn from(full: Full) -> Self {
+        Self::Full(full)
+    }
+}
+
+impl From<Error> for NotIn {
+    fn from(error: Error) -> Self {
+        Self::Yet(error)
+    }
 }
 
 /// Microseconds since 1970.
@@ -202,7 +242,22 @@ fn count_resumed(outcome: &'static str) {
     metrics::counter!("tillwire_gateway_resumed_total", "outcome" => outcome).increment(1);
 }
 
-fn refusal(code: &str, message: &str) -> Refusal {
+/// A token that too many use is a person's to mend; a merchant's screens come and go.
+fn refusal_when(full: Full) -> Refusal {
+    match full {
+        Full::OfToken => refusal(full.code(), "As many connections as a token may have."),
+        Full::OfMerchant => {
+            count_refused(full.code());
+            Refusal::closing(CloseReason::Server { code: 1013, text: full.code() })
+        }
+    }
+}
+
+fn count_refused(code: &str) {
     metrics::counter!("tillwire_gateway_refused_total", "code" => code.to_owned()).increment(1);
+}
+
+fn refusal(code: &str, message: &str) -> Refusal {
+    count_refused(code);
     Refusal::new(message).with_data(&Refused { code: code.to_owned(), retry: false })
 }

@@ -71,6 +71,7 @@ mod tests {
         Staff {
             merchant: MerchantId::new(),
             id: StaffId::new(),
+            token: uuid::Uuid::new_v4(),
             role,
             outlets,
             register: None,

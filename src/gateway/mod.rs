@@ -14,6 +14,7 @@ mod forward;
 mod join;
 mod naming;
 mod packed;
+mod places;
 mod resume;
 mod ring;
 mod rolls;
@@ -25,13 +26,16 @@ mod source;
 mod tell;
 mod tunnel;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::extract::ConnectInfo;
 use axum::http::HeaderValue;
 use axum::middleware::from_fn_with_state;
-use tillwire_socketio::{CloseReason, Config, Origins, SocketIo, SocketIoService};
+use ipnet::IpNet;
+use tillwire_socketio::{CloseReason, Config, Origins, Pace, SocketIo, SocketIoService};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -44,6 +48,7 @@ use admission::Door;
 use feeds::Feeds;
 use forward::Forwarder;
 use naming::Naming;
+use places::Places;
 use rolls::Rolls;
 use screen::Stock;
 use seals::Seals;
@@ -55,8 +60,6 @@ use source::Source;
 const CONNECT_MAX: Duration = Duration::from_secs(5);
 /// How many packets are queued for one screen. An entry of 256 KiB has fewer events, and must fit.
 const QUEUE_PACKETS_MAX: usize = 2_048;
-/// How many screens one process serves. Each takes a file descriptor; `tillwire doctor` says whether there are as many.
-const SCREENS_MAX: usize = 16_384;
 /// A node that goes away closes so many screens at a time, with a pause between: they come back elsewhere at that pace.
 pub const CLOSE_SLICE: usize = 100;
 pub const CLOSE_PAUSE: Duration = Duration::from_millis(100);
@@ -71,6 +74,38 @@ pub struct Options {
     pub vouch_max: Duration,
     /// What is known of where other gateways reach this one.
     pub place: Place,
+    pub limits: Limits,
+}
+
+/// How much of what a node serves. Where there is no number there is no bound.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Connections of screens at once.
+    pub sockets_max: usize,
+    pub sockets_per_address_max: Option<usize>,
+    pub sockets_per_token_max: Option<usize>,
+    pub sockets_per_merchant_max: Option<usize>,
+    /// What one screen may send.
+    pub messages: Option<Pace>,
+    /// New connections.
+    pub handshakes: Option<Pace>,
+    /// Whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<IpNet>,
+}
+
+impl Default for Limits {
+    /// Nothing but a number of connections.
+    fn default() -> Self {
+        Self {
+            sockets_max: 16_384,
+            sockets_per_address_max: None,
+            sockets_per_token_max: None,
+            sockets_per_merchant_max: None,
+            messages: None,
+            handshakes: None,
+            trusted_proxies: Vec::new(),
+        }
+    }
 }
 
 pub struct Gateway {
@@ -95,16 +130,22 @@ impl Gateway {
         let seals = Arc::new(Seals::new(source.clone()));
         let naming = Arc::new(Naming::new(seals.clone(), options.place));
         tasks.spawn(naming.clone().keep(stop.clone()));
+        let Limits { trusted_proxies, .. } = options.limits;
         let config = Config {
             ping_interval: options.ping_interval,
             connect_timeout: CONNECT_MAX,
             queue_packets_max: QUEUE_PACKETS_MAX,
             origins: Origins::OwnAnd(options.origins),
-            sockets_max: SCREENS_MAX,
             session_id: {
                 let naming = naming.clone();
                 Arc::new(move || naming.make())
             },
+            messages: options.limits.messages,
+            sockets_max: options.limits.sockets_max,
+            sockets_per_address_max: options.limits.sockets_per_address_max,
+            handshakes: options.limits.handshakes,
+            remote_addr: Arc::new(|extensions| extensions.get::<ConnectInfo<SocketAddr>>().map(|info| info.0)),
+            is_proxy: Arc::new(move |address| trusted_proxies.iter().any(|network| network.contains(&address))),
             ..Config::default()
         };
         let poll_max = config.ping_interval + config.ping_timeout;
@@ -117,7 +158,9 @@ impl Gateway {
         tasks.spawn(feeds.clone().listen(heard, io.clone()));
         tasks.spawn(feeds.clone().watch());
         tasks.spawn(counting::bring(io.clone(), stop.clone()));
-        io.ns("/", session::namespace(Arc::new(Door { verifier, feeds: feeds.clone(), seals, rolls, claim })));
+        let places = Places::new(options.limits.sockets_per_token_max, options.limits.sockets_per_merchant_max);
+        let door = Door { verifier, feeds: feeds.clone(), places, seals, rolls, claim };
+        io.ns("/", session::namespace(Arc::new(door)));
         Self { io, service, forwarder: Arc::new(forwarder), feeds }
     }
 

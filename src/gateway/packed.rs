@@ -58,7 +58,16 @@ mod tests {
     fn someone(role: Role) -> Staff {
         let (issued_at, expires_at) = (Moment::UNIX_EPOCH, Moment::UNIX_EPOCH);
         let (merchant, id) = (MerchantId::new(), StaffId::new());
-        Staff { merchant, id, role, outlets: Vec::new(), register: None, issued_at, expires_at }
+        Staff {
+            merchant,
+            id,
+            token: uuid::Uuid::new_v4(),
+            role,
+            outlets: Vec::new(),
+            register: None,
+            issued_at,
+            expires_at,
+        }
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! A connection's life: who is it, what may it hear, what does it ask.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use serde::Serialize;
 use tillwire_channels::wire::{self, Acknowledged, Auth, Denied, Join, Leave, SignedOutReason};
@@ -11,6 +11,7 @@ use tracing::{debug, info};
 
 use super::admission::{Admission, Door, TRIES_MAX};
 use super::feed::{self, Feed};
+use super::places::{Full, Place};
 use super::{join, tell};
 use crate::error::Error;
 use crate::identity::Staff;
@@ -21,6 +22,14 @@ struct Seat {
     admission: Admission,
     /// Where it listens, once it does.
     feed: OnceLock<Arc<Feed>>,
+    /// Given back when it leaves, however long a handle to it lives on.
+    place: Mutex<Option<Place>>,
+}
+
+impl Seat {
+    fn place(&self) -> MutexGuard<'_, Option<Place>> {
+        self.place.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// Everything a screen can say, and who answers it.
@@ -82,6 +91,9 @@ pub fn namespace(door: Arc<Door>) -> Namespace {
             if let Some(feed) = feed_of(&socket) {
                 feed.leave(&socket);
             }
+            if let Some(seat) = socket.extension::<Arc<Seat>>() {
+                seat.place().take();
+            }
         })
 }
 
@@ -91,8 +103,8 @@ fn feed_of(socket: &SocketRef) -> Option<&Arc<Feed>> {
 
 /// Before CONNECT is answered.
 async fn admit(request: ConnectRequest, door: Arc<Door>) -> Result<ConnectRequest, Refusal> {
-    let (mut request, admission) = door.admit(request).await?;
-    request.insert(Arc::new(Seat { admission, feed: OnceLock::new() }));
+    let (mut request, admission, place) = door.admit(request).await?;
+    request.insert(Arc::new(Seat { admission, feed: OnceLock::new(), place: Mutex::new(Some(place)) }));
     Ok(request)
 }
 
@@ -165,6 +177,11 @@ async fn renew(socket: &SocketRef, door: &Door, token: &str) -> Result<wire::Joi
     })?;
     let feed = feed_of(socket).ok_or("not_ready")?;
     feed.may_renew(socket, &staff).map_err(|why| why.unwrap_or("not_ready"))?;
+    if let Some(seat) = socket.extension::<Arc<Seat>>()
+        && let Some(place) = &mut *seat.place()
+    {
+        place.renew(staff.token).map_err(Full::code)?;
+    }
     let (joined, _) = rejoin(socket, door, |_, joined, _| join::review(&staff, joined)).await?;
     feed.renew(socket, staff).map_err(|why| why.unwrap_or("not_ready"))?;
     Ok(joined)

@@ -20,6 +20,8 @@ use crate::journal::Caller;
 pub struct Staff {
     pub merchant: MerchantId,
     pub id: StaffId,
+    /// Which token it was: its `jti`.
+    pub token: uuid::Uuid,
     pub role: Role,
     /// The outlets the bearer is bound to; empty for all.
     pub outlets: Vec<OutletId>,

@@ -234,6 +234,7 @@ impl Verifier {
         Ok(Staff {
             merchant: claims.merchant,
             id: claims.sub,
+            token: claims.jti,
             role: claims.role,
             outlets: claims.outlets,
             register: claims.register,

@@ -9,7 +9,7 @@ use serde_json::json;
 use tillwire::bus::{Carried, GatewayDoors, Interest};
 use tillwire::error::Result;
 use tillwire::gateway::address::Place;
-use tillwire::gateway::{Gateway, Options, State};
+use tillwire::gateway::{Gateway, Limits, Options, State};
 use tillwire::identity::tokens::Verifier;
 use tillwire::journal::read::{self, Slice};
 use tillwire::journal::{Entry, Pools};
@@ -40,7 +40,8 @@ impl ByHand {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let place = Place { given: None, listen: address, database: None };
-        let options = Options { origins: Vec::new(), ping_interval: minute, vouch_max: minute, place };
+        let limits = Limits::default();
+        let options = Options { origins: Vec::new(), ping_interval: minute, vouch_max: minute, place, limits };
         let doors = GatewayDoors { heard, interest: Arc::new(Interest::default()), claim: mpsc::channel(1).0 };
         let gateway = Gateway::start(options, pools, Arc::new(verifier), doors, Arc::new(no_state), &tasks, &stop);
         tokio::spawn(axum::serve(listener, gateway.router()).into_future());

@@ -82,7 +82,7 @@ async fn g4_the_events_of_an_entry_come_with_nothing_between_them() {
     let hub = TestHub::start().await;
     let shop = hub.merchant("Toko Roti").await;
     let bread = shop.stocked("roti", 7_500, "500").await;
-    let node = hub.node(BOTH_FACES, &["--ping-seconds", "1"]).await;
+    let node = hub.node(BOTH_FACES, &["--ping-seconds", "1", "--messages-per-second", "0"]).await;
     let channels = ["sales", "payments", "stock", "catalog"];
     let mut screen = shop.screen_after(node.address, &channels, "0-00000000").await;
     let mut other = shop.screen_after(node.address, &channels, "0-00000000").await;
