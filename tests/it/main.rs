@@ -14,6 +14,7 @@ mod forwarding;
 mod gateway;
 mod import;
 mod journal;
+mod limits;
 mod operating;
 mod page;
 mod process;

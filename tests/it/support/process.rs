@@ -75,8 +75,17 @@ impl TillwireProcess {
 
     /// Starts a role and waits for nothing.
     pub fn spawn(arguments: &[&str], env: &Env) -> Self {
+        Self::spawn_as(&mut program(arguments), env)
+    }
+
+    /// The same where only so many files may be open.
+    pub fn spawn_within(files: u32, arguments: &[&str], env: &Env) -> Self {
+        Self::spawn_as(&mut program_within(files, arguments), env)
+    }
+
+    fn spawn_as(program: &mut Command, env: &Env) -> Self {
         let dir = dir("hub");
-        let child = command(arguments, env, &dir)
+        let child = in_place(program, env, &dir)
             .stdout(File::create(dir.join("out")).expect("a file"))
             .stderr(File::create(dir.join("log")).expect("a file"))
             .process_group(0) // Ctrl-C is for the tests.
@@ -179,7 +188,16 @@ pub struct Outcome {
 
 /// Runs a command to its end.
 pub async fn run(arguments: &[&str], env: &Env) -> Outcome {
-    outcome(command(arguments, env, &dir("command"))).await
+    let mut command = program(arguments);
+    in_place(&mut command, env, &dir("command"));
+    outcome(command).await
+}
+
+/// The same where only so many files may be open.
+pub async fn run_within(files: u32, arguments: &[&str], env: &Env) -> Outcome {
+    let mut command = program_within(files, arguments);
+    in_place(&mut command, env, &dir("command"));
+    outcome(command).await
 }
 
 /// Runs a script in a folder, as somebody would who has `tillwire` on their PATH.
@@ -199,9 +217,21 @@ async fn outcome(mut command: Command) -> Outcome {
     Outcome { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
 }
 
-fn command(arguments: &[&str], env: &Env, dir: &Path) -> Command {
+fn program(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tillwire"));
-    command.args(arguments).env_clear().envs(env).current_dir(dir).stdin(Stdio::null()).kill_on_drop(true);
+    command.args(arguments);
+    command
+}
+
+fn program_within(files: u32, arguments: &[&str]) -> Command {
+    let mut command = Command::new("sh");
+    command.args(["-c", "ulimit -n \"$0\" && exec \"$@\"", &files.to_string(), env!("CARGO_BIN_EXE_tillwire")]);
+    command.args(arguments);
+    command
+}
+
+fn in_place<'a>(command: &'a mut Command, env: &Env, dir: &Path) -> &'a mut Command {
+    command.env_clear().envs(env).current_dir(dir).stdin(Stdio::null()).kill_on_drop(true);
     if let Some(path) = std::env::var_os("PATH") {
         command.env("PATH", path);
     }
