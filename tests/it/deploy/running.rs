@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tillwire::identity::tokens::{Realm, Signer};
 use tillwire::journal::pool;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{Instant, sleep, timeout};
 use uuid::Uuid;
 
@@ -26,6 +26,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// The close code that says: come back.
 const SERVICE_RESTART: u16 = 1012;
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
+/// How many connections of screens a gateway takes from one address: few, so that a test can use them up.
+const SOCKETS_PER_ADDRESS: usize = 16;
 
 /// Values for every variable that has no default.
 fn values() -> (BTreeMap<&'static str, String>, Signer) {
@@ -48,6 +50,7 @@ fn values() -> (BTreeMap<&'static str, String>, Signer) {
     ];
     let mut values: BTreeMap<_, _> = passwords.map(|name| (name, Uuid::new_v4().simple().to_string())).into();
     values.insert("TOKEN_KEYS_FILE", public.display().to_string());
+    values.insert("TRUSTED_PROXIES", "127.0.0.1".to_owned());
     (values, signer)
 }
 
@@ -70,7 +73,9 @@ impl Shop {
         assert_eq!(migrated.code, Some(0), "{}", migrated.err);
         let mut nodes = BTreeMap::new();
         for name in ["api", "gateway-1", "gateway-2"] {
-            nodes.insert(name, TillwireProcess::spawn(&services.command(name), &env(&services, name)));
+            let mut env = env(&services, name);
+            env.insert("TILLWIRE_SOCKETS_PER_ADDRESS", SOCKETS_PER_ADDRESS.to_string());
+            nodes.insert(name, TillwireProcess::spawn(&services.command(name), &env));
         }
         for node in nodes.values_mut() {
             node.ready().await;
@@ -286,6 +291,33 @@ async fn a_client_that_polls_is_served_by_whichever_gateway_is_asked() {
     refused.refused(503, "busy");
     assert_eq!(refused.headers["retry-after"], "1");
     shop.sell("still").await;
+}
+
+#[tokio::test]
+async fn the_balancer_says_whose_a_connection_is() {
+    let shop = Shop::open().await;
+    let handshake = async |from: u8, claims: &str| {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(([127, 0, 0, from], 0).into()).unwrap();
+        let mut stream = socket.connect(shop.door).await.unwrap();
+        let head = "GET /socket.io/?EIO=4&transport=polling HTTP/1.1\r\nhost: tillwire\r\nconnection: close";
+        stream.write_all(format!("{head}\r\nx-forwarded-for: {claims}\r\n\r\n").as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        timeout(PATIENCE, stream.read_to_string(&mut answer)).await.expect("in time").expect("an answer");
+        answer.split(' ').nth(1).expect("a status").to_owned()
+    };
+    for n in 0..SOCKETS_PER_ADDRESS {
+        assert_eq!(handshake(2, &format!("203.0.113.{n}")).await, "200", "{n}");
+    }
+    // What it says of itself is not believed. Gateways count each for itself.
+    let mut more = 0;
+    while handshake(2, &format!("198.51.100.{more}")).await != "429" {
+        more += 1;
+        assert!(more <= SOCKETS_PER_ADDRESS, "it was never refused");
+    }
+    for other in 3..10 {
+        assert_eq!(handshake(other, "127.0.0.2").await, "200", "127.0.0.{other} is another");
+    }
 }
 
 #[tokio::test]
