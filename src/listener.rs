@@ -84,7 +84,9 @@ impl Listener {
 async fn say_full(mut stream: TcpStream) -> io::Result<()> {
     let mut waste = [0; 1024];
     // Some clients take an answer that comes before their question for nonsense.
-    stream.read(&mut waste).await?;
+    if stream.read(&mut waste).await? == 0 {
+        return Ok(());
+    }
     let body = r#"{"code":"file_descriptors","message":"As many connections as there may be"}"#;
     let answer = format!(
         "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nContent-Length: {}\r\nRetry-After: {}\r\n\
