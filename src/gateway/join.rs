@@ -32,7 +32,7 @@ pub fn admit(staff: &Staff, joined: &mut Vec<Joined>, asked: &[String], since: u
                 continue;
             }
         };
-        denied.push(Denied { channel: shown(text), code });
+        denied.push(deny(shown(text), code));
     }
     denied
 }
@@ -45,7 +45,19 @@ pub fn withdraw(joined: &mut Vec<Joined>, named: &[String]) {
 /// Takes from what was joined what the bearer may not hear (any more); answers that.
 pub fn review(staff: &Staff, joined: &mut Vec<Joined>) -> Vec<Denied> {
     let lost = joined.extract_if(.., |joined| !staff.listener().may_join(joined.channel));
-    lost.map(|lost| Denied { channel: lost.channel.to_string(), code: DeniedCode::Forbidden }).collect()
+    lost.map(|lost| deny(lost.channel.to_string(), DeniedCode::Forbidden)).collect()
+}
+
+/// Denies, and counts it.
+pub fn deny(channel: String, code: DeniedCode) -> Denied {
+    let word = match code {
+        DeniedCode::UnknownChannel => "unknown_channel",
+        DeniedCode::Forbidden => "forbidden",
+        DeniedCode::TooMany => "too_many",
+        DeniedCode::TooLarge => "too_large",
+    };
+    metrics::counter!("tillwire_gateway_denied_total", "code" => word).increment(1);
+    Denied { channel, code }
 }
 
 fn has_state(channel: Channel) -> bool {

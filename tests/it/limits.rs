@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tillwire::identity::tokens::Signer;
-use tillwire_channels::{Role, StaffId};
+use tillwire_channels::wire::CHANNELS_MAX;
+use tillwire_channels::{OutletId, Role, StaffId};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::support::caller::bearer;
 use super::support::hub::{Answer, request};
@@ -20,6 +21,7 @@ use super::support::services::postgres::{Database, Postgres};
 use super::support::till::Till;
 
 const PATIENCE: Duration = Duration::from_secs(60);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 const POLLING: &str = "/socket.io/?EIO=4&transport=polling";
 /// The close codes that say: come back later, and: you broke the rules.
 const TRY_AGAIN_LATER: u16 = 1013;
@@ -72,6 +74,7 @@ impl Site {
                 if let Ok(screen) = self.tries(token).await {
                     return screen;
                 }
+                sleep(POLL_INTERVAL).await;
             }
         };
         timeout(PATIENCE, patient).await.expect("a place that is free again")
@@ -137,6 +140,70 @@ async fn a_merchant_has_its_share_and_may_try_again() {
     let token = site.token();
     there.push(site.lets_in(&token).await);
     goes_on(&mut there).await;
+}
+
+#[tokio::test]
+async fn who_dies_without_a_word_gives_the_place_back() {
+    let limits = [("TILLWIRE_SOCKETS_PER_MERCHANT", "1"), ("TILLWIRE_PING_SECONDS", "1")];
+    let mut site = Site::open(&limits).await;
+    let other = Till::open(site.hub.public, &site.signer, 10).await;
+    // One polls no more. The other's connection stays open, but nobody is there who would answer a ping.
+    drop(site.tries_polling(&site.till.token).await.unwrap());
+    let _mute = site.tries(&other.token).await.unwrap();
+    for token in [&site.till.token, &other.token] {
+        assert_eq!(site.tries(token).await.err(), Some(End::Closed(TRY_AGAIN_LATER)));
+    }
+    tokio::join!(site.lets_in(&site.till.token), site.lets_in(&other.token));
+    site.counted("tillwire_gateway_closed_total", ("reason", "ping_timeout"), 2.0).await;
+}
+
+/// The status of a handshake from a page of another host, on one transport.
+async fn handshake_of_page(hub: SocketAddr, transport: &str, origin: &str) -> u16 {
+    let path = format!("/socket.io/?EIO=4&transport={transport}");
+    let upgrade = [
+        ("connection", "upgrade"),
+        ("upgrade", "websocket"),
+        ("sec-websocket-version", "13"),
+        ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
+    ];
+    let upgrade = upgrade.into_iter().filter(|_| transport == "websocket");
+    let headers: Vec<_> = upgrade.chain([("origin", origin)]).collect();
+    request(hub, "GET", &path, &headers, vec![]).await.expect("an answer").status
+}
+
+#[tokio::test]
+async fn a_page_of_another_host_is_refused_unless_it_is_named() {
+    let mut site = Site::open(&[("TILLWIRE_ORIGINS", "https://shop.example")]).await;
+    let own = format!("http://{}", site.hub.public);
+    for (transport, opened) in [("polling", 200), ("websocket", 101)] {
+        for (origin, status) in [
+            ("https://evil.example", 403),
+            ("https://shop.example.evil", 403),
+            ("null", 403),
+            ("https://shop.example", opened),
+            (&own, opened),
+        ] {
+            assert_eq!(handshake_of_page(site.hub.public, transport, origin).await, status, "{transport} {origin}");
+        }
+    }
+    site.counted("tillwire_gateway_turned_away_total", ("reason", "foreign_origin"), 6.0).await;
+}
+
+#[tokio::test]
+async fn a_screen_joins_so_many_channels_and_no_more() {
+    let mut site = Site::open(&[]).await;
+    let channels: Vec<String> = (0..CHANNELS_MAX).map(|_| format!("sales/{}", OutletId::new())).collect();
+    for (count, tried) in [(1.0, site.tries(&site.token()).await), (2.0, site.tries_polling(&site.token()).await)] {
+        let mut screen = tried.unwrap();
+        let answer = screen.asks("join", json!({ "channels": channels })).await;
+        assert_eq!((answer["joined"].as_array().unwrap().len(), &answer["denied"]), (CHANNELS_MAX, &json!([])));
+        let answer = screen.asks("join", json!({ "channels": ["stock"] })).await;
+        assert_eq!(answer["denied"], json!([{ "channel": "stock", "code": "too_many" }]));
+        site.counted("tillwire_gateway_denied_total", ("code", "too_many"), count).await;
+        screen.asks("leave", json!({ "channels": [channels[0]] })).await;
+        let answer = screen.asks("join", json!({ "channels": ["stock"] })).await;
+        assert_eq!(answer["denied"], json!([]), "there is room again");
+    }
 }
 
 /// A handshake by long-polling, as a proxy passes it on.

@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use tillwire_channels::wire::{Denied, DeniedCode, SnapshotRequired};
+use tillwire_channels::wire::{DeniedCode, SnapshotRequired};
 use tillwire_channels::{Channel, Position};
 use tillwire_socketio::{Encoded, SocketRef};
 
 use super::{Feed, State};
 use crate::gateway::audience::{Cursor, Joined, Screen, heard};
 use crate::gateway::packed::Packed;
-use crate::gateway::{ring, tell};
+use crate::gateway::{join, ring, tell};
 use crate::identity::Staff;
 
 /// How many entries a screen that is behind is given at a time, at most.
@@ -102,7 +102,7 @@ impl Feed {
 
     /// A screen has joined a channel whose state it cannot be given: it is told so.
     pub fn deny_state(&self, socket: &SocketRef, channel: Channel) -> bool {
-        let denied = Denied { channel: channel.to_string(), code: DeniedCode::TooLarge };
+        let denied = join::deny(channel.to_string(), DeniedCode::TooLarge);
         let mut state = self.lock();
         let Some(screen) = state.audience.get_mut(socket) else { return true };
         if screen.socket.try_send(&[tell::snapshot_denied(&denied)]).is_err() {
