@@ -81,6 +81,11 @@ impl Base {
             ("TILLWIRE_TOKEN_AUDIENCE", "loadtest".to_owned()),
             ("TILLWIRE_DRAIN_SECONDS", "0".to_owned()),
             ("TILLWIRE_LOG", "warn".to_owned()),
+            // The peers have none of these bounds, and all screens here come from one machine with one token.
+            ("TILLWIRE_SOCKETS_PER_ADDRESS", "0".to_owned()),
+            ("TILLWIRE_SOCKETS_PER_TOKEN", "0".to_owned()),
+            ("TILLWIRE_SOCKETS_PER_MERCHANT", "0".to_owned()),
+            ("TILLWIRE_HANDSHAKES_PER_SECOND", "0".to_owned()),
             ("REDIS_URL", redis_url.clone()),
         ]);
         if let Some(url) = &amqp_url {
