@@ -18,7 +18,8 @@ use tokio::time::{Sleep, sleep, timeout};
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
-/// Descriptors for what is neither the database nor the public's: brokers, the log, metrics, name look-ups.
+/// Descriptors for what is neither the database nor the public's: brokers, the log, metrics, name look-ups, idle
+/// connections to other gateways.
 const OTHER_FILES: usize = 64;
 /// How many connections that are turned away may be open at once, to hear why. Further ones are closed without a word.
 const LINGERING_MAX: usize = 32;
@@ -64,9 +65,10 @@ pub struct Listener {
 }
 
 impl Listener {
-    pub fn new(listener: TcpListener, connections_max: usize, tasks: TaskTracker) -> Self {
-        let (free, lingering) = (Semaphore::new(connections_max), Semaphore::new(LINGERING_MAX));
-        Self { listener, free: free.into(), lingering: lingering.into(), tasks, is_failing: false }
+    /// Each connection takes one of `free`.
+    pub fn new(listener: TcpListener, free: Arc<Semaphore>, tasks: TaskTracker) -> Self {
+        let lingering = Arc::new(Semaphore::new(LINGERING_MAX));
+        Self { listener, free, lingering, tasks, is_failing: false }
     }
 
     fn turn_away(&self, stream: TcpStream) {

@@ -12,6 +12,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use secrecy::ExposeSecret;
 use tillwire_socketio::Pace;
 use tokio::net::{TcpListener, TcpSocket};
+use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -86,6 +87,7 @@ impl Node {
         let private = bind(config.listen.metrics_listen, "--metrics-listen")?;
         let for_database = config.database.database_connections + config.database.database_connections / 4 + 2;
         let connections_max = listener::connections_max(for_database as usize)?;
+        let connections = Arc::new(Semaphore::new(connections_max));
         let addresses = (public.local_addr()?, private.local_addr()?);
 
         let (tasks, ended, closing) = (TaskTracker::new(), CancellationToken::new(), CancellationToken::new());
@@ -109,6 +111,7 @@ impl Node {
                 ping_interval: Duration::from_secs(config.listen.ping_seconds),
                 vouch_max: Duration::from_secs(config.listen.vouch_seconds),
                 place,
+                connections: connections.clone(),
                 limits: limits(config.listen.limits, connections_max),
             };
             let (verifier, hub) = (hub.verifier.clone(), hub.clone());
@@ -121,7 +124,7 @@ impl Node {
             routes = routes.merge(gateway.router());
         }
         let listeners = [
-            serve_public(Listener::new(public, connections_max, tasks.clone()), routes, closing.clone()),
+            serve_public(Listener::new(public, connections, tasks.clone()), routes, closing.clone()),
             serve(private, http::metrics_router(metrics), closing.clone()),
         ];
         info!("Serving on http://{}, metrics on http://{}", addresses.0, addresses.1);
@@ -185,6 +188,7 @@ fn limits(config: config::Limits, connections_max: usize) -> gateway::Limits {
     let pace = |per_second: u32, burst: u32| (per_second > 0).then_some(Pace { per_second, burst });
     let for_screens = connections_max - connections_max / KEPT_FROM_SCREENS;
     gateway::Limits {
+        connections_kept: connections_max - for_screens,
         sockets_max: for_screens.min(config.sockets_max as usize),
         sockets_per_address_max: bound(config.sockets_per_address),
         sockets_per_token_max: bound(config.sockets_per_token),

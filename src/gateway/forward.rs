@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use axum::Json;
 use axum::body::Body;
 use axum::extract::{ConnectInfo, Request, State};
 use axum::http::{Extensions, HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, Version, header};
@@ -20,6 +21,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tillwire_socketio::session_id;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower_http::timeout::TimeoutBody;
@@ -28,16 +30,17 @@ use tracing::debug;
 use super::naming::Naming;
 use super::tunnel::Tunnels;
 
-/// How many requests, WebSockets included, are under way to one other node at most, and to all of them.
+/// How many requests, WebSockets included, are under way to one other node at most.
 const UNDER_WAY_MAX: usize = 8_192;
-const UNDER_WAY_TOTAL_MAX: usize = 16_384;
 /// How long a node may take to accept a connection. They are neighbours.
 const CONNECT_MAX: Duration = Duration::from_secs(1);
 /// How much longer than the longest poll an answer may take.
 const ANSWER_SLACK: Duration = Duration::from_secs(5);
-/// What is kept of connections that nobody uses.
-const IDLE_CONNECTIONS_MAX: usize = 64;
-const IDLE_MAX: Duration = Duration::from_secs(30);
+/// What is kept of connections to each node that nobody uses.
+const IDLE_CONNECTIONS_MAX: usize = 8;
+const IDLE_MAX: Duration = Duration::from_secs(10);
+/// The longest `Retry-After`, in seconds; each is told another, or all would come back together.
+const RETRY_AFTER_MAX: u64 = 5;
 /// What the kernel may hold for one connection, in each direction, in bytes: a screen that reads slowly would else have
 /// megabytes here.
 const KERNEL_BUFFER_BYTES: usize = 64 * 1024;
@@ -74,7 +77,13 @@ pub struct Forwarder {
 
 impl Forwarder {
     /// `poll_max` is how long a poll may wait. Tunnels are tasks of `tasks`, and end at `stop`.
-    pub fn new(naming: Arc<Naming>, poll_max: Duration, tasks: TaskTracker, stop: CancellationToken) -> Self {
+    pub fn new(
+        naming: Arc<Naming>,
+        lanes: Lanes,
+        poll_max: Duration,
+        tasks: TaskTracker,
+        stop: CancellationToken,
+    ) -> Self {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
         connector.set_connect_timeout(Some(CONNECT_MAX));
@@ -88,9 +97,8 @@ impl Forwarder {
             .pool_idle_timeout(IDLE_MAX)
             .pool_max_idle_per_host(IDLE_CONNECTIONS_MAX)
             .build(connector);
-        let lanes = Arc::new(Lanes::new(UNDER_WAY_MAX, UNDER_WAY_TOTAL_MAX));
         let tunnels = Arc::new(Tunnels::new(tasks, stop));
-        Self { naming, client, lanes, tunnels, answer_max: poll_max + ANSWER_SLACK }
+        Self { naming, client, lanes: Arc::new(lanes), tunnels, answer_max: poll_max + ANSWER_SLACK }
     }
 
     /// Closes the WebSockets that came in here and live elsewhere, `slice` at a time with a pause between.
@@ -141,7 +149,7 @@ impl Forwarder {
 pub async fn forward(State(forwarder): State<Arc<Forwarder>>, request: Request, here: Next) -> Response {
     if !forwarder.naming.is_ready().await {
         metrics::counter!("tillwire_gateway_turned_away_total", "reason" => "no_keys").increment(1);
-        return busy();
+        return busy("no_keys", "Not ready yet");
     }
     let is_forwarded = request.headers().contains_key(&FORWARDED);
     let node = match session_id(request.uri()) {
@@ -150,9 +158,10 @@ pub async fn forward(State(forwarder): State<Arc<Forwarder>>, request: Request, 
     };
     let Some(node) = node else { return here.run(request).await };
     let mut counted = Counted { outcome: "aborted" };
-    let Some(place) = forwarder.lanes.enter(node) else {
+    let stays = asks_for_upgrade(request.headers());
+    let Some(place) = forwarder.lanes.enter(node, stays) else {
         counted.outcome = "full";
-        return busy();
+        return busy("too_many_forwarded", "Too many requests are under way to the node of this session");
     };
     let without_body = without_body(&request);
     match forwarder.ask(node, request, place).await {
@@ -180,36 +189,39 @@ impl Drop for Counted {
 }
 
 /// How many requests are under way, by node.
-struct Lanes {
+pub struct Lanes {
     taken: Mutex<HashMap<SocketAddr, usize>>,
     each_max: usize,
-    total_max: usize,
+    connections: Arc<Semaphore>,
+    kept: usize,
 }
 
-/// A request's place in a lane.
+/// A request's place in a lane, and the connection that it takes.
 struct Place {
     lanes: Arc<Lanes>,
     node: SocketAddr,
+    _connection: OwnedSemaphorePermit,
 }
 
 impl Lanes {
-    fn new(each_max: usize, total_max: usize) -> Self {
-        Self { taken: Mutex::default(), each_max, total_max }
+    /// Each request takes one of the connections that the node may still have. What stays for long leaves so many.
+    pub fn new(connections: Arc<Semaphore>, kept: usize) -> Self {
+        Self { taken: Mutex::default(), each_max: UNDER_WAY_MAX, connections, kept }
     }
 
-    /// `None` if there is no place left.
-    fn enter(self: &Arc<Self>, node: SocketAddr) -> Option<Place> {
-        let mut taken = self.lock();
-        // A hub has few nodes.
-        if taken.values().sum::<usize>() >= self.total_max {
+    /// `None` if there is no place left. `stays` is for a WebSocket; its client polls on without one.
+    fn enter(self: &Arc<Self>, node: SocketAddr, stays: bool) -> Option<Place> {
+        if stays && self.connections.available_permits() <= self.kept {
             return None;
         }
+        let connection = self.connections.clone().try_acquire_owned().ok()?;
+        let mut taken = self.lock();
         let lane = taken.entry(node).or_default();
         if *lane >= self.each_max {
             return None;
         }
         *lane += 1;
-        Some(Place { lanes: self.clone(), node })
+        Some(Place { lanes: self.clone(), node, _connection: connection })
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<SocketAddr, usize>> {
@@ -229,10 +241,11 @@ impl Drop for Place {
     }
 }
 
-/// Come back in a moment, in the words of the Socket.IO server.
-fn busy() -> Response {
-    let headers = [(header::CONTENT_TYPE, "application/json"), (header::RETRY_AFTER, "1")];
-    (StatusCode::SERVICE_UNAVAILABLE, headers, r#"{"code":4,"message":"Busy"}"#).into_response()
+/// Come back in a moment, in the form of the Socket.IO server.
+fn busy(code: &str, message: &str) -> Response {
+    let retry_after = fastrand::u64(1..=RETRY_AFTER_MAX).to_string();
+    let body = serde_json::json!({ "code": code, "message": message });
+    (StatusCode::SERVICE_UNAVAILABLE, [(header::RETRY_AFTER, retry_after)], Json(body)).into_response()
 }
 
 /// As much of a request as our own service looks at before it finds that it does not know the session.
@@ -290,16 +303,20 @@ mod tests {
 
     #[test]
     fn a_lane_that_is_full_holds_nobody_up_elsewhere() {
-        let (lanes, nodes) =
-            (Arc::new(Lanes::new(2, 3)), [1, 2, 3].map(|port| SocketAddr::from(([10, 0, 0, 7], port))));
-        let mut first = [lanes.enter(nodes[0]), lanes.enter(nodes[0])];
-        assert!(first.iter().all(Option::is_some) && lanes.enter(nodes[0]).is_none());
-        let second = lanes.enter(nodes[1]);
-        assert!(second.is_some() && lanes.enter(nodes[2]).is_none(), "three in all");
+        let free = Arc::new(Semaphore::new(9));
+        let lanes = Arc::new(Lanes { each_max: 2, ..Lanes::new(free.clone(), 6) });
+        let nodes = [1, 2].map(|port| SocketAddr::from(([10, 0, 0, 7], port)));
+        let mut first = [lanes.enter(nodes[0], false), lanes.enter(nodes[0], true)];
+        assert!(first.iter().all(Option::is_some) && lanes.enter(nodes[0], false).is_none());
+        let second = lanes.enter(nodes[1], true);
+        assert!(second.is_some() && lanes.enter(nodes[1], true).is_none(), "six are kept from those who stay");
+        assert!(lanes.enter(nodes[1], false).is_some());
         first[0] = None;
-        assert!(lanes.enter(nodes[0]).is_some());
+        assert!(lanes.enter(nodes[0], true).is_some());
         drop((first, second));
-        assert!(lanes.lock().is_empty(), "nothing is kept of nodes that are gone");
+        assert_eq!((lanes.lock().len(), free.available_permits()), (0, 9), "nothing is kept of those who are gone");
+        let _none = free.try_acquire_many(9).unwrap();
+        assert!(lanes.enter(nodes[0], false).is_none());
     }
 
     #[test]

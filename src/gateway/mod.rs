@@ -36,6 +36,7 @@ use axum::http::HeaderValue;
 use axum::middleware::from_fn_with_state;
 use ipnet::IpNet;
 use tillwire_socketio::{CloseReason, Config, Origins, Pace, SocketIo, SocketIoService};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -46,7 +47,7 @@ use crate::journal::Pools;
 use address::Place;
 use admission::Door;
 use feeds::Feeds;
-use forward::Forwarder;
+use forward::{Forwarder, Lanes};
 use naming::Naming;
 use places::Places;
 use rolls::Rolls;
@@ -74,12 +75,16 @@ pub struct Options {
     pub vouch_max: Duration,
     /// What is known of where other gateways reach this one.
     pub place: Place,
+    /// The connections that the node may still have. One that is made to another gateway takes one.
+    pub connections: Arc<Semaphore>,
     pub limits: Limits,
 }
 
 /// How much of what a node serves. Where there is no number there is no bound.
 #[derive(Clone, Debug)]
 pub struct Limits {
+    /// Connections that nobody takes who stays for long.
+    pub connections_kept: usize,
     /// Connections of screens at once.
     pub sockets_max: usize,
     pub sockets_per_address_max: Option<usize>,
@@ -97,6 +102,7 @@ impl Default for Limits {
     /// Nothing but a number of connections.
     fn default() -> Self {
         Self {
+            connections_kept: 0,
             sockets_max: 16_384,
             sockets_per_address_max: None,
             sockets_per_token_max: None,
@@ -150,7 +156,8 @@ impl Gateway {
         };
         let poll_max = config.ping_interval + config.ping_timeout;
         let (io, service) = SocketIo::new(config);
-        let forwarder = Forwarder::new(naming, poll_max, tasks.clone(), stop.clone());
+        let lanes = Lanes::new(options.connections, options.limits.connections_kept);
+        let forwarder = Forwarder::new(naming, lanes, poll_max, tasks.clone(), stop.clone());
         let rolls = Arc::new(Rolls::new(source.clone(), tasks.clone()));
         let recalls = Batches::new(usize::MAX, tasks.clone());
         let stock = Stock { source, snapshots: Snapshots::new(state_of, tasks.clone()), rolls: rolls.clone(), recalls };

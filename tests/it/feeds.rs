@@ -15,7 +15,7 @@ use tillwire::journal::read::{self, Slice};
 use tillwire::journal::{Entry, Pools};
 use tillwire_channels::{Channel, MerchantId, Position, Tag};
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -41,7 +41,9 @@ impl ByHand {
         let address = listener.local_addr().unwrap();
         let place = Place { given: None, listen: address, database: None };
         let limits = Limits::default();
-        let options = Options { origins: Vec::new(), ping_interval: minute, vouch_max: minute, place, limits };
+        let connections = Arc::new(Semaphore::new(100));
+        let options =
+            Options { origins: Vec::new(), ping_interval: minute, vouch_max: minute, place, connections, limits };
         let doors = GatewayDoors { heard, interest: Arc::new(Interest::default()), claim: mpsc::channel(1).0 };
         let gateway = Gateway::start(options, pools, Arc::new(verifier), doors, Arc::new(no_state), &tasks, &stop);
         tokio::spawn(axum::serve(listener, gateway.router()).into_future());

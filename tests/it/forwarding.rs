@@ -351,8 +351,9 @@ async fn a_gateway_that_does_not_know_the_keys_yet_turns_clients_away_and_lets_t
     proxy.refuse().await;
     let node = hub.node_through(proxy.port, SCREENS_ONLY, &[]).await;
     let turned_away = request(node.address, "GET", POLLING, &[], vec![]).await.unwrap();
-    assert_eq!((turned_away.status, turned_away.headers["retry-after"].to_str().unwrap()), (503, "1"));
-    assert_eq!(turned_away.json()["code"], 4);
+    assert_eq!((turned_away.status, &turned_away.json()["code"]), (503, &json!("no_keys")));
+    let retry_after: u64 = turned_away.headers["retry-after"].to_str().unwrap().parse().unwrap();
+    assert!((1..=5).contains(&retry_after), "{retry_after}");
     proxy.accept().await;
     until("let in", async || request(node.address, "GET", POLLING, &[], vec![]).await.unwrap().status == 200).await;
     // And the other node knows what it made.
@@ -485,4 +486,41 @@ async fn a_node_that_goes_away_closes_the_websockets_of_others_and_waits_for_the
         own.counts("tillwire_gateway_closed_total", &[("reason", "connection_lost")]).await == 1.0
     })
     .await;
+}
+
+#[tokio::test]
+async fn the_websockets_of_others_leave_a_node_the_descriptors_that_it_needs() {
+    /// Few enough to be used up by a test, enough for the node itself.
+    const FILES: u32 = 200;
+    /// What it keeps for itself, besides connections to its database.
+    const KEPT: usize = 96;
+    let hub = TestHub::start().await;
+    let own = gateway(&hub, loopback(free_port())).await;
+    let env = gateway_env(&hub, loopback(free_port()));
+    let mut asked = TillwireProcess::spawn_within(FILES, &["gateway"], &env);
+    asked.ready().await;
+    let mut tunnels = Vec::new();
+    let refused = loop {
+        let sid = opens(own.public).await;
+        let stream = TcpStream::connect(asked.public).await.expect("a gateway");
+        let url = format!("ws://{}/socket.io/?EIO=4&transport=websocket&sid={sid}", asked.public);
+        match tokio_tungstenite::client_async(url, stream).await {
+            Ok((socket, _)) => tunnels.push((socket, sid)),
+            Err(tokio_tungstenite::tungstenite::Error::Http(answer)) => break (answer.status().as_u16(), sid),
+            Err(error) => panic!("{error} after {}", tunnels.len()),
+        }
+        assert!(tunnels.len() < FILES as usize / 2, "more tunnels than descriptors");
+    };
+    assert!(refused.0 == 503 && tunnels.len() > 8, "{} after {}", refused.0, tunnels.len());
+    let open = std::fs::read_dir(format!("/proc/{}/fd", asked.pid())).expect("its descriptors").count();
+    assert!(open + KEPT <= FILES as usize, "{open} are open with {} tunnels", tunnels.len());
+    // Who was refused goes on polling, by this node as well; and who asks for its health is answered.
+    assert_eq!(posts(asked.public, &refused.1, "3").await.status, 200);
+    assert_eq!(asked.probe("/readyz").await, Some(200));
+    assert_eq!(asked.counts("tillwire_gateway_forwarded_total", &[("outcome", "full")]).await, 1.0);
+    // One that leaves makes room for another.
+    tunnels.pop();
+    until("there is room", async || asked.counts("tillwire_gateway_tunnels", &[]).await < tunnels.len() as f64 + 1.0)
+        .await;
+    upgrades(asked.public, &opens(own.public).await).await;
 }
