@@ -3,24 +3,37 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use anyhow::anyhow;
+use futures_util::FutureExt as _;
 use tokio::sync::{Semaphore, oneshot};
 use tokio_util::task::TaskTracker;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// How many batches run at once.
 const TURNS_MAX: usize = 2;
+/// How long an answer may take. A database that says nothing would else hold whoever asks with this key, for ever.
+const ANSWER_MAX: Duration = Duration::from_secs(30);
 
-type Waiting<Q, A> = Vec<(Q, oneshot::Sender<anyhow::Result<A>>)>;
+type Waiting<Q, A> = Vec<(Q, oneshot::Sender<Result<A, Failure>>)>;
+
+/// Why a whole company got no answer.
+#[derive(Clone)]
+enum Failure {
+    Busy(Duration),
+    Other(String),
+}
 
 /// Questions of one kind: those with the same key are asked together.
 pub struct Batches<K, Q, A> {
     waiting: Mutex<HashMap<K, Waiting<Q, A>>>,
     /// How many questions are asked together.
     batch_max: usize,
+    answer_max: Duration,
     turns: Semaphore,
     tasks: TaskTracker,
 }
@@ -28,7 +41,12 @@ pub struct Batches<K, Q, A> {
 impl<K: Clone + Eq + Hash + Send + 'static, Q: Send + 'static, A: Send + 'static> Batches<K, Q, A> {
     /// `tasks` owns the asking: a screen that goes away takes nobody's answer along.
     pub fn new(batch_max: usize, tasks: TaskTracker) -> Arc<Self> {
-        Arc::new(Self { waiting: Mutex::default(), batch_max, turns: Semaphore::new(TURNS_MAX), tasks })
+        Self::within(ANSWER_MAX, batch_max, tasks)
+    }
+
+    fn within(answer_max: Duration, batch_max: usize, tasks: TaskTracker) -> Arc<Self> {
+        let turns = Semaphore::new(TURNS_MAX);
+        Arc::new(Self { waiting: Mutex::default(), batch_max, answer_max, turns, tasks })
     }
 
     /// Asks, in company. `answer` is given questions with this key, asked before it is called, and answers each, in
@@ -56,7 +74,10 @@ impl<K: Clone + Eq + Hash + Send + 'static, Q: Send + 'static, A: Send + 'static
             let batches = self.clone();
             self.tasks.spawn(async move { batches.answer_all(key, answer).await });
         }
-        Ok(answers.await??)
+        answers.await?.map_err(|failure| match failure {
+            Failure::Busy(retry_after) => Error::Busy { retry_after },
+            Failure::Other(why) => anyhow!(why).into(),
+        })
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<K, Waiting<Q, A>>> {
@@ -79,12 +100,21 @@ impl<K: Clone + Eq + Hash + Send + 'static, Q: Send + 'static, A: Send + 'static
                 asked.drain(..asked.len().min(self.batch_max)).collect()
             };
             let (questions, answered): (Vec<Q>, Vec<_>) = batch.into_iter().unzip();
-            let answers = answer(questions).await.map_err(|error| format!("{:#}", error.into_anyhow()));
+            // A panic must not leave the key taken: nobody would ever be the first again.
+            let answering = AssertUnwindSafe(answer(questions)).catch_unwind();
+            let answers = match tokio::time::timeout(self.answer_max, answering).await {
+                Ok(Ok(answers)) => answers.map_err(|error| match error {
+                    Error::Busy { retry_after } => Failure::Busy(retry_after),
+                    error => Failure::Other(format!("{:#}", error.into_anyhow())),
+                }),
+                Ok(Err(_)) => Err(Failure::Other("answering panicked".to_owned())),
+                Err(_) => Err(Failure::Other(format!("no answer within {:?}", self.answer_max))),
+            };
             drop(turn);
             match answers {
                 // Whoever has gone away needs no answer.
                 Ok(answers) => answered.into_iter().zip(answers).for_each(|(to, answer)| drop(to.send(Ok(answer)))),
-                Err(why) => answered.into_iter().for_each(|to| drop(to.send(Err(anyhow!(why.clone()))))),
+                Err(why) => answered.into_iter().for_each(|to| drop(to.send(Err(why.clone())))),
             }
         }
     }
@@ -97,7 +127,6 @@ mod tests {
     use futures_util::future::join_all;
 
     use super::*;
-    use crate::error::Error;
 
     #[tokio::test]
     async fn many_questions_are_few_batches_and_each_gets_its_own_answer() {
@@ -134,5 +163,21 @@ mod tests {
         let fails = |_: Vec<u8>| async { Err(Error::NotFound("merchant")) };
         let (one, two) = tokio::join!(batches.ask((), 1, fails), batches.ask((), 2, fails));
         assert!(one.is_err() && two.is_err());
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_never_comes_or_panics_holds_nobody_who_asks_later() {
+        let batches = Batches::<(), u8, u8>::within(Duration::from_millis(50), 256, TaskTracker::new());
+        assert!(batches.ask((), 1, |_| std::future::pending()).await.is_err());
+        let panics = |questions: Vec<u8>| async move {
+            assert!(questions.is_empty(), "it is asked about something");
+            Ok(questions)
+        };
+        assert!(batches.ask((), 1, panics).await.is_err());
+        let busy = |_: Vec<u8>| async { Err(Error::Busy { retry_after: Duration::from_secs(3) }) };
+        assert!(
+            matches!(batches.ask((), 1, busy).await, Err(Error::Busy { retry_after }) if retry_after.as_secs() == 3)
+        );
+        assert_eq!(batches.ask((), 2, |questions| async move { Ok(questions) }).await.unwrap(), 2);
     }
 }

@@ -78,6 +78,11 @@ pub async fn bring_on(feed: Arc<Feed>, stock: Stock, socket: SocketRef) {
     }
 }
 
+/// Whether a screen can be brought from its cursor to where a state is true.
+fn is_ahead(state: Position, cursor: Position) -> bool {
+    state.seq > cursor.seq || (state.seq == cursor.seq && (cursor.event.is_some() || state == cursor))
+}
+
 /// Reads into the ring what follows these positions, from the earliest that the journal holds.
 async fn recall(feed: &Feed, source: &Source, cursors: &[Position]) {
     let mut cursors = cursors.to_vec();
@@ -138,6 +143,13 @@ impl Replay<'_> {
                 }
                 self.given.push(channel);
             }
+            // The journal is not what our feed takes it for, which will find out now.
+            Ok(parts) if !is_ahead(parts.position, cursor) && self.feed.head() == Some(cursor) => {
+                self.feed.suspect();
+                tokio::time::sleep(RETRY_AFTER).await;
+            }
+            // Our place is not in this journal, or not any more: reading on from it says so, and the screen is told.
+            Ok(parts) if !is_ahead(parts.position, cursor) => self.read(cursor).await?,
             Ok(parts) => {
                 self.retry_after = RETRY_AFTER;
                 self.due = Some((channel, parts));

@@ -293,3 +293,31 @@ async fn many_readers_over_rest_cost_one_read_and_a_revoked_one_gets_nothing() {
     let reads = api.counts("tillwire_snapshot_pages_read_total", &[]).await;
     assert!((1.0..=3.0).contains(&reads), "{reads} reads for 100 readers");
 }
+
+#[tokio::test]
+async fn a_snapshot_asked_for_in_a_history_that_is_another_comes_after_the_word_that_it_is() {
+    let hub = TestHub::start().await;
+    let shop = hub.merchant("Toko Roti").await;
+    let bread = shop.stocked("roti", 7_500, "100").await;
+    shop.sells(&bread, 7_500).await;
+    // As after a restore: the same number with another tag, or one entry less.
+    for (channel, change) in [
+        (
+            "catalog",
+            "update journal_entries set tag = '\\x0102030405060708' where seq = (select max(seq) from journal_entries);
+         update journal_heads set tag = '\\x0102030405060708'",
+        ),
+        (
+            "outlets",
+            "delete from journal_entries where seq = (select max(seq) from journal_entries);
+         update journal_heads set seq = seq - 1, tag = prev",
+        ),
+    ] {
+        let mut screen = shop.screen(&["sales"]).await;
+        hub.database.psql(change).await;
+        assert_eq!(screen.asks("join", json!({ "channels": [channel], "snapshot": true })).await["ok"], true);
+        let heard = screen.hears_until("caught_up").await;
+        let names: Vec<&str> = heard.iter().map(|heard| heard.name.as_str()).collect();
+        assert_eq!(names, ["snapshot_required", "snapshot", "caught_up"], "{change}");
+    }
+}
