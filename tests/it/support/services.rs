@@ -23,6 +23,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::sys::signal::{Signal, killpg};
+use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::{Pid, Uid, User};
 
 pub use postgres::Postgres;
@@ -148,6 +149,17 @@ impl Service {
             }
             tokio::time::sleep(POLL_INTERVAL).await;
         }
+    }
+
+    /// Stops it, as one that hangs. Waits until the last of its threads stands still: those of a busy machine go on for a while.
+    fn pause(&self) {
+        self.signal(Signal::SIGSTOP);
+        waitpid(Pid::from_raw(self.child.id().cast_signed()), Some(WaitPidFlag::WUNTRACED))
+            .expect("a child that stops");
+    }
+
+    fn resume(&self) {
+        self.signal(Signal::SIGCONT);
     }
 
     fn signal(&self, signal: Signal) {

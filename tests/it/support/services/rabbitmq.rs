@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use nix::sys::signal::Signal;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::OnceCell;
@@ -125,11 +124,11 @@ impl RabbitMq {
 
     /// Connections stay open and nothing answers.
     pub fn pause(&self) {
-        self.service.signal(Signal::SIGSTOP);
+        self.service.pause();
     }
 
     pub fn resume(&self) {
-        self.service.signal(Signal::SIGCONT);
+        self.service.resume();
     }
 
     async fn ready(&mut self) {

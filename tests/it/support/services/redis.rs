@@ -4,7 +4,6 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
-use nix::sys::signal::Signal;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
 use tokio::sync::OnceCell;
@@ -66,11 +65,11 @@ impl Redis {
 
     /// Connections stay open and nothing answers.
     pub fn pause(&self) {
-        self.service.signal(Signal::SIGSTOP);
+        self.service.pause();
     }
 
     pub fn resume(&self) {
-        self.service.signal(Signal::SIGCONT);
+        self.service.resume();
     }
 
     async fn ready(&mut self) {
