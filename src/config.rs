@@ -155,11 +155,17 @@ impl From<Realm> for crate::identity::tokens::Realm {
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Buses")]
 pub struct Buses {
-    /// Redis, 6 or later: `redis://user:password@host:6379`, or `rediss://…` with TLS.
+    /// Redis, 6 or later: `redis://user:password@host:6379`, or `rediss://…` with TLS. Of a cluster, some of its nodes,
+    /// separated by commas; user, password and TLS of the first are used for all.
     #[arg(long, env = "REDIS_URL", hide_env_values = true)]
     pub redis_url: Option<SecretString>,
 
-    /// RabbitMQ: `amqp://user:password@host:5672/vhost`. Not `amqps://`: let a proxy beside the hub speak TLS.
+    /// Redis is a Redis Cluster, 7 or later: entries go by sharded pub/sub. All nodes of a hub must agree on it.
+    #[arg(long, env = "TILLWIRE_REDIS_CLUSTER")]
+    pub redis_cluster: bool,
+
+    /// RabbitMQ: `amqp://user:password@host:5672/vhost`. Of a cluster, several of its nodes, separated by commas: they are
+    /// tried in turn. Not `amqps://`: let a proxy beside the hub speak TLS.
     #[arg(long, env = "AMQP_URL", hide_env_values = true)]
     pub amqp_url: Option<SecretString>,
 
@@ -170,7 +176,8 @@ pub struct Buses {
 
 impl From<Buses> for crate::bus::Brokers {
     fn from(buses: Buses) -> Self {
-        Self { redis_url: buses.redis_url, amqp_url: buses.amqp_url, prefix: buses.bus_prefix }
+        let Buses { redis_url, redis_cluster, amqp_url, bus_prefix: prefix } = buses;
+        Self { redis_url, redis_cluster, amqp_url, prefix }
     }
 }
 

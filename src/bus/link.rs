@@ -5,6 +5,7 @@ use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use metrics::Label;
 use tracing::{debug, info, warn};
 
 /// How long making a connection may take, from the first packet to all that was declared.
@@ -22,6 +23,11 @@ pub struct Link {
     bus: &'static str,
     /// What it is for.
     task: &'static str,
+    /// The broker in words: a node of a cluster with its address.
+    broker: String,
+    labels: Vec<Label>,
+    /// One of several that come and go with the nodes of a cluster.
+    is_passing: bool,
     failures: u32,
     up_since: Option<Instant>,
     down_since: Option<Instant>,
@@ -29,52 +35,65 @@ pub struct Link {
 
 impl Link {
     pub fn new(bus: &'static str, task: &'static str) -> Self {
-        let link = Self { bus, task, failures: 0, up_since: None, down_since: None };
-        link.show(false);
+        Self::with(bus, task, None)
+    }
+
+    /// A link to one node of a cluster.
+    pub fn to_node(bus: &'static str, task: &'static str, node: String) -> Self {
+        Self::with(bus, task, Some(node))
+    }
+
+    fn with(bus: &'static str, task: &'static str, node: Option<String>) -> Self {
+        let mut labels = vec![Label::new("bus", bus), Label::new("task", task)];
+        let is_passing = node.is_some();
+        let broker = node.as_ref().map_or_else(|| bus.to_owned(), |node| format!("{bus} at {node}"));
+        labels.extend(node.map(|node| Label::new("node", node)));
+        let link = Self { bus, task, broker, labels, is_passing, failures: 0, up_since: None, down_since: None };
+        link.show(0.0);
         link
     }
 
     /// It works.
     pub fn is_up(&mut self) {
-        let (bus, task) = (self.bus, self.task);
+        let Self { bus, task, broker, .. } = self;
         match self.down_since.take() {
-            None => info!(bus, "Connected to {bus} for {task}"),
-            Some(since) => info!(bus, "Connected to {bus} for {task} again, after {:.1?}", since.elapsed()),
+            None => info!(bus, "Connected to {broker} for {task}"),
+            Some(since) => info!(bus, "Connected to {broker} for {task} again, after {:.1?}", since.elapsed()),
         }
         self.up_since = Some(Instant::now());
-        self.show(true);
+        self.show(1.0);
     }
 
     /// It could not be made, or broke. Answers how long to wait before the next attempt.
     pub fn is_down(&mut self, error: &anyhow::Error) -> Duration {
-        let (bus, task) = (self.bus, self.task);
+        let Self { bus, task, broker, .. } = self;
         match (self.down_since, self.up_since.take()) {
-            (Some(_), _) => debug!(bus, "Still without {bus} for {task}: {error:#}"),
-            (None, None) => warn!(bus, "Cannot reach {bus} for {task}, and goes on trying: {error:#}"),
+            (Some(_), _) => debug!(bus, "Still without {broker} for {task}: {error:#}"),
+            (None, None) => warn!(bus, "Cannot reach {broker} for {task}, and goes on trying: {error:#}"),
             // One that breaks as soon as it is made keeps its place on the ladder.
             (None, Some(since)) => {
                 if since.elapsed() > BACKOFF_MAX {
                     self.failures = 0;
                 }
-                warn!(bus, "Lost {bus} for {task}, and goes on trying: {error:#}");
+                warn!(bus, "Lost {broker} for {task}, and goes on trying: {error:#}");
             }
         }
         self.down_since.get_or_insert_with(Instant::now);
-        self.show(false);
-        metrics::counter!("tillwire_bus_reconnects_total", "bus" => bus, "task" => task).increment(1);
+        self.show(0.0);
+        metrics::counter!("tillwire_bus_reconnects_total", self.labels.iter()).increment(1);
         self.failures = self.failures.saturating_add(1);
         backoff(self.failures)
     }
 
-    fn show(&self, up: bool) {
-        let up = if up { 1.0 } else { 0.0 };
-        metrics::gauge!("tillwire_bus_up", "bus" => self.bus, "task" => self.task).set(up);
+    fn show(&self, up: f64) {
+        metrics::gauge!("tillwire_bus_up", self.labels.iter()).set(up);
     }
 }
 
 impl Drop for Link {
     fn drop(&mut self) {
-        self.show(false);
+        // A node that has left its cluster is not down, and no alarm should wait for it.
+        self.show(if self.is_passing { f64::NAN } else { 0.0 });
     }
 }
 

@@ -13,10 +13,12 @@ mod local;
 mod pipeline;
 mod rabbitmq;
 mod redis;
+mod urls;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::ensure;
 use secrecy::SecretString;
 use tillwire_channels::{MerchantId, Tag};
 use tokio::sync::mpsc;
@@ -87,7 +89,11 @@ pub struct Ends {
 /// The brokers that a node carries its entries by: any set of them. Without one it is alone.
 #[derive(Clone, Debug, Default)]
 pub struct Brokers {
+    /// One server, or nodes of a cluster.
     pub redis_url: Option<SecretString>,
+    /// Whether it is a Redis Cluster.
+    pub redis_cluster: bool,
+    /// One server, or nodes of a cluster that are tried in turn.
     pub amqp_url: Option<SecretString>,
     /// A part of every name that is used at a broker, so that several hubs can share it.
     pub prefix: String,
@@ -137,8 +143,10 @@ impl Buses {
     /// # Errors
     /// If a URL makes no sense.
     pub fn connect(&mut self, brokers: &Brokers) -> anyhow::Result<()> {
-        if let Some(url) = &brokers.redis_url {
-            self.add(redis::Redis::new(url, &brokers.prefix)?);
+        match &brokers.redis_url {
+            Some(urls) if brokers.redis_cluster => self.add(redis::Cluster::new(urls, &brokers.prefix)?),
+            Some(url) => self.add(redis::Redis::new(url, &brokers.prefix)?),
+            None => ensure!(!brokers.redis_cluster, "--redis-cluster wants to know where: --redis-url"),
         }
         if let Some(url) = &brokers.amqp_url {
             self.add(rabbitmq::RabbitMq::new(url, &brokers.prefix)?);

@@ -14,14 +14,21 @@ use super::{Carried, count_dropped, link};
 /// stopped reading can make us hold; at a round trip of 50 ms it still lets 5,000 entries a second through.
 const UNANSWERED_MAX: usize = 256;
 
-/// Sends what comes out of `outgoing`, until an entry is refused or not answered for in time.
+/// What became of an entry that a broker answered for.
+pub enum Sent {
+    Taken,
+    /// It takes others, but not this one now.
+    Refused,
+}
+
+/// Sends what comes out of `outgoing`, until the connection breaks or an entry is not answered for in time.
 pub async fn publish<F>(
     bus: &'static str,
     outgoing: &mut mpsc::Receiver<Carried>,
     send: impl Fn(Carried) -> F,
 ) -> anyhow::Result<Infallible>
 where
-    F: Future<Output = anyhow::Result<()>>,
+    F: Future<Output = anyhow::Result<Sent>>,
 {
     let mut unanswered = Unanswered { bus, answers: FuturesUnordered::new() };
     loop {
@@ -30,7 +37,8 @@ where
                 unanswered.answers.push(link::answered(send(carried)));
             }
             Some(answer) = unanswered.answers.next() => match answer {
-                Ok(()) => metrics::counter!("tillwire_bus_published_total", "bus" => bus).increment(1),
+                Ok(Sent::Taken) => metrics::counter!("tillwire_bus_published_total", "bus" => bus).increment(1),
+                Ok(Sent::Refused) => count_dropped(bus, "refused", 1),
                 Err(error) => {
                     count_dropped(bus, "unanswered", 1);
                     return Err(error);

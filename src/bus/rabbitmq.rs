@@ -1,5 +1,8 @@
 //! RabbitMQ: a direct exchange, and for each node a queue of its own. One connection publishes, another listens.
 //!
+//! Of a cluster, several nodes may be named: when one is away, another has its turn. The exchange is the same on all of
+//! them, and a queue lives and dies with the node that its listener is connected to.
+//!
 //! A merchant's entries carry one of 256 routing keys. A key for each merchant would make a node deaf for seconds after
 //! a reconnect, since a broker binds about a thousand keys a second.
 
@@ -9,9 +12,9 @@ use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::time::Duration;
 
-use anyhow::{anyhow, ensure};
+use anyhow::{Context, anyhow, ensure};
 use futures_util::StreamExt;
-use futures_util::future::try_join_all;
+use futures_util::future::{join_all, try_join_all};
 use lapin::options::{
     BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions, ConfirmSelectOptions,
     ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions,
@@ -28,7 +31,8 @@ use uuid::Uuid;
 use self::wire::Wire;
 use super::ear::Ear;
 use super::link::{self, CONNECT_MAX, Link};
-use super::{Bus, Carried, Ends, Interest, PASS_INTERVAL, codec, pipeline};
+use super::pipeline::{self, Sent};
+use super::{Bus, Carried, Ends, Interest, PASS_INTERVAL, codec, urls};
 
 /// The broker and we tell each other this often that we are alive, so that it forgets the queue of a node that is gone.
 const HEARTBEAT_SECONDS: u16 = 10;
@@ -48,38 +52,47 @@ const PROBE_KEY: &str = "probe";
 const TRANSIENT: u8 = 1;
 
 pub struct RabbitMq {
-    uri: AMQPUri,
+    /// The nodes of a cluster, or the only one.
+    uris: Vec<AMQPUri>,
     exchange: ShortString,
 }
 
 impl RabbitMq {
     /// # Errors
-    /// If it is no URL of a RabbitMQ. The message does not repeat it: it holds a password.
-    pub fn new(url: &SecretString, prefix: &str) -> anyhow::Result<Self> {
-        let url = url.expose_secret();
-        let mut uri: AMQPUri = url
-            .parse()
-            .map_err(|_| anyhow!("the URL of RabbitMQ must look like amqp://user:password@host:5672/vhost"))?;
-        ensure!(uri.scheme == AMQPScheme::AMQP, "amqps:// is not supported yet: let a proxy beside the hub speak TLS");
-        let host = url.rsplit(['@', '/']).find(|part| part.starts_with('['));
-        ensure!(host.is_none(), "RabbitMQ's host must have a name or an IPv4 address"); // lapin would take it for localhost.
-        uri.query.heartbeat.get_or_insert(HEARTBEAT_SECONDS);
-        if uri.vhost.is_empty() {
-            uri.vhost = "/".to_owned(); // Who ends the URL with a slash means the default one, not the one without a name.
-        }
-        Ok(Self { uri, exchange: format!("tillwire.{prefix}live").into() })
+    /// If these are no URLs of a RabbitMQ. The message does not repeat them: they hold a password.
+    pub fn new(list: &SecretString, prefix: &str) -> anyhow::Result<Self> {
+        let uris = urls::split(list.expose_secret()).into_iter().map(uri_of).collect::<anyhow::Result<_>>()?;
+        Ok(Self { uris, exchange: format!("tillwire.{prefix}live").into() })
     }
 
-    /// Comes in and leaves again, to learn what keeps us out.
-    pub async fn greet(&self) -> anyhow::Result<()> {
-        Wire::dial(&self.uri, "tillwire: checking").await?.close().await;
-        Ok(())
+    /// Comes in at each node and leaves again, to learn what keeps us out. Answers with the nodes that do, as long as one
+    /// does not.
+    pub async fn greet(&self) -> anyhow::Result<Vec<anyhow::Error>> {
+        let answers = join_all(self.uris.iter().map(async |uri| {
+            let wire = link::answered(Wire::dial(uri, "tillwire: checking")).await.with_context(|| place(uri))?;
+            wire.close().await;
+            anyhow::Ok(())
+        }))
+        .await;
+        let mut failures: Vec<anyhow::Error> = answers.into_iter().filter_map(Result::err).collect();
+        if failures.len() < self.uris.len() { Ok(failures) } else { Err(failures.swap_remove(0)) }
+    }
+
+    /// Whose turn it is. After each failure it is another's.
+    fn node(&self, turn: usize) -> &AMQPUri {
+        &self.uris[turn % self.uris.len()]
+    }
+
+    /// Not always the first, so that the nodes of a fleet spread over those of a cluster.
+    fn first_turn(&self) -> usize {
+        fastrand::usize(..self.uris.len())
     }
 
     async fn publish(&self, mut outgoing: mpsc::Receiver<Carried>, stop: &CancellationToken) {
-        let mut link = Link::new(Self::NAME, "publishing");
-        while let Some(error) = self.publish_once(&mut link, &mut outgoing, stop).await {
-            let pause = tokio::time::sleep(link.is_down(&error));
+        let (mut link, mut turn) = (Link::new(Self::NAME, "publishing"), self.first_turn());
+        while let Some(error) = self.publish_once(self.node(turn), &mut link, &mut outgoing, stop).await {
+            let pause = tokio::time::sleep(link.is_down(&error.context(place(self.node(turn)))));
+            turn = turn.wrapping_add(1);
             let pause = pipeline::discard_until(Self::NAME, &mut outgoing, pause);
             if stop.run_until_cancelled(pause).await.is_none() {
                 return;
@@ -90,11 +103,12 @@ impl RabbitMq {
     /// Publishes until the connection is lost, and says why; or until told to stop.
     async fn publish_once(
         &self,
+        node: &AMQPUri,
         link: &mut Link,
         outgoing: &mut mpsc::Receiver<Carried>,
         stop: &CancellationToken,
     ) -> Option<anyhow::Error> {
-        let dialling = pipeline::discard_until(Self::NAME, outgoing, Wire::dial(&self.uri, "tillwire: publishing"));
+        let dialling = pipeline::discard_until(Self::NAME, outgoing, Wire::dial(node, "tillwire: publishing"));
         let wire = match stop.run_until_cancelled(dialling).await? {
             Ok(wire) => wire,
             Err(error) => return Some(error),
@@ -129,30 +143,36 @@ impl RabbitMq {
         Ok(channel)
     }
 
-    async fn send(&self, channel: &Channel, carried: Carried) -> anyhow::Result<()> {
+    /// It is refused for all if it cannot be brought to one, as while the node of a cluster dies that his queue is on.
+    async fn send(&self, channel: &Channel, carried: Carried) -> anyhow::Result<Sent> {
         self.publish_confirmed(channel, routing_key(bucket(carried.merchant())), &codec::encode(&carried)?).await
     }
 
     async fn probe(&self, channel: &Channel) -> anyhow::Result<()> {
-        self.publish_confirmed(channel, PROBE_KEY.into(), b"").await
+        match self.publish_confirmed(channel, PROBE_KEY.into(), b"").await? {
+            Sent::Taken => Ok(()),
+            Sent::Refused => Err(anyhow!("the broker did not take a message that is for nobody")),
+        }
     }
 
     /// Publishes a message and waits until the broker has taken it, which costs no hearer any time.
-    async fn publish_confirmed(&self, channel: &Channel, key: ShortString, message: &[u8]) -> anyhow::Result<()> {
+    async fn publish_confirmed(&self, channel: &Channel, key: ShortString, message: &[u8]) -> anyhow::Result<Sent> {
         let properties = BasicProperties::default().with_delivery_mode(TRANSIENT);
         // Not mandatory: that nobody listens is no fault.
         let options = BasicPublishOptions::default();
         let confirm = channel.basic_publish(self.exchange.clone(), key, options, message, properties).await?;
         match confirm.await? {
-            Confirmation::Ack(_) => Ok(()),
-            refusal => Err(anyhow!("the broker did not take a message: {refusal:?}")),
+            Confirmation::Ack(_) => Ok(Sent::Taken),
+            Confirmation::Nack(_) => Ok(Sent::Refused),
+            Confirmation::NotRequested => Err(anyhow!("the broker confirms nothing")),
         }
     }
 
     async fn listen(&self, ear: &Ear, stop: &CancellationToken) {
-        let mut link = Link::new(Self::NAME, "listening");
-        while let Some(error) = self.listen_once(&mut link, ear, stop).await {
-            let pause = tokio::time::sleep(link.is_down(&error));
+        let (mut link, mut turn) = (Link::new(Self::NAME, "listening"), self.first_turn());
+        while let Some(error) = self.listen_once(self.node(turn), &mut link, ear, stop).await {
+            let pause = tokio::time::sleep(link.is_down(&error.context(place(self.node(turn)))));
+            turn = turn.wrapping_add(1);
             if stop.run_until_cancelled(pause).await.is_none() {
                 return;
             }
@@ -160,8 +180,14 @@ impl RabbitMq {
     }
 
     /// Listens until the connection is lost, and says why; or until told to stop.
-    async fn listen_once(&self, link: &mut Link, ear: &Ear, stop: &CancellationToken) -> Option<anyhow::Error> {
-        let wire = match stop.run_until_cancelled(Wire::dial(&self.uri, "tillwire: listening")).await? {
+    async fn listen_once(
+        &self,
+        node: &AMQPUri,
+        link: &mut Link,
+        ear: &Ear,
+        stop: &CancellationToken,
+    ) -> Option<anyhow::Error> {
+        let wire = match stop.run_until_cancelled(Wire::dial(node, "tillwire: listening")).await? {
             Ok(wire) => wire,
             Err(error) => return Some(error),
         };
@@ -294,6 +320,26 @@ async fn exists(channel: &Channel, queue: &ShortString) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// # Errors
+/// If it is no URL of a RabbitMQ. The message does not repeat it: it holds a password.
+fn uri_of(url: &str) -> anyhow::Result<AMQPUri> {
+    let mut uri: AMQPUri =
+        url.parse().map_err(|_| anyhow!("the URL of RabbitMQ must look like amqp://user:password@host:5672/vhost"))?;
+    ensure!(uri.scheme == AMQPScheme::AMQP, "amqps:// is not supported yet: let a proxy beside the hub speak TLS");
+    let host = url.rsplit(['@', '/']).find(|part| part.starts_with('['));
+    ensure!(host.is_none(), "RabbitMQ's host must have a name or an IPv4 address"); // lapin would take it for localhost.
+    uri.query.heartbeat.get_or_insert(HEARTBEAT_SECONDS);
+    if uri.vhost.is_empty() {
+        uri.vhost = "/".to_owned(); // Who ends the URL with a slash means the default one, not the one without a name.
+    }
+    Ok(uri)
+}
+
+/// Where a node is, without its password.
+fn place(uri: &AMQPUri) -> String {
+    format!("{}:{}", uri.authority.host, uri.authority.port)
+}
+
 /// Which of the 256 keys a merchant's entries carry. All nodes must agree, so this never changes.
 fn bucket(merchant: MerchantId) -> u8 {
     merchant.0.as_bytes().iter().fold(0, |folded, byte| folded ^ byte)
@@ -323,11 +369,21 @@ mod tests {
     #[test]
     fn a_url_is_refused_without_being_repeated() {
         let wrong = ["amqp//hub:geheim@host", "http://hub:geheim@host", "amqps://hub:geheim@host", "geheim", ""];
-        for url in wrong.into_iter().chain(["amqp://hub:geheim@[::1]:5672/shop", "amqp://[::1]"]) {
+        let lists = ["amqp://hub:geheim@a,http://hub:geheim@b", "amqp://hub:geheim@a,"];
+        for url in wrong.into_iter().chain(lists).chain(["amqp://hub:geheim@[::1]:5672/shop", "amqp://[::1]"]) {
             let Err(error) = RabbitMq::new(&SecretString::from(url), "") else { panic!("{url} was taken") };
             assert!(!format!("{error:?}").contains("geheim"), "{error:?}");
         }
         let default = RabbitMq::new(&SecretString::from("amqp://hub:geheim@host/"), "").unwrap();
-        assert_eq!((default.uri.vhost.as_str(), default.exchange.as_str()), ("/", "tillwire.live"));
+        assert_eq!((default.uris[0].vhost.as_str(), default.exchange.as_str()), ("/", "tillwire.live"));
+    }
+
+    #[test]
+    fn nodes_are_named_one_by_one_and_take_turns() {
+        let list = SecretString::from("amqp://hub:ge,heim@a/shop,amqp://hub:ge,heim@b:5673/shop");
+        let rabbitmq = RabbitMq::new(&list, "").unwrap();
+        let places = [0, 1, 2, usize::MAX].map(|turn| place(rabbitmq.node(turn)));
+        assert_eq!(places, ["a:5672", "b:5673", "a:5672", "b:5673"]);
+        assert!(rabbitmq.uris.iter().all(|uri| uri.vhost == "shop"));
     }
 }

@@ -15,7 +15,7 @@ use tokio::net::TcpListener;
 use tokio::time::{sleep, timeout};
 
 use crate::support::buses::{
-    AGAIN, BUSES, Counts, FACT_MAX, Log, Node, Shop, TASKS, each_shared, each_through_a_proxy, rabbitmq, redis,
+    AGAIN, BUSES, Counts, FACT_MAX, Log, Node, Shop, TASKS, each_shared, each_through_a_proxy, rabbitmq, redis, until,
 };
 use crate::support::services::{RabbitMq, Redis, free_port};
 
@@ -487,18 +487,6 @@ async fn list(server: &RabbitMq, path: &str) -> Vec<Value> {
     let (status, body) = server.management("GET", path, "").await.unwrap();
     assert_eq!(status, 200, "{body}");
     serde_json::from_str(&body).unwrap()
-}
-
-async fn until<T>(looks: impl AsyncFn() -> Option<T>) -> T {
-    let waiting = async {
-        loop {
-            match looks().await {
-                Some(seen) => return seen,
-                None => sleep(AGAIN).await,
-            }
-        }
-    };
-    timeout(FACT_MAX, waiting).await.expect("a fact")
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use tokio::net::TcpListener;
 
 use super::support::process::{Env, Outcome, TillwireProcess, environment, run};
 use super::support::services::postgres::{Database, Postgres};
-use super::support::services::{RabbitMq, Redis, dir, free_port};
+use super::support::services::{RabbitMq, Redis, RedisCluster, dir, free_port};
 use super::support::till::Till;
 
 async fn site() -> (Database, Env, Signer) {
@@ -178,6 +178,36 @@ async fn brokers_are_talked_to() {
     is_wrong(says(&env, "redis").await, "--redis-url says where");
     let Outcome { out, err, .. } = run(&["doctor"], &env).await;
     assert!(!out.contains("kenari") && !err.contains("kenari"), "{out}{err}");
+}
+
+#[tokio::test]
+async fn each_node_of_a_cluster_is_talked_to() {
+    let (_database, mut env, _) = site().await;
+    let mut cluster = RedisCluster::start().await;
+    env.insert("REDIS_URL", cluster.nodes[0].url());
+    let (verdicts, words) = says(&env, "redis").await;
+    assert!(verdicts == ["warning"] && words.contains("--redis-cluster"), "{words}");
+    env.insert("TILLWIRE_REDIS_CLUSTER", "true".to_owned());
+    let (verdicts, words) = says(&env, "redis").await;
+    assert!(verdicts == ["good"] && words.contains("from each of 3 masters"), "{words}");
+    cluster.nodes[2].kill();
+    is_wrong(says(&env, "redis").await, &format!("at the master 127.0.0.1:{}", cluster.nodes[2].port));
+    env.insert("TILLWIRE_REDIS_CLUSTER", "false".to_owned());
+    env.insert("REDIS_URL", cluster.urls());
+    is_wrong(says(&env, "redis").await, "say so with --redis-cluster");
+    env.insert("TILLWIRE_REDIS_CLUSTER", "true".to_owned());
+    env.insert("REDIS_URL", Redis::shared().await.url());
+    is_wrong(says(&env, "redis").await, "cluster support disabled");
+
+    let rabbitmq = RabbitMq::shared().await;
+    let vhost = rabbitmq.vhost().await;
+    let nowhere = format!("amqp://guest:kenari@127.0.0.1:{}/{vhost}", free_port());
+    env.insert("AMQP_URL", format!("{nowhere},{}", rabbitmq.url(&vhost)));
+    let (verdicts, words) = says(&env, "rabbitmq").await;
+    assert!(verdicts == ["warning"] && words.contains("came back"), "{words}");
+    assert!(words.contains(nowhere.rsplit(['@', '/']).nth(1).unwrap()) && !words.contains("kenari"), "{words}");
+    env.insert("AMQP_URL", format!("{nowhere},{nowhere}"));
+    is_wrong(says(&env, "rabbitmq").await, "--amqp-url says where");
 }
 
 #[tokio::test]

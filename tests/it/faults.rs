@@ -10,8 +10,8 @@ use super::support::services::{Proxy, RabbitMq, Redis, free_port};
 use super::support::watcher::Watcher;
 
 /// What the watchers listen to.
-const CHANNELS: [&str; 3] = ["sales", "payments", "stock"];
-const KINDS: [&str; 3] = ["sale.completed", "payment.captured", "stock.changed"];
+pub const CHANNELS: [&str; 3] = ["sales", "payments", "stock"];
+pub const KINDS: [&str; 3] = ["sale.completed", "payment.captured", "stock.changed"];
 /// What a node heard, by bus.
 const HEARD: &str = "tillwire_bus_heard_total";
 
@@ -106,7 +106,7 @@ async fn g2_brokers_carry_and_while_they_die_and_gateways_too_nobody_loses_anyth
 }
 
 /// Waits until each of these gateways has heard more by each of these buses.
-async fn carry(buses: &[&str], gateways: [&mut TillwireProcess; 2]) {
+pub async fn carry(buses: &[&str], gateways: [&mut TillwireProcess; 2]) {
     for gateway in gateways {
         for bus in buses {
             let heard = async |gateway: &TillwireProcess| gateway.counts(HEARD, &[("bus", bus)]).await;
@@ -117,7 +117,7 @@ async fn carry(buses: &[&str], gateways: [&mut TillwireProcess; 2]) {
 }
 
 /// What so many processes of a hub are configured with, each with ports of its own.
-fn environments<const N: usize>(hub: &TestHub, more: &[(&'static str, String)]) -> [Env; N] {
+pub fn environments<const N: usize>(hub: &TestHub, more: &[(&'static str, String)]) -> [Env; N] {
     std::array::from_fn(|_| {
         let (mut env, _) = environment(&hub.database.url("tillwire_app"), &hub.database.url("tillwire_feed"));
         env.insert("TILLWIRE_TOKEN_KEYS", hub.token_keys());

@@ -2,6 +2,7 @@
 
 mod buses;
 mod clients;
+mod clusters;
 mod demo;
 mod deploy;
 mod docs;

@@ -187,7 +187,7 @@ impl Publisher {
         buses.connect(&Brokers {
             redis_url: Some(SecretString::from(base.redis_url.as_str())),
             amqp_url: base.amqp_url.as_deref().map(SecretString::from),
-            prefix: String::new(),
+            ..Brokers::default()
         })?;
         buses.open();
         // Nobody listens at this node: what it says to itself is let go.

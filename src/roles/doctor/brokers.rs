@@ -1,9 +1,8 @@
 //! The brokers that are configured: they let us in, and what we publish comes back.
 
-use std::time::Duration;
-
 use super::{Finding, within};
-use crate::bus::{Brokers, check};
+use crate::bus::Brokers;
+use crate::bus::check::{self, Carries};
 
 pub async fn check(brokers: &Brokers) -> Vec<Finding> {
     let redis = async { Ok(judge("redis", check::redis(brokers).await?)) };
@@ -20,9 +19,12 @@ pub async fn check(brokers: &Brokers) -> Vec<Finding> {
     findings
 }
 
-fn judge(check: &'static str, took: Option<Duration>) -> Finding {
-    match took {
-        Some(took) => Finding::good(check, format!("an entry came back, {} ms after dialling", took.as_millis())),
-        None => Finding::good(check, "not used"),
+fn judge(check: &'static str, carries: Option<Carries>) -> Finding {
+    let Some(Carries { took, masters, doubts }) = carries else { return Finding::good(check, "not used") };
+    let by = masters.map(|masters| format!(" from each of {masters} masters")).unwrap_or_default();
+    let detail = format!("an entry came back{by}, {} ms after dialling", took.as_millis());
+    if doubts.is_empty() {
+        return Finding::good(check, detail);
     }
+    Finding::warning(check, format!("{detail}; but {}", doubts.join("; ")), "Nodes serve on as it is")
 }

@@ -110,11 +110,11 @@ impl Shop {
 }
 
 pub fn redis(url: &str, prefix: &str) -> Brokers {
-    Brokers { redis_url: Some(SecretString::from(url)), amqp_url: None, prefix: prefix.to_owned() }
+    Brokers { redis_url: Some(SecretString::from(url)), prefix: prefix.to_owned(), ..Default::default() }
 }
 
 pub fn rabbitmq(url: &str) -> Brokers {
-    Brokers { redis_url: None, amqp_url: Some(SecretString::from(url)), prefix: String::new() }
+    Brokers { amqp_url: Some(SecretString::from(url)), ..Default::default() }
 }
 
 /// The run's brokers, one after the other, with names of the test's own.
@@ -135,6 +135,19 @@ pub async fn each_through_a_proxy() -> [(&'static str, Proxy, Brokers); 2] {
     let redis = redis(&format!("redis://127.0.0.1:{}", near_redis.port), &redis_server.prefix());
     let rabbitmq = rabbitmq(&rabbitmq_server.url_through(near_rabbitmq.port, &vhost));
     [("redis", near_redis, redis), ("rabbitmq", near_rabbitmq, rabbitmq)]
+}
+
+/// Looks again and again until there is something to see.
+pub async fn until<T>(looks: impl AsyncFn() -> Option<T>) -> T {
+    let waiting = async {
+        loop {
+            match looks().await {
+                Some(seen) => return seen,
+                None => sleep(AGAIN).await,
+            }
+        }
+    };
+    timeout(FACT_MAX, waiting).await.expect("a fact")
 }
 
 /// What the buses of this test count: its tasks all run on its own thread.

@@ -1,10 +1,12 @@
 //! Private services for the tests: one PostgreSQL, one Redis and one RabbitMQ for the whole run, each started when the
-//! first test asks for it, and as many of their own as tests that kill them need.
+//! first test asks for it, and as many of their own as tests that kill them need. A cluster of RabbitMQ takes long to start,
+//! so there is one a run, and its tests take turns.
 //!
 //! Nothing here is the machine's own, nothing listens beyond the loopback address, and nothing outlives the test process,
 //! however that ends: a watchdog, which only waits for the kernel to close our end of a pipe, then kills every process
 //! that works inside the run's folder and removes the folder. (Linux only: it reads `/proc`.)
 
+pub mod commands;
 pub mod deployed;
 pub mod postgres;
 pub mod proxy;
@@ -28,8 +30,8 @@ use nix::unistd::{Pid, Uid, User};
 
 pub use postgres::Postgres;
 pub use proxy::Proxy;
-pub use rabbitmq::RabbitMq;
-pub use redis::Redis;
+pub use rabbitmq::{RabbitMq, RabbitMqCluster};
+pub use redis::{Redis, RedisCluster};
 
 /// RabbitMQ takes seconds on an idle machine, and longer on a busy one.
 const READY_MAX: Duration = Duration::from_secs(120);
@@ -167,6 +169,10 @@ impl Service {
         let _ = killpg(Pid::from_raw(self.child.id().cast_signed()), signal);
     }
 
+    fn has_ended(&mut self) -> bool {
+        self.child.try_wait().expect("waiting for a child").is_some()
+    }
+
     /// Kills the process group and waits for its leader, so that its ports are free afterwards.
     fn kill(&mut self) {
         self.signal(Signal::SIGKILL);
@@ -197,9 +203,4 @@ fn service_dir(name: &str) -> PathBuf {
 
 fn chown_to(path: &Path, user: &User) {
     chown(path, Some(user.uid.as_raw()), Some(user.gid.as_raw())).expect("giving a folder to a service's user");
-}
-
-/// The first of the program's usual places, else its name, for the PATH.
-fn program(name: &str, places: &[&str]) -> PathBuf {
-    places.iter().map(PathBuf::from).find(|place| place.exists()).unwrap_or_else(|| name.into())
 }

@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, MutexGuard};
 
-use super::rabbitmq::{self, Ports};
-use super::{Service, free_port, program, service_dir, unprivileged};
+use super::commands::{self, Ports, program};
+use super::{Service, free_port, rabbitmq, service_dir, unprivileged};
 use crate::support::compose::{Compose, fill_in};
 
 /// The oldest PgBouncer that keeps prepared statements in transaction mode.
@@ -228,9 +228,9 @@ impl Deployed {
         );
         fs::write(more.join("90-here.conf"), here).expect("a file");
         fs::write(dir.join("enabled_plugins"), "[].\n").expect("a list of plugins");
-        let epmd = rabbitmq::epmd(&dir, ports).await;
+        let epmd = rabbitmq::epmd(&dir, ports.epmd).await;
         self.running().insert("epmd", epmd);
-        let mut command = rabbitmq::rabbitmq_server(&dir, ports);
+        let mut command = commands::rabbitmq_server(&dir, ports, rabbitmq::NAME);
         command.envs(self.environment("rabbitmq"));
         command.env("RABBITMQ_CONFIG_FILE", self.path("rabbitmq", "/etc/rabbitmq/rabbitmq.conf"));
         command.env("RABBITMQ_CONFIG_FILES", more.join("*.conf"));

@@ -1,17 +1,18 @@
-//! RabbitMQ: a virtual host for each test.
+//! RabbitMQ: a virtual host for each test. And a cluster of it.
 
-use std::fs;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio::sync::OnceCell;
+use tokio::sync::{Mutex, MutexGuard, OnceCell};
 use tokio::time::timeout;
 
-use super::{READY_MAX, Service, free_port, program, service_dir, unique, unprivileged};
+use super::commands::{self, Ports, program, rabbitmq_server, write_rabbitmq_files};
+use super::{POLL_INTERVAL, READY_MAX, Service, chown_to, free_port, service_dir, unique, unprivileged};
 
 const ANSWER_MAX: Duration = Duration::from_secs(10);
 /// `guest:guest`, whom RabbitMQ admits from the loopback address only.
@@ -20,19 +21,14 @@ const GUEST: &str = "Z3Vlc3Q6Z3Vlc3Q=";
 pub struct RabbitMq {
     /// Dropped, and so killed, before the registry of names it is written in.
     service: Service,
-    _epmd: Service,
+    _epmd: Arc<Service>,
+    name: String,
     dir: PathBuf,
     ports: Ports,
 }
 
-#[derive(Clone, Copy)]
-pub(super) struct Ports {
-    pub amqp: u16,
-    pub management: u16,
-    /// Erlang's own: between nodes, and for the registry of node names.
-    pub distribution: u16,
-    pub epmd: u16,
-}
+/// The name of a node that is alone.
+pub(super) const NAME: &str = "tillwire@localhost";
 
 impl RabbitMq {
     /// The run's node.
@@ -44,23 +40,20 @@ impl RabbitMq {
     /// A node for a test that kills it.
     pub async fn start_own() -> RabbitMq {
         let dir = service_dir("rabbitmq");
-        let ports = Ports { amqp: free_port(), management: free_port(), distribution: free_port(), epmd: free_port() };
-        let config = format!(
-            "listeners.tcp.1 = 127.0.0.1:{}\n\
-             management.tcp.ip = 127.0.0.1\n\
-             management.tcp.port = {}\n\
-             disk_free_limit.absolute = 50MB\n\
-             log.file.level = warning\n",
-            ports.amqp, ports.management
-        );
-        fs::write(dir.join("rabbitmq.conf"), config).expect("a configuration");
-        fs::write(dir.join("enabled_plugins"), "[rabbitmq_management].\n").expect("a list of plugins");
-
-        let epmd = epmd(&dir, ports).await;
-        let service = Service::spawn("rabbitmq", &dir, rabbitmq_server(&dir, ports));
-        let mut rabbitmq = RabbitMq { service, _epmd: epmd, dir, ports };
+        let ports = free_ports(free_port());
+        let epmd = Arc::new(epmd(&dir, ports.epmd).await);
+        let mut rabbitmq = Self::spawn(dir, ports, NAME.to_owned(), &[], epmd);
         rabbitmq.ready().await;
         rabbitmq
+    }
+
+    fn spawn(dir: PathBuf, ports: Ports, name: String, peers: &[String], epmd: Arc<Service>) -> RabbitMq {
+        write_rabbitmq_files(&dir, ports, peers, "kue-lapis").expect("a node's files");
+        if let (Some(user), false) = (unprivileged(), peers.is_empty()) {
+            chown_to(&dir.join(".erlang.cookie"), &user);
+        }
+        let service = Service::spawn("rabbitmq", &dir, rabbitmq_server(&dir, ports, &name));
+        RabbitMq { service, _epmd: epmd, name, dir, ports }
     }
 
     pub fn port(&self) -> u16 {
@@ -95,8 +88,24 @@ impl RabbitMq {
 
     /// Starts the killed node again, on the same ports and data.
     pub async fn start_again(&mut self) {
-        self.service = Service::spawn("rabbitmq", &self.dir, rabbitmq_server(&self.dir, self.ports));
+        self.spawn_again();
         self.ready().await;
+    }
+
+    fn spawn_again(&mut self) {
+        self.service = Service::spawn("rabbitmq", &self.dir, rabbitmq_server(&self.dir, self.ports, &self.name));
+    }
+
+    fn is_dead(&mut self) -> bool {
+        self.service.has_ended()
+    }
+
+    /// How many nodes of its cluster it knows to run.
+    async fn running_nodes(&self) -> usize {
+        match self.management("GET", "/api/nodes?columns=running", "").await {
+            Ok((200, body)) => body.matches("\"running\":true").count(),
+            _ => 0,
+        }
     }
 
     /// Raises the alarm of a node that is short of memory: it goes on accepting connections, and blocks who publishes.
@@ -112,7 +121,7 @@ impl RabbitMq {
     async fn ctl(&self, words: &[&str]) {
         let mut command = Command::new(program("rabbitmqctl", &["/usr/lib/rabbitmq/bin/rabbitmqctl"]));
         command.args(words).current_dir(&self.dir).env("HOME", &self.dir);
-        command.env("RABBITMQ_NODENAME", "tillwire@localhost").env("RABBITMQ_CONF_ENV_FILE", self.dir.join("none"));
+        command.env("RABBITMQ_NODENAME", &self.name).env("RABBITMQ_CONF_ENV_FILE", self.dir.join("none"));
         command.env("ERL_EPMD_PORT", self.ports.epmd.to_string());
         if let Some(user) = unprivileged() {
             command.uid(user.uid.as_raw()).gid(user.gid.as_raw());
@@ -141,35 +150,73 @@ impl RabbitMq {
     }
 }
 
-/// The registry of node names. Started by us and not by the node, which would leave it behind as a daemon for the next one.
-pub(super) async fn epmd(dir: &Path, ports: Ports) -> Service {
-    let mut epmd = Command::new(program("epmd", &["/usr/bin/epmd"]));
-    epmd.args(["-address", "127.0.0.1", "-port", &ports.epmd.to_string()]);
-    let mut epmd = Service::spawn("epmd", dir, epmd);
-    epmd.ready(async || TcpStream::connect(("127.0.0.1", ports.epmd)).await.is_ok()).await;
-    epmd
+fn free_ports(epmd: u16) -> Ports {
+    Ports { amqp: free_port(), management: free_port(), distribution: free_port(), epmd }
 }
 
-pub(super) fn rabbitmq_server(dir: &Path, ports: Ports) -> Command {
-    // Debian's `rabbitmq-server` in the PATH is a wrapper that changes the user; the script behind it does not.
-    let places = ["/usr/lib/rabbitmq/bin/rabbitmq-server", "/opt/homebrew/sbin/rabbitmq-server"];
-    let mut command = Command::new(program("rabbitmq-server", &places));
-    command
-        .env("RABBITMQ_NODENAME", "tillwire@localhost")
-        .env("RABBITMQ_CONF_ENV_FILE", dir.join("none"))
-        .env("RABBITMQ_CONFIG_FILE", dir.join("rabbitmq.conf"))
-        .env("RABBITMQ_ADVANCED_CONFIG_FILE", dir.join("none"))
-        .env("RABBITMQ_ENABLED_PLUGINS_FILE", dir.join("enabled_plugins"))
-        .env("RABBITMQ_MNESIA_BASE", dir.join("data"))
-        .env("RABBITMQ_LOG_BASE", dir.join("log"))
-        .env("RABBITMQ_PID_FILE", dir.join("pid"))
-        .env("RABBITMQ_DIST_PORT", ports.distribution.to_string())
-        .env("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", "-kernel inet_dist_use_interface {127,0,0,1}")
-        .env("ERL_EPMD_ADDRESS", "127.0.0.1")
-        .env("ERL_EPMD_PORT", ports.epmd.to_string())
-        // Become the node, rather than wait for it in a shell.
-        .env("RUNNING_UNDER_SYSTEMD", "true");
-    command
+/// Three nodes that are one broker.
+pub struct RabbitMqCluster {
+    pub nodes: Vec<RabbitMq>,
+}
+
+const NODES: usize = 3;
+
+impl RabbitMqCluster {
+    /// The run's cluster, whole, for as long as the guard is held: its tests kill nodes.
+    pub async fn shared() -> MutexGuard<'static, RabbitMqCluster> {
+        static SHARED: OnceCell<Mutex<RabbitMqCluster>> = OnceCell::const_new();
+        let shared = SHARED.get_or_init(async || Mutex::new(RabbitMqCluster::start().await)).await;
+        let mut cluster = shared.lock().await;
+        cluster.mended().await;
+        cluster
+    }
+
+    async fn start() -> RabbitMqCluster {
+        let epmd_port = free_port();
+        let epmd = Arc::new(epmd(&service_dir("epmd"), epmd_port).await);
+        let peers: Vec<String> = (1..=NODES).map(|number| format!("tillwire-{number}@localhost")).collect();
+        let node = |name: &String| {
+            RabbitMq::spawn(service_dir("rabbitmq"), free_ports(epmd_port), name.clone(), &peers, epmd.clone())
+        };
+        RabbitMqCluster { nodes: peers.iter().map(node).collect() }
+    }
+
+    /// Starts what is dead, and waits until every node knows of every other.
+    pub async fn mended(&mut self) {
+        for node in &mut self.nodes {
+            if node.is_dead() {
+                node.spawn_again();
+            }
+            node.resume();
+        }
+        for node in &mut self.nodes {
+            node.ready().await;
+        }
+        let waiting = async {
+            for node in &self.nodes {
+                while node.running_nodes().await < NODES {
+                    tokio::time::sleep(POLL_INTERVAL).await;
+                }
+            }
+        };
+        timeout(READY_MAX, waiting).await.expect("nodes that become a cluster");
+    }
+
+    /// A virtual host on every node, by its name.
+    pub async fn vhost(&self) -> String {
+        self.nodes[0].vhost().await
+    }
+
+    /// All nodes, as a hub is told of them.
+    pub fn urls(&self, vhost: &str) -> String {
+        self.nodes.iter().map(|node| node.url(vhost)).collect::<Vec<_>>().join(",")
+    }
+}
+
+pub(super) async fn epmd(dir: &Path, port: u16) -> Service {
+    let mut epmd = Service::spawn("epmd", dir, commands::epmd(port));
+    epmd.ready(async || TcpStream::connect(("127.0.0.1", port)).await.is_ok()).await;
+    epmd
 }
 
 /// HTTP 1.0, so that the answer comes in one piece and ends the connection.
