@@ -36,7 +36,7 @@ pub fn redis_server(port: u16) -> Command {
 pub fn redis_node(port: u16, cluster_port: u16) -> Command {
     let mut command = redis_server(port);
     command.args(["--cluster-enabled", "yes", "--cluster-port", &cluster_port.to_string()]);
-    command.args(["--cluster-node-timeout", &REDIS_NODE_MILLISECONDS.to_string()]);
+    command.args(["--cluster-node-timeout", &REDIS_NODE_MILLISECONDS.to_string(), "--repl-diskless-sync-delay", "0"]);
     command
 }
 
@@ -66,6 +66,10 @@ pub async fn form_redis_cluster(nodes: &[(u16, u16)], masters: usize) -> io::Res
         for (index, (port, _)) in nodes.iter().enumerate().skip(masters) {
             let id = redis_says(nodes[index % masters].0, "CLUSTER MYID").await?;
             while redis_says_ok(*port, &format!("CLUSTER REPLICATE {id}")).await.is_err() {
+                tokio::time::sleep(POLL_INTERVAL).await;
+            }
+            // Before that it cannot take over.
+            while !lines_of(*port, "INFO replication").await?.contains("master_link_status:up") {
                 tokio::time::sleep(POLL_INTERVAL).await;
             }
         }
