@@ -34,7 +34,7 @@ pub use rabbitmq::{RabbitMq, RabbitMqCluster};
 pub use redis::{Redis, RedisCluster};
 
 /// RabbitMQ takes seconds on an idle machine, and longer on a busy one.
-const READY_MAX: Duration = Duration::from_secs(120);
+const READY_MAX: Duration = Duration::from_secs(300);
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// Below the ports that the kernel gives to outgoing connections, which could take a killed service's port before it
 /// starts again.
