@@ -325,6 +325,7 @@ async fn exists(channel: &Channel, queue: &ShortString) -> anyhow::Result<()> {
 fn uri_of(url: &str) -> anyhow::Result<AMQPUri> {
     let mut uri: AMQPUri =
         url.parse().map_err(|_| anyhow!("the URL of RabbitMQ must look like amqp://user:password@host:5672/vhost"))?;
+    ensure!(!uri.authority.host.contains(','), "each node of RabbitMQ is named by a whole URL of its own");
     ensure!(uri.scheme == AMQPScheme::AMQP, "amqps:// is not supported yet: let a proxy beside the hub speak TLS");
     let host = url.rsplit(['@', '/']).find(|part| part.starts_with('['));
     ensure!(host.is_none(), "RabbitMQ's host must have a name or an IPv4 address"); // lapin would take it for localhost.

@@ -20,6 +20,7 @@ impl Server {
         let is_tcp = ["redis://", "rediss://", "valkey://", "valkeys://"].iter().any(|scheme| url.starts_with(scheme));
         ensure!(is_tcp, "the URL of Redis must look like redis://user:password@host:6379, or rediss:// with TLS");
         let info = url.into_connection_info().context("reading the URL of Redis")?;
+        ensure!(!info.addr().to_string().contains(','), "each node of Redis is named by a whole URL of its own");
         // Small messages must not wait for company: Nagle's algorithm costs 40 ms.
         let tcp = TcpSettings::default().set_nodelay(true);
         let session = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
