@@ -281,6 +281,8 @@ impl JsonSchema for Channel {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -336,5 +338,33 @@ mod tests {
         assert!(!cashier.may_join(Topic::Access.everywhere()));
         let owner = Listener { role: Role::Owner, outlets: &[], register: None };
         assert!(TOPICS.iter().all(|row| owner.may_join(row.topic.everywhere())));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn a_channel_is_one_text_and_hears_what_is_within_it_and_nothing_else(
+            (topic, outlet, register) in (0..TOPICS.len(), any::<u128>(), any::<u128>()),
+            (cut, other) in (0..3_usize, 0..TOPICS.len()),
+            text in "[a-z]{0,8}(/[0-9a-fA-F-]{0,36}){0,3}",
+        ) {
+            let row = &TOPICS[topic];
+            let (outlet, register) = (uuid::Uuid::from_u128(outlet), uuid::Uuid::from_u128(register));
+            let parts = [row.name.to_owned(), outlet.to_string(), register.to_string()];
+            let narrowest = 1 + row.narrows as usize;
+            let within = parts[..narrowest].join("/");
+            let joined = parts[..narrowest.min(cut + 1)].join("/");
+            let channel: Channel = joined.parse().unwrap();
+            prop_assert_eq!(channel.to_string(), &joined[..]);
+            prop_assert!(hears(&joined, &within));
+            prop_assert_eq!(hears(&within, &joined), within == joined);
+            prop_assert_eq!(hears(TOPICS[other].name, &within), other == topic);
+            for text in [text, format!("{joined}/"), format!("{within}/{register}"), joined.to_uppercase()] {
+                if let Ok(channel) = text.parse::<Channel>() {
+                    prop_assert_eq!(channel.to_string(), text);
+                }
+            }
+        }
     }
 }

@@ -1,15 +1,21 @@
 //! What must hold for everything that reads bytes of strangers. Each function is driven with any bytes at all, by a fuzz target in
 //! `../fuzz` and by a test below, and panics where its promise does not hold.
 
-use std::time::Duration;
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
+use http::{Extensions, HeaderMap, HeaderValue};
 use socketioxide_core::Value;
 
 use crate::{
     Config, Encoded,
     encoded::Kind,
     engine::{
+        addresses::counted_address,
         frames::{CONTROL_PAYLOAD_MAX, Frames, Said, Wrong},
         packet::{PACKETS_MAX, Packet, payload},
     },
@@ -114,6 +120,38 @@ pub fn socketio_messages(data: &[u8]) {
             }
         }
     }
+}
+
+/// Lines of `X-Forwarded-For`, divided by bytes 255, in a request of an address that may be a proxy's: only a trusted proxy's word
+/// counts, and of what is found all of the customer's IPv6 addresses are one.
+pub fn forwarded_for(data: &[u8]) {
+    let mut dice = Dice(data);
+    let peer = match dice.below(4) {
+        0 => IpAddr::from([203, 0, 113, dice.below(256) as u8]),
+        1 => IpAddr::from(<[u8; 16]>::try_from(dice.take(16)).unwrap_or([7; 16])),
+        _ => IpAddr::from([10, 0, 0, dice.below(256) as u8]),
+    };
+    let is_proxy = |address: IpAddr| matches!(address, IpAddr::V4(v4) if v4.octets()[0] == 10);
+    let config = Config { is_proxy: Arc::new(is_proxy), ..Config::default() };
+    let (mut headers, mut extensions) = (HeaderMap::new(), Extensions::new());
+    extensions.insert(SocketAddr::new(peer, 4711));
+    let lines = dice.0.split(|byte| *byte == 255).filter_map(|line| HeaderValue::from_bytes(line).ok());
+    lines.for_each(|line| _ = headers.append("x-forwarded-for", line));
+    let counted = counted_address(&config, &headers, &extensions).expect("the peer's at least");
+    if let IpAddr::V6(v6) = counted {
+        assert_eq!(v6.to_bits() as u64, 0, "{v6}: one customer, one address");
+    }
+    let alone = counted_address(&config, &HeaderMap::new(), &extensions);
+    assert!(is_proxy(peer.to_canonical()) || Some(counted) == alone, "{peer} is a stranger, and was believed");
+    // What a client writes before what our proxy adds changes nothing.
+    let mut lines: Vec<HeaderValue> = headers.get_all("x-forwarded-for").into_iter().cloned().collect();
+    let added = HeaderValue::from_static("198.51.100.1");
+    lines.push(added.clone());
+    headers.clear();
+    lines.into_iter().for_each(|line| _ = headers.append("x-forwarded-for", line));
+    let (forged, mut honest) = (counted_address(&config, &headers, &extensions), HeaderMap::new());
+    honest.append("x-forwarded-for", added);
+    assert_eq!(forged, counted_address(&config, &honest, &extensions), "made up by the client");
 }
 
 fn limits() -> Config {
@@ -326,6 +364,11 @@ mod tests {
         #[test]
         fn polled_packets_arrive_as_they_were_written(data in bytes(1500)) {
             polling_packets(&data);
+        }
+
+        #[test]
+        fn only_a_trusted_proxy_is_believed(dice in bytes(18), lines in "([0-9.:a-f\\[\\], ]{0,40}|10\\.0\\.0\\.1, ?|\\PC{0,9}){0,4}") {
+            forwarded_for(&[dice, lines.into_bytes()].concat());
         }
 
         #[test]

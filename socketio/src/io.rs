@@ -71,6 +71,14 @@ impl SocketIo {
     pub fn counters(&self) -> CountersView {
         self.shared.counters.read()
     }
+
+    pub(crate) fn shared(&self) -> Arc<Shared> {
+        self.shared.clone()
+    }
+
+    pub(crate) fn room(&self, ns: &str) -> Option<Arc<Room>> {
+        self.hub.room(ns)
+    }
 }
 
 impl fmt::Debug for SocketIo {

@@ -78,6 +78,8 @@ mod extract;
 pub mod fuzzing;
 mod handler;
 mod io;
+#[doc(hidden)]
+pub mod loose;
 mod namespace;
 mod pace;
 mod packet;

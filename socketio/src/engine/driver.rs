@@ -53,6 +53,10 @@ impl<C: Conversation> Driver<C> {
         session.shared.counters.closed(reason);
         debug!(reason = reason.name(), "Closing a session");
         let Driver { registered, conversation, mut socket, .. } = *self;
+        if let Some(upgraded) = session.take_upgraded() {
+            session.shared.counters.upgraded();
+            socket = Some(upgraded);
+        }
         let part = async move {
             match &mut socket {
                 Some(socket) => part_websocket(socket, &session, reason).await,

@@ -30,7 +30,7 @@ pub struct Handshake {
 }
 
 impl Handshake {
-    pub(super) fn copy(
+    pub(crate) fn copy(
         config: &Config,
         transport: Transport,
         uri: &Uri,

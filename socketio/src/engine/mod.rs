@@ -4,7 +4,7 @@
 //! WebSocket. HTTP requests of a polling session only put packets down and pick packets up (`polling`). This module never
 //! looks into a message; that is the [`Application`]'s.
 
-mod addresses;
+pub(crate) mod addresses;
 mod driver;
 mod echo;
 pub(crate) mod frames;
@@ -12,6 +12,8 @@ mod handshake;
 mod http;
 pub(crate) mod packet;
 mod polling;
+#[cfg(test)]
+mod properties;
 mod session;
 mod sessions;
 mod websocket;

@@ -285,6 +285,22 @@ impl Session {
         }
     }
 
+    /// The WebSocket that has taken over a session whose task had not come to see it: that is where the client hears now.
+    pub(super) fn take_upgraded(&self) -> Option<Box<super::websocket::WebSocket>> {
+        let mut state = self.state();
+        let polling = state.polling.as_mut()?;
+        match mem::take(&mut polling.upgrade) {
+            Upgrade::Done(socket) => {
+                state.polling = None;
+                Some(socket)
+            }
+            other => {
+                polling.upgrade = other;
+                None
+            }
+        }
+    }
+
     /// Wakes the POST in flight, so that it sees the session closing.
     pub(super) fn release_post(&self) {
         if let Some(waker) = self.with_polling(Polling::wake_post).flatten() {
