@@ -96,6 +96,8 @@ pub fn decode(bytes: &[u8], is_wanted: impl FnOnce(MerchantId) -> bool) -> anyho
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn entry(events: &str) -> Entry {
@@ -151,6 +153,59 @@ mod tests {
         let long = " ".repeat(MESSAGE_BYTES_MAX) + &sent;
         for bytes in ["", "{}", "null", "[]", "{\"m\":1}", &long] {
             assert!(decode(bytes.as_bytes(), |_| true).is_err());
+        }
+    }
+
+    /// What a node might encode, and what is nearly that.
+    fn message() -> impl Strategy<Value = (Entry, Vec<u8>)> {
+        let events = prop_oneof![
+            Just("[]".to_owned()),
+            "\\PC{0,30}".prop_map(|text| serde_json::json!([{ "note": text, "total_minor": 7500 }]).to_string()),
+        ];
+        let entry = (events, any::<[u8; 8]>(), any::<u32>(), any::<u128>(), 0..4_000_000_000_i64).prop_map(
+            |(events, prev, seq, merchant, at)| {
+                let (merchant, seq, prev) = (MerchantId(uuid::Uuid::from_u128(merchant)), seq.into(), Tag(prev));
+                let tag = chain::tag(prev, merchant, seq, &events);
+                Entry::new(merchant, seq, prev, tag, Moment::from_unix_timestamp(at).unwrap(), events.into())
+            },
+        );
+        entry.prop_map(|entry| {
+            let bytes = encode_entry(&entry).unwrap();
+            (entry, bytes)
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn an_entry_arrives_as_it_was_committed_or_not_at_all(
+            (sent, bytes) in message(),
+            (at, byte) in (any::<prop::sample::Index>(), any::<u8>()),
+        ) {
+            let heard = decode(&bytes, |_| true).unwrap();
+            prop_assert!(matches!(&heard, Some(Carried::Entry(heard)) if heard.text == sent.text && heard.tag == sent.tag));
+            let mut changed = bytes.clone();
+            changed[at.index(bytes.len())] = byte;
+            // Only when it was recorded is not hashed. A message may also lose its events, and says then that there are some.
+            match decode(&changed, |_| true) {
+                Ok(Some(Carried::Entry(heard))) => {
+                    let own = (heard.merchant, heard.seq, heard.prev, heard.tag, &heard.text);
+                    prop_assert_eq!(own, (sent.merchant, sent.seq, sent.prev, sent.tag, &sent.text));
+                }
+                Ok(Some(Carried::Claim(claim))) => panic!("a claim: {claim:?}"),
+                Ok(_) | Err(_) => {}
+            }
+            prop_assert!(decode(&bytes[..at.index(bytes.len())], |_| true).is_err(), "cut");
+        }
+
+        #[test]
+        fn no_bytes_at_all_are_more_than_refused(bytes in prop_oneof![
+            prop::collection::vec(any::<u8>(), 0..200),
+            "\\{\"c\":\"[a-z]{0,70}\",\"m\":\"\\PC{0,40}\",\"n\":-?[0-9]{1,20}\\}".prop_map(String::into_bytes),
+            "\\{(\"[mspter]\":(\"\\PC{0,9}\"|-?[0-9]{0,20}|\\[\\]),?){0,6}\\}".prop_map(String::into_bytes),
+        ]) {
+            prop_assert!(!matches!(decode(&bytes, |_| true), Ok(Some(Carried::Entry(_)))));
         }
     }
 }

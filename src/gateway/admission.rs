@@ -139,6 +139,7 @@ impl Door {
                 // Never less than what this screen's earlier connection wrote with, whatever our clock says.
                 epoch = epoch.max(left.epoch + 1);
                 if self.feeds.serves(&feed, left.position).await? {
+                    self.check_places(&feed, &mut left).await?;
                     let denied = join::review(staff, &mut left.joined);
                     request.recover(connect.pid.clone().unwrap_or_default(), left.id);
                     count_resumed("recovered");
@@ -168,7 +169,7 @@ impl Door {
         epoch: i64,
     ) -> Result<Admission> {
         let (staff, mut joined) = (&asked.staff, Vec::new());
-        let denied = join::admit(staff, &mut joined, &asked.connect.channels, 0, false);
+        let denied = join::admit(staff, &mut joined, &asked.connect.channels, Position::START, false);
         let from = after.or_else(|| feed.head()).unwrap_or(Position::START);
         let pid = Pid::new(staff, request.id().to_string(), from, &joined, Moment::now_utc());
         request.set_pid(pid.seal(keys)?);
@@ -191,18 +192,8 @@ impl Door {
             pid = Pid::open(&keys, text);
         }
         let Some(pid) = pid else { return Ok(Err(Some("unknown_pid"))) };
-        if !pid.is_of(staff, now) {
-            return Ok(Err(Some("pid_of_another")));
-        }
-        // Without an offset it has heard nothing yet; with one that is no position it has heard something else than us.
-        let position = match &connect.offset {
-            Some(text) => text.parse().ok(),
-            None => Some(pid.from),
-        };
-        let (Some(position), Ok(id)) = (position, pid.screen.parse()) else {
-            return Ok(Err(Some("malformed_offset")));
-        };
-        Ok(Ok(Brought { id, position, pid }))
+        let resumed = pid.resume(staff, connect.offset.as_deref(), now).map_err(Some);
+        Ok(resumed.map(|(id, position)| Brought { id, position, pid }))
     }
 
     /// What a screen that comes back had.
@@ -211,6 +202,19 @@ impl Door {
         let roll = self.rolls.find(staff.merchant, pid.screen.clone()).await?;
         let (joined, epoch) = roll.map_or_else(|| (pid.joined(), 0), |roll| (roll.joined, roll.epoch));
         Ok(Left { id, position, joined, epoch })
+    }
+
+    /// What it joined further on than where it goes on is heard from there only if that is of the same history: a gateway
+    /// may have heard of an entry that was lost with the database it was in.
+    async fn check_places(&self, feed: &Feed, left: &mut Left) -> Result<()> {
+        for joined in left.joined.iter_mut().filter(|joined| joined.since > left.position.seq) {
+            if let Some(place) = joined.place
+                && !self.feeds.serves(feed, place).await?
+            {
+                joined.doubt();
+            }
+        }
+        Ok(())
     }
 }
 

@@ -81,6 +81,12 @@ impl Screen {
         given.for_each(|joined| joined.is.wants_state = false);
     }
 
+    /// It goes on behind entry `seq` of a history that may be another than before: so may be what it joined further on.
+    pub fn doubt_after(&mut self, seq: u64) {
+        self.channels.iter_mut().filter(|joined| joined.is.since > seq).for_each(|joined| joined.is.doubt());
+        self.filter_version += 1;
+    }
+
     /// What is joined, as it is stored.
     pub fn roll(&self) -> Vec<joined::Joined> {
         self.channels.iter().map(|joined| joined.is).collect()

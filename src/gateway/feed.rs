@@ -3,6 +3,8 @@
 //! INVARIANT: the head only moves to an entry that follows from it, by number and by tag; whatever a bus brings out of
 //! turn is held or dropped. Everything a live screen is told is queued under the feed's lock, hence in journal order.
 
+#[cfg(test)]
+mod properties;
 mod replay;
 mod screens;
 mod signing_out;
@@ -17,7 +19,7 @@ use tillwire_socketio::SocketRef;
 use tokio::sync::Notify;
 use tracing::error;
 
-use super::audience::Audience;
+use super::audience::{Audience, Cursor};
 use super::packed::Packed;
 use super::ring::Ring;
 use crate::journal::Entry;
@@ -94,6 +96,11 @@ impl Feed {
             Some(old) => state.audience.stop_at(old.position()),
             None => Vec::new(),
         };
+        for screen in state.audience.iter_mut() {
+            if let Cursor::Behind(cursor) = screen.cursor {
+                screen.doubt_after(cursor.seq);
+            }
+        }
         state.ring.clear();
         state.doubt = false;
         state.revoked = revoked;

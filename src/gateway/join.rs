@@ -1,7 +1,7 @@
 //! Who may listen to what.
 
-use tillwire_channels::Channel;
 use tillwire_channels::wire::{CHANNEL_BYTES_MAX, CHANNELS_MAX, Denied, DeniedCode};
+use tillwire_channels::{Channel, Position};
 
 use crate::identity::Staff;
 use crate::screens::joined::Joined;
@@ -9,11 +9,19 @@ use crate::screens::joined::Joined;
 /// How many denials are told in one answer.
 const DENIED_MAX: usize = CHANNELS_MAX;
 
-/// Adds what was asked for to what is joined already, as far as the bearer may, to be heard from after entry `since` on;
-/// answers what was denied, and why. With `snapshot` the state of each is wanted as well, where there is any, also of
+/// Adds what was asked for to what is joined already, as far as the bearer may, to be heard from `place` on; answers what was denied, and why. With `snapshot` the state of each is wanted as well, where there is any, also of
 /// what was joined before.
-pub fn admit(staff: &Staff, joined: &mut Vec<Joined>, asked: &[String], since: u64, snapshot: bool) -> Vec<Denied> {
+pub fn admit(
+    staff: &Staff,
+    joined: &mut Vec<Joined>,
+    asked: &[String],
+    place: Position,
+    snapshot: bool,
+) -> Vec<Denied> {
     let mut denied = Vec::new();
+    // Inside an entry its rest is still to come.
+    let since = if place.event.is_some() { place.seq.saturating_sub(1) } else { place.seq };
+    let place = (since > 0).then_some(place);
     for text in asked {
         if denied.len() == DENIED_MAX {
             break; // It has been told enough.
@@ -28,7 +36,7 @@ pub fn admit(staff: &Staff, joined: &mut Vec<Joined>, asked: &[String], since: u
             Some(channel) if !staff.listener().may_join(channel) => DeniedCode::Forbidden,
             Some(_) if joined.len() >= CHANNELS_MAX => DeniedCode::TooMany,
             Some(channel) => {
-                joined.push(Joined { channel, since, wants_state: snapshot && has_state(channel) });
+                joined.push(Joined { channel, since, place, wants_state: snapshot && has_state(channel) });
                 continue;
             }
         };
@@ -75,7 +83,7 @@ fn shown(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use tillwire_channels::{MerchantId, Moment, OutletId, Role, StaffId, Topic};
+    use tillwire_channels::{MerchantId, Moment, OutletId, Role, StaffId, Tag, Topic};
 
     use super::*;
 
@@ -98,8 +106,9 @@ mod tests {
         let (staff, mut joined) = (staff(Role::Cashier, vec![outlet]), Vec::new());
         let own = format!("sales/{outlet}");
         let asked = [own.clone(), own.clone(), "sales".into(), "nothing".into(), "x".repeat(9_000)];
-        let denied = admit(&staff, &mut joined, &asked, 7, false);
-        assert_eq!(joined, [Joined { since: 7, ..Topic::Sales.at(outlet).into() }]);
+        let place = Position::of_entry(7, Tag([7; 8]));
+        let denied = admit(&staff, &mut joined, &asked, place, false);
+        assert_eq!(joined, [Joined { since: 7, place: Some(place), ..Topic::Sales.at(outlet).into() }]);
         let codes: Vec<_> = denied.iter().map(|denied| (denied.channel.len(), denied.code)).collect();
         assert_eq!(
             codes,
@@ -114,13 +123,22 @@ mod tests {
     }
 
     #[test]
+    fn a_channel_that_is_joined_inside_an_entry_hears_its_rest() {
+        let (staff, mut joined) = (staff(Role::Owner, vec![]), Vec::new());
+        let place = Position::of_event(7, 2, Tag([7; 8]));
+        admit(&staff, &mut joined, &["sales".into()], place, false);
+        assert_eq!((joined[0].since, joined[0].place), (6, Some(place)));
+    }
+
+    #[test]
     fn a_state_is_wanted_where_there_is_one_also_of_what_is_joined_already() {
         let (staff, mut joined) = (staff(Role::Owner, vec![]), Vec::new());
-        admit(&staff, &mut joined, &["sales".into()], 1, false);
-        admit(&staff, &mut joined, &["sales".into(), "access".into(), "catalog".into()], 2, true);
+        let place = |seq| Position::of_entry(seq, Tag::GENESIS);
+        admit(&staff, &mut joined, &["sales".into()], place(1), false);
+        admit(&staff, &mut joined, &["sales".into(), "access".into(), "catalog".into()], place(2), true);
         let wanted: Vec<_> = joined.iter().map(|joined| (joined.since, joined.wants_state)).collect();
         assert_eq!(wanted, [(1, true), (2, false), (2, true)]);
-        admit(&staff, &mut joined, &["sales".into()], 3, false);
+        admit(&staff, &mut joined, &["sales".into()], place(3), false);
         assert!(joined[0].wants_state, "it is still to come");
     }
 
@@ -139,7 +157,7 @@ mod tests {
     fn there_is_a_last_channel_and_a_last_denial() {
         let (staff, mut joined) = (staff(Role::Owner, vec![]), Vec::new());
         let many: Vec<String> = (0..10_000).map(|_| Topic::Sales.at(OutletId::new()).to_string()).collect();
-        let denied = admit(&staff, &mut joined, &many, 0, false);
+        let denied = admit(&staff, &mut joined, &many, Position::START, false);
         assert_eq!(joined.len(), CHANNELS_MAX);
         assert_eq!(denied.len(), CHANNELS_MAX);
         assert!(denied.iter().all(|denied| denied.code == DeniedCode::TooMany));

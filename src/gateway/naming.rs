@@ -184,6 +184,8 @@ fn plain(address: SocketAddr) -> SocketAddr {
 mod tests {
     use std::net::{Ipv4Addr, Ipv6Addr};
 
+    use proptest::prelude::*;
+
     use super::super::seals::tests::keys;
     use super::*;
 
@@ -217,6 +219,32 @@ mod tests {
         }
         for sid in ["", "A", "!", "é", &"A".repeat(48), &"A".repeat(64), &"A".repeat(10_000)] {
             assert_ne!(Id::parse(sid).and_then(|id| id.is_ours(&keys(&[1]))), Some(true), "{sid}");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn an_id_names_the_node_that_made_it_and_no_other_text_names_one(
+            (v4, v6, is_v4, port, random) in (any::<u32>(), any::<u128>(), any::<bool>(), any::<u16>(), any::<[u8; RANDOM_BYTES]>()),
+            (made_with, known) in (1..4_i16, prop::collection::btree_set(1..4_i16, 1..4)),
+            (at, bit, made_up) in (any::<prop::sample::Index>(), 0..8_u8, "[A-Za-z0-9_-]{0,80}"),
+        ) {
+            let ip: IpAddr = if is_v4 { Ipv4Addr::from_bits(v4).into() } else { Ipv6Addr::from_bits(v6).into() };
+            let known: Vec<i16> = known.into_iter().collect();
+            let (known_there, node) = (keys(&known), SocketAddr::new(ip, port));
+            let sid = id(&keys(&[made_with]), node, random).unwrap();
+            let read = Id::parse(&sid).unwrap();
+            let is_known = known.contains(&made_with).then_some(true);
+            prop_assert_eq!((read.node, read.is_ours(&known_there)), (node, is_known));
+            let mut changed = sid.clone().into_bytes();
+            changed[at.index(sid.len())] ^= 1 << bit;
+            let changed = String::from_utf8_lossy(&changed).into_owned();
+            for other in [&changed, &sid[..at.index(sid.len())], &format!("{sid}A"), &made_up] {
+                let is_ours = Id::parse(other).and_then(|id| id.is_ours(&known_there));
+                prop_assert_ne!(is_ours, Some(true), "{}", other);
+            }
         }
     }
 }

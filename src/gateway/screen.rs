@@ -79,7 +79,7 @@ pub async fn bring_on(feed: Arc<Feed>, stock: Stock, socket: SocketRef) {
 }
 
 /// Whether a screen can be brought from its cursor to where a state is true.
-fn is_ahead(state: Position, cursor: Position) -> bool {
+pub(super) fn is_ahead(state: Position, cursor: Position) -> bool {
     state.seq > cursor.seq || (state.seq == cursor.seq && (cursor.event.is_some() || state == cursor))
 }
 

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use serde::Serialize;
+use tillwire_channels::Position;
 use tillwire_channels::wire::{self, Acknowledged, Auth, Denied, Join, Leave, SignedOutReason};
 use tillwire_socketio::{
     AckSender, CloseReason, ConnectHandler, ConnectRequest, Namespace, Refusal, SocketRef, TryData,
@@ -49,8 +50,8 @@ pub fn namespace(door: Arc<Door>) -> Namespace {
             let door = joining.clone();
             async move {
                 let Ok(asked) = asked else { return answer(ack, &failed("malformed")).await };
-                let change = |staff: &Staff, joined: &mut Vec<Joined>, since| {
-                    join::admit(staff, joined, &asked.channels, since, asked.snapshot)
+                let change = |staff: &Staff, joined: &mut Vec<Joined>, place| {
+                    join::admit(staff, joined, &asked.channels, place, asked.snapshot)
                 };
                 let (joined, falls_behind) = match rejoin(&socket, &door, change).await {
                     Ok((joined, falls_behind)) => (Ok(joined), falls_behind),
@@ -147,7 +148,7 @@ async fn connected(socket: SocketRef, door: Arc<Door>) {
 async fn rejoin(
     socket: &SocketRef,
     door: &Door,
-    change: impl FnOnce(&Staff, &mut Vec<Joined>, u64) -> Vec<Denied>,
+    change: impl FnOnce(&Staff, &mut Vec<Joined>, Position) -> Vec<Denied>,
 ) -> Result<(wire::Joined, bool), &'static str> {
     let feed = feed_of(socket).ok_or("not_ready")?;
     let _turn = door.rolls.turn(socket).await;

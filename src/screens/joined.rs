@@ -1,7 +1,7 @@
 //! What screens have joined since they connected, stored before they are told so.
 
 use serde::{Deserialize, Serialize};
-use tillwire_channels::{Channel, MerchantId};
+use tillwire_channels::{Channel, MerchantId, Position};
 
 use crate::error::Result;
 use crate::journal::{Pools, pool};
@@ -12,6 +12,9 @@ pub struct Joined {
     pub channel: Channel,
     /// Events of entries up to this one are not heard on it.
     pub since: u64,
+    /// Where it was joined, if not at the beginning: whether `since` is of the history that there is now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub place: Option<Position>,
     /// Whether its state was asked for and has not arrived.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub wants_state: bool,
@@ -20,7 +23,14 @@ pub struct Joined {
 impl From<Channel> for Joined {
     /// From its first event on.
     fn from(channel: Channel) -> Self {
-        Self { channel, since: 0, wants_state: false }
+        Self { channel, since: 0, place: None, wants_state: false }
+    }
+}
+
+impl Joined {
+    /// The place where it was joined may be of another history: everything is heard on it, rather than too little.
+    pub fn doubt(&mut self) {
+        (self.since, self.place) = (0, None);
     }
 }
 

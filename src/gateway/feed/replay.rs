@@ -162,6 +162,7 @@ impl Feed {
             return !screen.socket.is_connected();
         }
         screen.cursor = Cursor::Behind(head.position());
+        screen.doubt_after(head.seq);
         true
     }
 }

@@ -31,6 +31,8 @@ pub struct Plan {
     pub is_change: bool,
     /// That of the screen's connection.
     pub epoch: i64,
+    /// What the screen heard when it was worked out.
+    filter_version: u32,
 }
 
 impl Feed {
@@ -81,29 +83,32 @@ impl Feed {
         }
     }
 
-    /// What a screen would have joined after a change, which is given the last entry that it does not cover. Nothing
-    /// has changed yet. `None` if the screen is gone.
+    /// What a screen would have joined after a change, which is given the place where that takes effect. Nothing has
+    /// changed yet. `None` if the screen is gone.
     pub fn plan(
         &self,
         socket: &SocketRef,
-        change: impl FnOnce(&Staff, &mut Vec<Joined>, u64) -> Vec<Denied>,
+        change: impl FnOnce(&Staff, &mut Vec<Joined>, Position) -> Vec<Denied>,
     ) -> Option<Plan> {
         let state = self.lock();
         let screen = state.audience.get(socket)?;
         let before = screen.roll();
         let mut joined = before.clone();
-        let place = place(&state, screen)?;
-        // Inside an entry its rest is still to come.
-        let since = if place.event.is_some() { place.seq.saturating_sub(1) } else { place.seq };
-        let denied = change(&screen.staff, &mut joined, since);
-        Some(Plan { is_change: joined != before, joined, denied, epoch: screen.epoch })
+        let denied = change(&screen.staff, &mut joined, place(&state, screen)?);
+        let (is_change, filter_version) = (joined != before, screen.filter_version);
+        Some(Plan { is_change, joined, denied, epoch: screen.epoch, filter_version })
     }
 
     /// Carries a plan out; `None` if the screen is gone. Answers also whether it is behind now, for it waits for a state:
     /// what it is told stops at the place where that joins it.
-    pub fn rejoin(&self, socket: &SocketRef, plan: Plan) -> Option<(wire::Joined, bool)> {
+    pub fn rejoin(&self, socket: &SocketRef, mut plan: Plan) -> Option<(wire::Joined, bool)> {
         let mut state = self.lock();
-        let position = place(&state, state.audience.get(socket)?);
+        let screen = state.audience.get(socket)?;
+        let position = place(&state, screen);
+        if let Some(position) = position.filter(|_| screen.filter_version != plan.filter_version) {
+            // It was planned in what may have been another history.
+            plan.joined.iter_mut().filter(|joined| joined.since > position.seq).for_each(Joined::doubt);
+        }
         if plan.is_change {
             state.audience.rejoin(socket, &plan.joined);
         }
