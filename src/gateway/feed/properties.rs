@@ -667,7 +667,7 @@ impl World {
                     // As it is, or as it was kept a moment ago.
                     let heads = &journal.heads;
                     let kept = heads[heads.len() - 1 - (slice / 8).min(heads.len() - 1)].position();
-                    let state = if kept.seq >= cursor.seq { kept } else { journal.head.position() };
+                    let state = if is_stale && kept.seq >= cursor.seq { kept } else { journal.head.position() };
                     if slice.is_multiple_of(7) {
                         task.doing = Doing::Denying(channel);
                     } else if is_ahead(state, cursor) {
