@@ -1,5 +1,6 @@
 //! What the stories are told with: private services, a hub on them, and screens.
 
+pub mod account;
 pub mod buses;
 pub mod caller;
 pub mod clients;

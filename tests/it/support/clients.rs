@@ -15,6 +15,7 @@ use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::sync::OnceCell;
 
+use super::account::{Noted, merged_in};
 use super::hub::Shop;
 use super::services::dir;
 
@@ -279,18 +280,25 @@ impl StockScreen {
     }
 
     /// What its handlers were given, from its first connection on, must be what the journal holds for its channels: all
-    /// of it, in order, once.
-    pub async fn heard_the_journal_of(&mut self, shop: &Shop<'_>, kinds: &[&str]) {
+    /// of it, in order, once, but for values that are accounted for. Answers how many of these were merged.
+    pub async fn heard_the_journal_of(&mut self, shop: &Shop<'_>, kinds: &[&str]) -> u64 {
         let journal = shop.journal_of(kinds).await;
         while self.positions().last() != journal.last().map(|(position, _)| position) {
             self.next().await;
         }
-        let heard = self.heard();
-        let heard: Vec<(String, Value)> =
-            heard.iter().map(|it| (it.position().expect("a position").to_owned(), it.body().clone())).collect();
-        let places = |events: &[(String, Value)]| events.iter().map(|(place, _)| place.clone()).collect::<Vec<_>>();
-        assert_eq!(places(&heard), places(&journal));
-        assert_eq!(heard, journal);
+        merged_in(&self.noted(), &journal)
+    }
+
+    /// Where its connections began, and the business events that it heard.
+    pub fn noted(&self) -> Vec<Noted> {
+        let noted = |it: Heard| {
+            let position = it.position()?.to_owned();
+            match it.name.as_str() {
+                "ready" => Some(Noted::Began(position)),
+                _ => it.is_business().then(|| Noted::Heard(position, it.body().clone())),
+            }
+        };
+        self.happened.iter().filter_map(Heard::of).filter_map(noted).collect()
     }
 
     /// Every business event heard so far, in the order in which it came.
