@@ -31,9 +31,10 @@ use crate::{config, http};
 pub const FINISH_MAX: Duration = Duration::from_secs(30);
 /// How long connections to the database may take to close.
 const CLOSE_MAX: Duration = Duration::from_secs(5);
-/// What the kernel may hold for one connection, in bytes. It would take megabytes for a screen that reads slowly, and
-/// a ping would wait behind them.
-const SEND_BUFFER_BYTES: u32 = 64 * 1024;
+/// What the kernel may hold for one connection, in bytes; it counts its own overhead and doubles the number. It would take
+/// megabytes for a screen that reads slowly. It says that there is room again when a third of it is free, which takes a
+/// reader of 1 KB/s some 20 seconds here: with much more, an honest one would look stalled.
+const SEND_BUFFER_BYTES: u32 = 32 * 1024;
 /// How many connections may wait to be accepted: a storm of screens that come back all at once.
 const BACKLOG: u32 = 4_096;
 /// Of so many connections one is kept free of screens: for REST and for whoever asks whether the node lives.

@@ -26,7 +26,7 @@ export interface Auth {
 
 /** `caught_up`: a replay ended, what follows is live. The position it ended at follows it. */
 export interface CaughtUp {
-  /** How many events were replayed. */
+  /** How many events were sent; one that stands for others is one. */
   replayed: number;
 }
 

@@ -2,13 +2,14 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use serde_json::value::RawValue;
 use ts_rs::TS;
 
 use crate::Moment;
 use crate::event::Event;
 use crate::ids::{OutletId, RegisterId, StaffId};
-use crate::topic::hears;
+use crate::topic::{TOPICS, hears};
 use crate::view::{View, keep};
 
 /// An event as its entry stores it: with its channels and the least view that hears it, as decided at commit.
@@ -56,6 +57,29 @@ impl Stored {
     /// Whether a screen that joined `joined` and sees `view` hears it.
     pub fn heard_on<'a>(&self, mut joined: impl Iterator<Item = &'a str>, view: View) -> bool {
         view >= self.view && joined.any(|joined| self.channels.iter().any(|channel| hears(joined, channel)))
+    }
+
+    /// What names the value that this event brings: its topic and what [`latest_by`](crate::topic::TopicRow::latest_by) says.
+    /// A later event of the same name makes this one old. `None` for events that stay true whatever comes, and for those
+    /// that this node does not know.
+    pub fn value(&self) -> Option<Box<str>> {
+        let row = TOPICS.iter().find(|row| row.events.contains(&&*self.kind))?;
+        let fields = row.latest_by?;
+        let data: Value = serde_json::from_str(self.data.get()).ok()?;
+        let mut name = row.name.to_owned();
+        for field in fields {
+            let part = match (*field, field.strip_prefix("data.")) {
+                ("outlet", _) => self.outlet?.to_string().into(),
+                (_, Some(path)) => path.split('.').try_fold(&data, |data, key| data.get(key))?.clone(),
+                _ => return None,
+            };
+            if !part.is_string() && !part.is_number() {
+                return None;
+            }
+            // As JSON, where a text cannot run into the next.
+            name.push_str(&part.to_string());
+        }
+        Some(name.into())
     }
 
     /// The event as `view` sees it: number `event` (from 1) of the `events` in entry `seq`.
@@ -141,6 +165,46 @@ impl Serialize for Shown<'_> {
         match self {
             Self::All(raw) => raw.serialize(serializer),
             Self::Part(raw) => raw.serialize(serializer),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stored(kind: &str, outlet: Option<OutletId>, data: Value) -> Stored {
+        let stored = serde_json::json!({
+            "type": kind, "channels": [], "view": "display", "outlet": outlet,
+            "occurred_at": "2026-11-29T00:00:00Z", "data": data,
+        });
+        serde_json::from_str(&stored.to_string()).unwrap()
+    }
+
+    #[test]
+    fn a_value_is_named_by_its_topic_and_what_the_table_says() {
+        let (here, there) = (Some(OutletId::new()), Some(OutletId::new()));
+        let level = |outlet, variant: &str, on_hand| {
+            stored("stock.changed", outlet, serde_json::json!({ "variant": variant, "on_hand": on_hand })).value()
+        };
+        assert_eq!(level(here, "roti", 1), level(here, "roti", 2));
+        assert!(level(here, "roti", 1).is_some());
+        assert_ne!(level(here, "roti", 1), level(there, "roti", 1));
+        assert_ne!(level(here, "roti", 1), level(here, "kopi", 1));
+        let product = stored("product.changed", None, serde_json::json!({ "product": "roti" })).value();
+        assert!(product.is_some_and(|name| name.starts_with("catalog")));
+    }
+
+    #[test]
+    fn what_has_no_name_is_never_old() {
+        let outlet = Some(OutletId::new());
+        let named = serde_json::json!({ "variant": "roti", "product": "roti", "sale": "1" });
+        assert_eq!(stored("sale.completed", outlet, named.clone()).value(), None, "a fact, not a value");
+        assert_eq!(stored("stock.counted", outlet, named.clone()).value(), None, "unknown here");
+        assert_eq!(stored("stock.changed", None, named).value(), None, "no outlet");
+        for variant in [serde_json::json!(null), serde_json::json!({}), serde_json::json!(["roti"])] {
+            let data = serde_json::json!({ "variant": variant });
+            assert_eq!(stored("stock.changed", outlet, data).value(), None);
         }
     }
 }

@@ -74,7 +74,7 @@ pub enum DeniedCode {
 /// `caught_up`: a replay ended, what follows is live. The position it ended at follows it.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize, JsonSchema, TS)]
 pub struct CaughtUp {
-    /// How many events were replayed.
+    /// How many events were sent; one that stands for others is one.
     #[ts(type = "number")]
     pub replayed: u64,
 }

@@ -25,6 +25,9 @@ pub struct Config {
     pub ping_interval: Duration,
     /// Time a peer has to answer a ping. 20 s.
     pub ping_timeout: Duration,
+    /// Bytes after which a ping rides along with what is sent, whatever the time. A peer that takes all of `ping_timeout` to
+    /// read so many is not cut while more waits behind them, and says how far it has come. 16 KiB: a kilobyte a second.
+    pub ping_bytes: usize,
     /// Largest message from a client in bytes: HTTP body, WebSocket message and frame. 64 KiB.
     pub max_payload: usize,
     /// Time a client has to join its first namespace. 45 s.
@@ -80,6 +83,7 @@ impl Default for Config {
         Config {
             ping_interval: Duration::from_secs(25),
             ping_timeout: Duration::from_secs(20),
+            ping_bytes: 16 * 1024,
             max_payload: 64 * 1024,
             connect_timeout: Duration::from_secs(45),
             upgrade_timeout: Duration::from_secs(10),

@@ -167,6 +167,11 @@ impl Encoded {
         Self::one_frame(PONG, payload)
     }
 
+    /// Whether it is this very packet, not one that looks the same.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     /// Bytes this packet takes on a WebSocket; what a queue's byte bound counts.
     pub fn size(&self) -> usize {
         self.0.frames.len()

@@ -49,7 +49,8 @@
 //!
 //! # What it promises
 //!
-//! - A batch is queued whole, in order, with nothing between, or refused; nothing is ever dropped in silence.
+//! - A batch is queued whole, in order, with nothing between, or refused; nothing is ever dropped in silence. A ping rides along
+//!   where more than [`Config::ping_bytes`] would come without one, and so inside a batch only if that is larger.
 //! - One task and one timer per connection; packets are shared, not copied, on their way to a WebSocket.
 //! - Handlers of one connection run one at a time, in the order their events came. Acknowledgements pass them by.
 //! - Every queue, buffer, wait and retry has a bound in [`Config`] or a named constant.

@@ -192,8 +192,16 @@ impl Socket {
     /// # Errors
     /// [`SendError::Full`], [`SendError::TooLarge`] or [`SendError::Closed`].
     pub fn try_send(&self, batch: &[Encoded]) -> Result<(), SendError> {
+        self.try_send_within(batch, usize::MAX)
+    }
+
+    /// The same while no more than this many bytes before the batch are unconfirmed, see [`Socket::unconfirmed_bytes`].
+    ///
+    /// # Errors
+    /// As [`Socket::try_send`]; [`SendError::Full`] also if more are.
+    pub fn try_send_within(&self, batch: &[Encoded], unconfirmed_max: usize) -> Result<(), SendError> {
         self.check_connected()?;
-        self.session.try_send(batch)
+        self.session.try_send(batch, unconfirmed_max)
     }
 
     /// Queues a batch once there is room for all of it.
@@ -204,9 +212,10 @@ impl Socket {
         self.session.send(batch, || self.has_left()).await
     }
 
-    /// How many bytes are queued for the connection, those being written included.
-    pub fn queued_bytes(&self) -> usize {
-        self.session.state().bytes
+    /// How many bytes were queued for the connection that the client has not said to have received: it answers a ping
+    /// every [`Config::ping_bytes`](crate::Config::ping_bytes), and those of the heartbeat.
+    pub fn unconfirmed_bytes(&self) -> usize {
+        self.session.unconfirmed()
     }
 
     /// Resolves when the connection's queue is empty and written: taken by the kernel, or by the poll that fetched it.
@@ -225,7 +234,16 @@ impl Socket {
     /// [`SendError::Full`] or [`SendError::Closed`].
     pub async fn confirmed(&self) -> Result<(), SendError> {
         self.check_connected()?;
-        self.session.confirmed(self.session.shared.packets.ping.clone()).await
+        self.session.confirmed().await
+    }
+
+    /// Resolves when no more than this many bytes are [unconfirmed](Socket::unconfirmed_bytes).
+    ///
+    /// # Errors
+    /// [`SendError::Closed`].
+    pub async fn confirmed_within(&self, bytes: usize) -> Result<(), SendError> {
+        self.check_connected()?;
+        self.session.confirmed_within(bytes).await
     }
 
     /// Encodes an event and queues it. A tuple becomes several arguments; bytes become attachments.

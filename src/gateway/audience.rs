@@ -2,17 +2,19 @@
 
 use std::collections::HashMap;
 
-use tillwire_channels::topic::hears;
-use tillwire_channels::{Channel, Position};
+use tillwire_channels::{Channel, Position, Stored, View, topic};
 use tillwire_socketio::{Encoded, SendError, SocketRef};
 
 use super::packed::Packed;
 use crate::identity::Staff;
 use crate::screens::joined;
 
-/// How many bytes may wait for a live screen. One that reads more slowly is behind, and is served bit by bit: its
-/// heartbeat would else wait behind all of them.
-const QUEUED_BYTES_MAX: usize = 64 * 1024;
+/// How many bytes a live screen may have been sent without saying that it received them. One that reads more slowly is
+/// behind, and is served bit by bit.
+const UNCONFIRMED_BYTES_MAX: usize = 64 * 1024;
+/// The same for one that has been seen to be slow, and what any screen that is behind may have under way: the less there
+/// is, the newer is what comes next. One entry, which is never divided, may be larger.
+pub const UNCONFIRMED_BYTES_SLOW: usize = 16 * 1024;
 
 /// One client's connection: a cursor over its merchant's journal, through a filter of channels.
 pub struct Screen {
@@ -22,6 +24,8 @@ pub struct Screen {
     pub epoch: i64,
     channels: Vec<Joined>,
     pub cursor: Cursor,
+    /// Whether it was seen to take its time over what it is sent.
+    pub is_slow: bool,
     /// The number of the last entry that the client was told a position of.
     pub told: u64,
     /// Counts the changes of `channels` and `staff`: a batch prepared before one of them is not sent.
@@ -62,7 +66,7 @@ impl Screen {
         told: u64,
     ) -> Self {
         let channels = joined.iter().copied().map(Joined::from).collect();
-        Self { socket, staff, epoch, channels, cursor, told, filter_version: 0, warned: false }
+        Self { socket, staff, epoch, channels, cursor, is_slow: false, told, filter_version: 0, warned: false }
     }
 
     /// What is joined.
@@ -93,16 +97,25 @@ impl Screen {
     }
 }
 
-/// The events of an entry that follow `after` and are heard on `joined`, as `staff` may see them.
-pub fn heard(packed: &Packed, joined: &[Joined], staff: &Staff, after: Position) -> Vec<Encoded> {
-    let view = staff.role.view();
-    let joined = joined.iter().filter(|joined| joined.is.since < packed.entry.seq).map(|joined| &*joined.text);
+/// The events of an entry that follow `after` and are heard on `joined`, with their numbers.
+pub fn hears<'a>(
+    packed: &'a Packed,
+    joined: &'a [Joined],
+    view: View,
+    after: Position,
+) -> impl Iterator<Item = (u32, &'a Stored)> {
+    let seq = packed.entry.seq;
+    let joined = joined.iter().filter(move |joined| joined.is.since < seq).map(|joined| &*joined.text);
     packed
         .events()
-        .filter(|(number, _)| after.is_before(packed.entry.seq, *number))
-        .filter(|(_, event)| event.heard_on(joined.clone(), view))
-        .filter_map(|(number, _)| packed.packet(number, view).cloned())
-        .collect()
+        .filter(move |(number, _)| after.is_before(seq, *number))
+        .filter(move |(_, event)| event.heard_on(joined.clone(), view))
+}
+
+/// The packets of these events, as `staff` may see them.
+pub fn heard(packed: &Packed, joined: &[Joined], staff: &Staff, after: Position) -> Vec<Encoded> {
+    let view = staff.role.view();
+    hears(packed, joined, view, after).filter_map(|(number, _)| packed.packet(number, view).cloned()).collect()
 }
 
 /// The screens of a feed.
@@ -184,12 +197,8 @@ impl Audience {
             if batch.is_empty() {
                 continue;
             }
-            if screen.socket.queued_bytes() > QUEUED_BYTES_MAX {
-                screen.cursor = Cursor::Behind(before);
-                behind.push(screen.socket.clone());
-                continue;
-            }
-            match screen.socket.try_send(&batch) {
+            let unconfirmed_max = if screen.is_slow { UNCONFIRMED_BYTES_SLOW } else { UNCONFIRMED_BYTES_MAX };
+            match screen.socket.try_send_within(&batch, unconfirmed_max) {
                 Ok(()) => screen.told = packed.entry.seq,
                 Err(SendError::Closed) => {} // It is on its way out.
                 Err(_) => {
@@ -230,5 +239,5 @@ impl Audience {
 /// The channels that hear what happens on `channel`: itself, and all that are a beginning of it.
 fn beginnings(channel: &str) -> impl Iterator<Item = &str> {
     let cuts = channel.match_indices('/').map(|(at, _)| &channel[..at]);
-    cuts.chain([channel]).inspect(|beginning| debug_assert!(hears(beginning, channel)))
+    cuts.chain([channel]).inspect(|beginning| debug_assert!(topic::hears(beginning, channel)))
 }

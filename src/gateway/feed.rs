@@ -24,7 +24,7 @@ use super::packed::Packed;
 use super::ring::Ring;
 use crate::journal::Entry;
 use crate::journal::read::Head;
-pub use replay::{Serving, Step};
+pub use replay::{Ground, Serving, Step};
 pub use screens::Refused;
 use signing_out::{is_revoked, obey, sign_out};
 

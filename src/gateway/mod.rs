@@ -14,6 +14,7 @@ mod forward;
 mod join;
 mod naming;
 mod packed;
+mod pieces;
 mod places;
 mod resume;
 mod ring;

@@ -13,6 +13,8 @@ pub struct Packed {
     pub entry: Arc<Entry>,
     /// For each event, its packet for each view.
     packets: Box<[PacketByView]>,
+    /// For each event, the name of the value that it brings, if it brings one. Known when first asked for.
+    values: OnceLock<Box<[Option<Box<str>>]>>,
 }
 
 type PacketByView = [OnceLock<Encoded>; View::ALL.len()];
@@ -22,7 +24,7 @@ impl Packed {
     /// If the entry does not hold events: a journal that was tampered with.
     pub fn new(entry: Arc<Entry>) -> anyhow::Result<Self> {
         let packets = entry.events()?.iter().map(|_| PacketByView::default()).collect();
-        Ok(Self { entry, packets })
+        Ok(Self { entry, packets, values: OnceLock::new() })
     }
 
     /// The events with their numbers, from 1.
@@ -33,17 +35,39 @@ impl Packed {
 
     /// The packet of an event for a view, encoded when first asked for; `None` if there is no such event.
     pub fn packet(&self, number: u32, view: View) -> Option<&Encoded> {
-        let at = number.checked_sub(1)? as usize;
-        let (event, slot) = (self.entry.events().ok()?.get(at)?, &self.packets.get(at)?[view as usize]);
+        let slot = &self.packets.get(index(number)?)?[view as usize];
         if let Some(packet) = slot.get() {
             return Some(packet);
         }
+        let packet = self.encode(number, view, None)?;
+        Some(slot.get_or_init(|| packet))
+    }
+
+    /// The same for one that stands for so many earlier ones.
+    pub fn merged_packet(&self, number: u32, view: View, merged: u32) -> Option<Encoded> {
+        self.encode(number, view, Some(merged))
+    }
+
+    fn encode(&self, number: u32, view: View, merged: Option<u32>) -> Option<Encoded> {
+        let event = self.entry.events().ok()?.get(index(number)?)?;
         let of = (number, u32::try_from(self.packets.len()).ok()?);
-        let envelope = event.envelope(view, self.entry.seq, of, self.entry.recorded_at).ok()?;
+        let mut envelope = event.envelope(view, self.entry.seq, of, self.entry.recorded_at).ok()?;
+        envelope.merged = merged;
         let position = Position::of_event(self.entry.seq, number, self.entry.tag);
         let json = serde_json::to_string(&envelope).ok()?;
-        Some(slot.get_or_init(|| Encoded::event_json(&event.kind, &[&json, &format!("\"{position}\"")])))
+        Some(Encoded::event_json(&event.kind, &[&json, &format!("\"{position}\"")]))
     }
+
+    /// The name of the value that an event brings, see [`Stored::value`].
+    pub fn value(&self, number: u32) -> Option<&str> {
+        let values = self.values.get_or_init(|| self.events().map(|(_, event)| event.value()).collect());
+        values.get(index(number)?)?.as_deref()
+    }
+}
+
+/// Where an event of this number is in its entry.
+fn index(number: u32) -> Option<usize> {
+    Some(number.checked_sub(1)? as usize)
 }
 
 #[cfg(test)]

@@ -2,16 +2,18 @@
 //! states that it asked for.
 //!
 //! One task, from the moment a screen falls behind until it is live again or gone. What it sends is confirmed bit by
-//! bit: else megabytes would sit in kernel buffers, and the heartbeat would wait behind them.
+//! bit: else megabytes would sit in kernel buffers, here and on the way, and what comes at last would be old. Whoever takes
+//! long to confirm is slow, and is given the newest of what is a value: see [`pieces`](super::pieces).
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tillwire_channels::wire::{SnapshotReason, SnapshotRequired};
 use tillwire_channels::{Channel, MerchantId, Position};
 use tillwire_socketio::{CloseReason, Encoded, SendError, SocketRef};
 use tracing::{debug, error};
 
+use super::audience::UNCONFIRMED_BYTES_SLOW;
 use super::feed::{Feed, Serving, Step};
 use super::packed::Packed;
 use super::ring;
@@ -23,10 +25,10 @@ use crate::error::Error;
 use crate::journal::read::Slice;
 use crate::screens::joined::Roll;
 
-/// How many bytes a screen that is behind may have been sent without saying that it received them. One entry, which is
-/// never divided, may be larger.
-const UNCONFIRMED_BYTES_MAX: usize = 16 * 1024;
-/// How much of the journal is read for one screen at a time.
+/// A screen that takes longer than this to receive what it may have under way is slow: it reads less than 8 KB a second.
+const SLOW_AFTER: Duration = Duration::from_secs(2);
+/// How much of the journal is read for one screen at a time: at first, when it may be slow, and later.
+const SLICE_FIRST: Slice = Slice { entries_max: 64, bytes_max: 16 * 1024 };
 const SLICE: Slice = Slice { entries_max: 256, bytes_max: 64 * 1024 };
 /// What a ring holds.
 const RING: Slice = Slice { entries_max: ring::ENTRIES_MAX as u32, bytes_max: ring::BYTES_MAX };
@@ -54,13 +56,14 @@ pub struct Stock {
 /// Brings a screen on until it is live or gone.
 pub async fn bring_on(feed: Arc<Feed>, stock: Stock, socket: SocketRef) {
     metrics::counter!("tillwire_gateway_replays_total").increment(1);
+    let _behind = Behind::begins();
     let mut replay = Replay {
         feed,
         stock,
         socket: &socket,
         due: None,
         replayed: 0,
-        unconfirmed: 0,
+        slice: SLICE_FIRST,
         given: Vec::new(),
         recalled: None,
         retry_after: RETRY_AFTER,
@@ -107,8 +110,8 @@ struct Replay<'a> {
     due: Option<(Channel, Arc<Parts>)>,
     /// How many events were sent.
     replayed: u64,
-    /// How many bytes were sent since the screen last confirmed.
-    unconfirmed: usize,
+    /// How much is read for it at a time.
+    slice: Slice,
     /// The channels whose state was sent and not yet written off.
     given: Vec<Channel>,
     /// Where the ring was last asked to be filled from.
@@ -118,8 +121,8 @@ struct Replay<'a> {
 
 impl Replay<'_> {
     async fn run(&mut self) -> Result<(), SendError> {
-        // What made it fall behind leaves first, so that slices stay small.
-        self.socket.drained().await?;
+        // What made it fall behind is received first.
+        self.keep_pace().await?;
         loop {
             let due = self.due.as_ref().map(|(channel, parts)| (*channel, parts.position));
             match self.feed.step(self.socket, self.replayed, due) {
@@ -200,17 +203,16 @@ impl Replay<'_> {
         self.retry_after = (self.retry_after * 2).min(RETRY_AFTER_MAX);
     }
 
-    /// Sends entries that follow one another, each whole, as many as may be under way unconfirmed.
-    async fn serve(&mut self, mut serving: Serving) -> Result<(), SendError> {
-        for at in 0..serving.entries.len() {
-            let batch = serving.heard(at);
-            let to = serving.entries[at].entry.position();
-            if !self.feed.advance(self.socket, &serving, to, !batch.is_empty()) {
+    /// Sends entries that follow one another, as many as may be under way unconfirmed.
+    async fn serve(&mut self, serving: Serving) -> Result<(), SendError> {
+        let (mut ground, pieces) = serving.into_pieces();
+        for piece in pieces {
+            if !self.feed.advance(self.socket, &mut ground, &piece) {
                 return Ok(());
             }
-            serving.after = to;
-            if !batch.is_empty() {
-                self.send(&batch).await?;
+            metrics::counter!("tillwire_gateway_merged_total").increment(piece.merged);
+            for batch in &piece.batches {
+                self.send(batch).await?;
             }
         }
         Ok(())
@@ -219,10 +221,19 @@ impl Replay<'_> {
     async fn send(&mut self, batch: &[Encoded]) -> Result<(), SendError> {
         self.socket.send(batch).await?;
         self.replayed += batch.len() as u64;
-        self.unconfirmed += batch.iter().map(Encoded::size).sum::<usize>();
-        if self.unconfirmed >= UNCONFIRMED_BYTES_MAX {
-            self.confirm().await?;
+        self.keep_pace().await
+    }
+
+    /// Waits until the screen has received all but so much of what it was sent, and sees how long it takes over that.
+    async fn keep_pace(&mut self) -> Result<(), SendError> {
+        if self.socket.unconfirmed_bytes() <= UNCONFIRMED_BYTES_SLOW {
+            return Ok(());
         }
+        let began = Instant::now();
+        self.socket.confirmed_within(UNCONFIRMED_BYTES_SLOW).await?;
+        let is_slow = began.elapsed() >= SLOW_AFTER;
+        self.feed.found(self.socket, is_slow);
+        self.slice = SLICE;
         Ok(())
     }
 
@@ -232,10 +243,7 @@ impl Replay<'_> {
             match self.socket.confirmed().await {
                 // No room for a ping: what is queued has to leave first.
                 Err(SendError::Full) => self.socket.drained().await?,
-                answer => {
-                    self.unconfirmed = 0;
-                    return answer;
-                }
+                answer => return answer,
             }
         }
     }
@@ -250,7 +258,7 @@ impl Replay<'_> {
         let feed = self.feed.clone();
         // Before the read: a feed that moves meanwhile must not be missed.
         let moved = feed.moved.notified();
-        let read = self.stock.source.replay(feed.merchant, cursor, SLICE).await;
+        let read = self.stock.source.replay(feed.merchant, cursor, self.slice).await;
         if read.is_ok() {
             self.retry_after = RETRY_AFTER;
         }
@@ -312,5 +320,21 @@ impl Replay<'_> {
             self.socket.drained().await?;
         }
         Ok(())
+    }
+}
+
+/// One of the screens that are behind, as long as it is.
+struct Behind;
+
+impl Behind {
+    fn begins() -> Self {
+        metrics::gauge!("tillwire_gateway_behind_screens").increment(1);
+        Self
+    }
+}
+
+impl Drop for Behind {
+    fn drop(&mut self) {
+        metrics::gauge!("tillwire_gateway_behind_screens").decrement(1);
     }
 }

@@ -26,6 +26,7 @@ mod restore;
 mod retention;
 mod sales;
 mod services;
+mod slow;
 mod snapshots;
 mod support;
 mod tail;

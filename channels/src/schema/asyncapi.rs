@@ -32,8 +32,11 @@ whole entry. A position is the event's id, the Socket.IO offset and an idempoten
 the last one, and send it as `Connect.after` to hear exactly what followed it. The stock JavaScript client does so by \
 itself. A position that cannot be served is answered with `snapshot_required`.
 
-**Latest values.** In a topic with `latest_by` (see `x-topics`), a screen that is behind may be given only the newest \
-event of each value; `merged` says how many earlier ones it stands for.
+**Latest values.** A screen that reads slowly (it takes more than two seconds to receive 16 KB) is given only the newest \
+event of each value in a topic with `latest_by` (see `x-topics`), in that event's own place; `merged` says how many \
+earlier ones that this connection was not sent it stands for. Whatever the last position a screen has seen, what follows \
+it brings the newest of everything. Of an entry then only some events may come: `of` still counts all of them. A screen \
+that reads as fast as it is sent to is given everything, also when it comes back with a position.
 
 **Views.** How much of an event's data a screen gets depends on its role: see `x-views`. Unknown packets and unknown \
 fields are to be passed over: a later release may add them.";

@@ -202,7 +202,7 @@ impl<C: Conversation> Driver<C> {
         let from = if now - self.ping_at < TIMER_SLACK { self.ping_at } else { now };
         let pong_due = from + self.session().shared.config.ping_timeout;
         self.pong_due = Some(pong_due);
-        self.session().ping(before, self.session().shared.packets.ping.clone(), pong_due);
+        self.session().ping(&before, pong_due);
     }
 
     fn wait_for_pong(&mut self, now: Instant) {

@@ -106,7 +106,7 @@ impl EngineSocket {
     /// # Errors
     /// [`SendError::Full`], [`SendError::TooLarge`] or [`SendError::Closed`].
     pub fn try_send(&self, batch: &[Encoded]) -> Result<(), SendError> {
-        self.session.try_send(batch)
+        self.session.try_send(batch, usize::MAX)
     }
 
     /// Queues a batch once there is room for all of it.

@@ -179,7 +179,7 @@ impl Waiting {
                 return Poll::Ready(answer);
             }
             (None, None) => {
-                let queue = mem::take(&mut state.queue);
+                let queue = state.take_for_poll(&self.session.shared.packets.ping);
                 drop(state);
                 return Poll::Ready(Answer::Packets(Delivery::new(&self.session, queue, None)));
             }

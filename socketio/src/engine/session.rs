@@ -17,8 +17,11 @@ use tokio::sync::Notify;
 use super::{Shared, polling::Polling};
 use crate::{CloseReason, Encoded, SendError, Transport};
 
-/// Room beyond the queue's bound for what the server must answer: replies to CONNECT, pings. In packets.
+/// Room beyond the queue's bound for what the server must answer: replies to CONNECT, pings. In packets. Pings that ride
+/// along with what is sent come on top, see [`Config::ping_bytes`](crate::Config::ping_bytes).
 const CONTROL_RESERVE: usize = 32;
+/// Pings that may be unanswered before none rides along any more: somebody who answers none is cut soon.
+const PINGS_MAX: usize = 256;
 /// A drained queue that once grew beyond this many packets gives its memory back.
 const QUEUE_KEPT: usize = 16;
 
@@ -43,8 +46,14 @@ pub(crate) struct State {
     /// Polling state until the session is on a WebSocket.
     pub polling: Option<Box<Polling>>,
     pub pong_due: Option<Instant>,
+    /// Pings queued so far. It wraps.
     pings: u32,
-    pongs: u32,
+    /// For each ping that is not answered, how many bytes lie between it and the one before.
+    unanswered: VecDeque<usize>,
+    /// Bytes queued since the last ping.
+    since_ping: usize,
+    /// Bytes queued that no pong has confirmed.
+    unconfirmed: usize,
 }
 
 impl Session {
@@ -62,7 +71,9 @@ impl Session {
                 polling,
                 pong_due: None,
                 pings: 0,
-                pongs: 0,
+                unanswered: VecDeque::new(),
+                since_ping: 0,
+                unconfirmed: 0,
             }),
             task: AtomicWaker::new(),
             changed: Notify::new(),
@@ -92,8 +103,9 @@ impl Session {
         self.task.wake();
     }
 
-    /// Queues a batch whole, or leaves the queue as it was.
-    pub fn try_send(&self, batch: &[Encoded]) -> Result<(), SendError> {
+    /// Queues a batch whole, or leaves the queue as it was. Full is also a queue with more than this many bytes before the
+    /// batch that the peer has not confirmed.
+    pub fn try_send(&self, batch: &[Encoded], unconfirmed_max: usize) -> Result<(), SendError> {
         let config = &self.shared.config;
         let bytes: usize = batch.iter().map(Encoded::size).sum();
         let mut state = self.state();
@@ -103,10 +115,13 @@ impl Session {
         if batch.len() > config.queue_packets_max || bytes > config.queue_bytes_max {
             return Err(SendError::TooLarge);
         }
-        if state.packets + batch.len() > config.queue_packets_max || state.bytes + bytes > config.queue_bytes_max {
+        if state.packets + batch.len() > config.queue_packets_max
+            || state.bytes + bytes > config.queue_bytes_max
+            || state.unconfirmed > unconfirmed_max
+        {
             return Err(SendError::Full);
         }
-        state.enqueue(batch.iter().cloned(), bytes);
+        state.enqueue(batch, bytes, &self.shared);
         self.wake_writer(state);
         Ok(())
     }
@@ -118,7 +133,7 @@ impl Session {
             if gone() {
                 return Err(SendError::Closed);
             }
-            match self.try_send(batch) {
+            match self.try_send(batch, usize::MAX) {
                 Err(SendError::Full) => changed.await,
                 answer => return answer,
             }
@@ -131,12 +146,18 @@ impl Session {
         if state.closing.is_some() {
             return;
         }
-        if state.packets + batch.len() > self.shared.config.queue_packets_max + CONTROL_RESERVE {
+        if !self.has_control_room(&state, batch.len()) {
             drop(state);
             return self.close(CloseReason::Overflow);
         }
-        state.enqueue(batch.iter().cloned(), batch.iter().map(Encoded::size).sum());
+        batch.iter().for_each(|packet| state.push(packet.clone()));
         self.wake_writer(state);
+    }
+
+    fn has_control_room(&self, state: &State, packets: usize) -> bool {
+        let config = &self.shared.config;
+        let riding_max = config.queue_bytes_max / config.ping_bytes.max(1);
+        state.packets + packets <= config.queue_packets_max + riding_max + CONTROL_RESERVE
     }
 
     /// Resolves when everything queued has been handed to the kernel (or to the poll that fetched it).
@@ -145,24 +166,49 @@ impl Session {
     }
 
     /// Queues a ping behind everything queued so far and resolves when the peer has answered it.
-    pub async fn confirmed(&self, ping: Encoded) -> Result<(), SendError> {
+    pub async fn confirmed(&self) -> Result<(), SendError> {
         let number = {
             let mut state = self.state();
             if state.closing.is_some() {
                 return Err(SendError::Closed);
             }
-            if state.packets + 1 > self.shared.config.queue_packets_max + CONTROL_RESERVE {
+            if !self.has_control_room(&state, 1) {
                 return Err(SendError::Full);
             }
-            let size = ping.size();
-            state.enqueue([ping], size);
-            state.pings = state.pings.wrapping_add(1);
+            state.ping(&self.shared);
             let number = state.pings;
             self.wake_writer(state);
             number
         };
         // Both counters wrap; their distance is at most what one queue holds.
-        self.until(|state| state.pongs.wrapping_sub(number) < u32::MAX / 2).await
+        self.until(|state| state.answered().wrapping_sub(number) < u32::MAX / 2).await
+    }
+
+    /// Resolves when no more than this many bytes are unconfirmed. Where no ping is under way that will tell, one is sent.
+    pub async fn confirmed_within(&self, bytes: usize) -> Result<(), SendError> {
+        loop {
+            let changed = self.changed.notified();
+            {
+                let mut state = self.state();
+                if state.unconfirmed <= bytes {
+                    return Ok(());
+                }
+                if state.closing.is_some() {
+                    return Err(SendError::Closed);
+                }
+                // Without room something is queued, and the next write looks here again.
+                if state.unanswered.is_empty() && self.has_control_room(&state, 1) {
+                    state.ping(&self.shared);
+                    self.wake_writer(state);
+                }
+            }
+            changed.await;
+        }
+    }
+
+    /// How many bytes were queued that the peer has not confirmed.
+    pub fn unconfirmed(&self) -> usize {
+        self.state().unconfirmed
     }
 
     async fn until(&self, met: impl Fn(&State) -> bool) -> Result<(), SendError> {
@@ -193,22 +239,30 @@ impl Session {
     }
 
     /// The heartbeat's own ping: whatever `before` holds rides in the same write.
-    pub fn ping(&self, mut before: Vec<Encoded>, ping: Encoded, pong_due: Instant) {
-        before.push(ping);
-        {
-            let mut state = self.state();
-            state.pong_due = Some(pong_due);
-            state.pings = state.pings.wrapping_add(1);
+    pub fn ping(&self, before: &[Encoded], pong_due: Instant) {
+        let mut state = self.state();
+        state.pong_due = Some(pong_due);
+        if state.closing.is_some() {
+            return;
         }
-        self.send_control(&before);
+        if !self.has_control_room(&state, before.len() + 1) {
+            drop(state);
+            return self.close(CloseReason::Overflow);
+        }
+        before.iter().for_each(|packet| state.push(packet.clone()));
+        state.ping(&self.shared);
+        self.wake_writer(state);
     }
 
     pub fn pong(&self) {
         let mut state = self.state();
         state.pong_due = None;
         // A pong nobody asked for would confirm what was never received.
-        if state.pongs != state.pings {
-            state.pongs = state.pongs.wrapping_add(1);
+        if let Some(bytes) = state.unanswered.pop_front() {
+            state.unconfirmed -= bytes;
+        }
+        if state.unanswered.is_empty() {
+            state.unanswered = VecDeque::new();
         }
         drop(state);
         self.changed.notify_waiters();
@@ -269,10 +323,57 @@ impl Session {
 }
 
 impl State {
-    fn enqueue(&mut self, batch: impl IntoIterator<Item = Encoded>, bytes: usize) {
-        let before = self.queue.len();
-        self.queue.extend(batch);
-        self.packets += self.queue.len() - before;
-        self.bytes += bytes;
+    /// Queues a batch, and pings between its packets or before them, so that never more than `ping_bytes` lie between two:
+    /// whoever reads slowly hears one in time, and says how far it has come. A batch that is no larger than that is not
+    /// interrupted.
+    fn enqueue(&mut self, batch: &[Encoded], bytes: usize, shared: &Shared) {
+        self.ping_before(bytes, shared);
+        for packet in batch {
+            self.ping_before(packet.size(), shared);
+            self.push(packet.clone());
+        }
+    }
+
+    fn ping_before(&mut self, bytes: usize, shared: &Shared) {
+        let too_many = self.since_ping + bytes > shared.config.ping_bytes;
+        if too_many && self.since_ping > 0 && self.unanswered.len() < PINGS_MAX {
+            self.ping(shared);
+        }
+    }
+
+    fn ping(&mut self, shared: &Shared) {
+        let ping = shared.packets.ping.clone();
+        self.packets += 1;
+        self.bytes += ping.size();
+        self.queue.push_back(ping);
+        self.pings = self.pings.wrapping_add(1);
+        self.unanswered.push_back(mem::take(&mut self.since_ping));
+    }
+
+    /// Pings answered so far. It wraps.
+    fn answered(&self) -> u32 {
+        // INVARIANT: there are fewer unanswered ones than a queue and what is on its way can hold.
+        self.pings.wrapping_sub(self.unanswered.len() as u32)
+    }
+
+    fn push(&mut self, packet: Encoded) {
+        let size = packet.size();
+        self.packets += 1;
+        self.bytes += size;
+        self.since_ping += size;
+        self.unconfirmed += size;
+        self.queue.push_back(packet);
+    }
+
+    /// What one poll is answered: as far as the next ping. The client takes an answer in when it has all of it, and what
+    /// it is asked behind that ping would have to wait as long.
+    pub fn take_for_poll(&mut self, ping: &Encoded) -> VecDeque<Encoded> {
+        match self.queue.iter().position(|packet| packet.is(ping)) {
+            Some(at) => {
+                let rest = self.queue.split_off(at + 1);
+                mem::replace(&mut self.queue, rest)
+            }
+            None => mem::take(&mut self.queue),
+        }
     }
 }

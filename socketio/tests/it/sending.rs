@@ -286,6 +286,77 @@ async fn a_confirmation_waits_for_the_clients_answer() {
 }
 
 #[tokio::test]
+async fn a_ping_rides_along_with_so_many_bytes_and_never_inside_a_batch_that_is_no_larger() {
+    let config = Config { ping_bytes: 1_000, ..quiet() };
+    let server = Server::start(config, |io| io.ns("/", Namespace::new())).await;
+    let batch = |count| -> Vec<_> { (0..count).map(|n| Encoded::event("n", &(n, "x".repeat(200))).unwrap()).collect() };
+    for transport in BOTH {
+        let mut peer = Peer::joined(server.addr, transport).await;
+        let socket = one_socket(&server).await;
+        for count in [3, 3, 6, 1] {
+            socket.try_send(&batch(count)).unwrap();
+        }
+        let mut heard = String::new();
+        while heard.len() < 16 {
+            // The number of the packet, and of a ping none.
+            heard.push(peer.hears_text().await.chars().nth(7).unwrap_or('p'));
+        }
+        assert_eq!(heard, "012p012p0123p450");
+        peer.says("1").await;
+        server.until("gone", |_| server.io.sockets("/").is_empty()).await;
+    }
+}
+
+#[tokio::test]
+async fn what_is_unconfirmed_is_known_and_bounds_what_is_sent() {
+    let config = Config { ping_bytes: 1_000, ..quiet() };
+    let server = Server::start(config, |io| io.ns("/", Namespace::new())).await;
+    for transport in BOTH {
+        let mut peer = Peer::joined(server.addr, transport).await;
+        let socket = one_socket(&server).await;
+        let packet = [Encoded::event("n", &"x".repeat(400)).unwrap()];
+        let before = socket.unconfirmed_bytes();
+        for _ in 0..4 {
+            socket.try_send_within(&packet, 2_000).unwrap();
+        }
+        assert_eq!(socket.unconfirmed_bytes(), before + 4 * packet[0].size());
+        assert!(matches!(socket.try_send_within(&packet, 1_000), Err(SendError::Full)));
+        let confirmed = tokio::spawn({
+            let socket = socket.clone();
+            async move { (socket.confirmed_within(1_000).await, socket.confirmed_within(0).await) }
+        });
+        // One rode along; behind what was sent last there was none, and it is asked for.
+        for _ in 0..2 {
+            assert!(!confirmed.is_finished());
+            while peer.hears_text().await != "2" {}
+            peer.says("3").await;
+        }
+        let confirmed = tokio::time::timeout(Duration::from_secs(10), confirmed).await.expect("it was answered");
+        assert!(matches!(confirmed.unwrap(), (Ok(()), Ok(()))));
+        assert_eq!(socket.unconfirmed_bytes(), 0);
+        peer.says("1").await;
+        server.until("gone", |_| server.io.sockets("/").is_empty()).await;
+    }
+}
+
+#[tokio::test]
+async fn an_answer_to_a_poll_ends_with_the_first_ping() {
+    let config = Config { ping_bytes: 1_000, ..quiet() };
+    let server = Server::start(config, |io| io.ns("/", Namespace::new())).await;
+    let mut peer = Peer::joined(server.addr, Transport::Polling).await;
+    let socket = one_socket(&server).await;
+    let packet = Encoded::event("n", &"x".repeat(600)).unwrap();
+    for _ in 0..3 {
+        socket.try_send(std::slice::from_ref(&packet)).unwrap();
+    }
+    let text = || Packet::from(packet.text());
+    assert_eq!(peer.hears_at_once().await, [text(), Packet::from("2")]);
+    assert_eq!(peer.hears_at_once().await, [text(), Packet::from("2")]);
+    assert_eq!(peer.hears_at_once().await, [text()]);
+    socket.drained().await.unwrap();
+}
+
+#[tokio::test]
 async fn closing_says_what_was_queued_and_then_the_code() {
     let server = Server::start(quiet(), |io| io.ns("/", Namespace::new())).await;
     for transport in BOTH {

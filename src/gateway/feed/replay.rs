@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use tillwire_channels::wire::{DeniedCode, SnapshotRequired};
 use tillwire_channels::{Channel, Position};
-use tillwire_socketio::{Encoded, SocketRef};
+use tillwire_socketio::SocketRef;
 
 use super::{Feed, State};
-use crate::gateway::audience::{Cursor, Joined, Screen, heard};
+use crate::gateway::audience::{Cursor, Joined, Screen};
 use crate::gateway::packed::Packed;
+use crate::gateway::pieces::Piece;
 use crate::gateway::{join, ring, tell};
 use crate::identity::Staff;
 
@@ -33,20 +34,21 @@ pub enum Step {
     Done,
 }
 
-/// What a batch for a screen is made of.
+/// Entries that follow a screen's cursor, and how it hears them.
 pub struct Serving {
-    pub after: Position,
+    pub ground: Ground,
     pub entries: Vec<Arc<Packed>>,
-    joined: Vec<Joined>,
-    staff: Staff,
-    filter_version: u32,
+    pub joined: Vec<Joined>,
+    pub staff: Staff,
+    /// Whether the screen was seen to be slow: it is given the newest of what is a value.
+    pub is_slow: bool,
 }
 
-impl Serving {
-    /// The packets of entry `at`.
-    pub fn heard(&self, at: usize) -> Vec<Encoded> {
-        heard(&self.entries[at], &self.joined, &self.staff, self.after)
-    }
+/// Where a screen stands and which of its changes are known: what is prepared for it holds as long as both do.
+#[derive(Clone, Copy)]
+pub struct Ground {
+    pub after: Position,
+    pub filter_version: u32,
 }
 
 impl Feed {
@@ -79,7 +81,9 @@ impl Feed {
             return Step::Done;
         }
         let bound = due.map_or(u64::MAX, |(_, at)| at.seq);
-        match ring.after(cursor, STEP_ENTRIES_MAX) {
+        // The further a slow one is looked ahead for, the more is old that it need not be sent.
+        let entries_max = if screen.is_slow { ring::ENTRIES_MAX } else { STEP_ENTRIES_MAX };
+        match ring.after(cursor, entries_max) {
             Some(mut entries) => {
                 entries.retain(|packed| packed.entry.seq <= bound);
                 Step::Serve(serving(screen, cursor, entries))
@@ -140,17 +144,23 @@ impl Feed {
 
     /// Moves a screen's cursor over what is about to be sent. False if its channels have changed meanwhile: what was
     /// prepared must not be sent.
-    pub fn advance(&self, socket: &SocketRef, served: &Serving, to: Position, is_told: bool) -> bool {
+    pub fn advance(&self, socket: &SocketRef, ground: &mut Ground, piece: &Piece) -> bool {
         let mut state = self.lock();
         let Some(screen) = state.audience.get_mut(socket) else { return false };
-        if screen.cursor != Cursor::Behind(served.after) || screen.filter_version != served.filter_version {
+        if screen.cursor != Cursor::Behind(ground.after) || screen.filter_version != ground.filter_version {
             return false;
         }
-        screen.cursor = Cursor::Behind(to);
-        if is_told {
-            screen.told = to.seq;
-        }
+        screen.cursor = Cursor::Behind(piece.to);
+        screen.told = piece.told.unwrap_or(screen.told);
+        ground.after = piece.to;
         true
+    }
+
+    /// A screen was seen to be slow, or not to be any more.
+    pub fn found(&self, socket: &SocketRef, is_slow: bool) {
+        if let Some(screen) = self.lock().audience.get_mut(socket) {
+            screen.is_slow = is_slow;
+        }
     }
 
     /// A screen's position cannot be served: it is told so, and goes on from the head. False if it has no room for that.
@@ -169,10 +179,10 @@ impl Feed {
 
 fn serving(screen: &Screen, after: Position, entries: Vec<Arc<Packed>>) -> Serving {
     Serving {
-        after,
+        ground: Ground { after, filter_version: screen.filter_version },
         entries,
         joined: screen.joined().to_vec(),
         staff: screen.staff.clone(),
-        filter_version: screen.filter_version,
+        is_slow: screen.is_slow,
     }
 }

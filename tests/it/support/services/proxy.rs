@@ -259,7 +259,12 @@ async fn read<'a>(
     buffer: &'a mut [u8],
     faults: &mut watch::Receiver<Faults>,
 ) -> Option<&'a [u8]> {
-    let length = from.read(buffer).await.ok().filter(|length| *length > 0)?;
+    // Slowly is a little at a time, not much of it late.
+    let length_max = match faults.borrow().bytes_per_second {
+        Some(bytes_per_second) => (bytes_per_second as usize / 8).clamp(1, buffer.len()),
+        None => buffer.len(),
+    };
+    let length = from.read(&mut buffer[..length_max]).await.ok().filter(|length| *length > 0)?;
     let Faults { delay, bytes_per_second, .. } = faults.borrow().clone();
     sleep(delay).await;
     if let Some(bytes_per_second) = bytes_per_second {
