@@ -331,7 +331,10 @@ impl Books {
         let now = stamps::now();
         self.first_at = self.first_at.min(now);
         self.last_at = now;
-        self.latency.record((reading.latency_ns / 1_000).clamp(1, LATENCY_MAX_US))?;
+        // Whoever reads slowly is late by its own doing.
+        if screen.counts {
+            self.latency.record((reading.latency_ns / 1_000).clamp(1, LATENCY_MAX_US))?;
+        }
         let number = reading.number.saturating_sub(base);
         let before = screen.tally.last();
         screen.tally.take(number);

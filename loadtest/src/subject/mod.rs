@@ -170,19 +170,6 @@ impl Running {
         }
     }
 
-    /// What the kernel holds that was sent from where screens connect, and not yet taken.
-    pub fn kernel_send_bytes(&self) -> Result<u64> {
-        let ports: Vec<String> = self.addresses.iter().map(|it| format!(":{:04X}", it.port())).collect();
-        let table = std::fs::read_to_string("/proc/net/tcp")?;
-        let queued = table.lines().skip(1).filter_map(|line| {
-            let mut fields = line.split_whitespace().skip(1);
-            let local = fields.next()?;
-            let queue = fields.nth(2)?.split_once(':')?.0;
-            ports.iter().any(|port| local.ends_with(port)).then(|| u64::from_str_radix(queue, 16).ok())?
-        });
-        Ok(queued.sum())
-    }
-
     /// Stops every process and waits for those that have something to put away.
     pub async fn stop(mut self) -> Result<()> {
         self.voice = Voice::None;
@@ -192,6 +179,19 @@ impl Running {
         }
         Ok(())
     }
+}
+
+/// What the kernel holds that was sent from these addresses and not yet taken.
+pub fn kernel_send_bytes(addresses: &[SocketAddr]) -> Result<u64> {
+    let ports: Vec<String> = addresses.iter().map(|it| format!(":{:04X}", it.port())).collect();
+    let table = std::fs::read_to_string("/proc/net/tcp")?;
+    let queued = table.lines().skip(1).filter_map(|line| {
+        let mut fields = line.split_whitespace().skip(1);
+        let local = fields.next()?;
+        let queue = fields.nth(2)?.split_once(':')?.0;
+        ports.iter().any(|port| local.ends_with(port)).then(|| u64::from_str_radix(queue, 16).ok())?
+    });
+    Ok(queued.sum())
 }
 
 /// A message: a JSON object of exactly so many bytes, if it can be so short.
