@@ -42,7 +42,7 @@ pub enum CloseReason {
     HandlerPanicked,
     /// The server shuts down.
     ShuttingDown,
-    /// The server closed the session for a reason of its own.
+    /// The server closed the session for a reason of its own. Each text is counted apart, so there should be few.
     Server {
         /// WebSocket close code, 1000–4999 (for example 1012, service restart).
         code: u16,

@@ -15,6 +15,9 @@ use crate::Pace;
 /// Finds a client's address among a request's extensions.
 pub type RemoteAddr = Arc<dyn Fn(&Extensions) -> Option<SocketAddr> + Send + Sync>;
 
+/// Is told how long packets took to leave, see [`Socket::time_written`](crate::Socket::time_written).
+pub type OnWritten = Arc<dyn Fn(Duration) + Send + Sync>;
+
 /// Knows the proxies whose `X-Forwarded-For` is believed.
 pub type IsProxy = Arc<dyn Fn(IpAddr) -> bool + Send + Sync>;
 
@@ -74,6 +77,9 @@ pub struct Config {
     /// Finds the client's address among a request's extensions. The default knows a bare [`SocketAddr`];
     /// with axum: `Arc::new(|e| e.get::<ConnectInfo<SocketAddr>>().map(|info| info.0))`.
     pub remote_addr: RemoteAddr,
+    /// Is told how long what was [timed](crate::Socket::time_written) took to leave. It must be quick: it is called while others wait
+    /// to write. Nobody by default.
+    pub on_written: OnWritten,
     /// Whose `X-Forwarded-For` names the address to count a session under. Nobody's by default.
     pub is_proxy: IsProxy,
 }
@@ -108,6 +114,7 @@ impl Default for Config {
             ],
             session_id: Arc::new(random_session_id),
             remote_addr: Arc::new(|extensions| extensions.get().copied()),
+            on_written: Arc::new(|_| {}),
             is_proxy: Arc::new(|_| false),
         }
     }

@@ -1,6 +1,13 @@
-//! Counters for metrics. Reading them costs a few atomic loads and takes no lock.
+//! Counters for metrics. Counting and reading them cost a few atomic operations; only the server's own reasons to close take a lock,
+//! for they are not known beforehand.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+    },
+};
 
 use crate::{CloseReason, Transport};
 
@@ -53,6 +60,7 @@ pub(crate) struct Counters {
     upgrades: AtomicU64,
     refused: [AtomicU64; RefusedReason::NAMES.len()],
     closed: [AtomicU64; CloseReason::KINDS.len()],
+    closed_for: Mutex<BTreeMap<&'static str, u64>>,
 }
 
 impl Counters {
@@ -73,6 +81,9 @@ impl Counters {
 
     pub fn closed(&self, reason: CloseReason) {
         self.closed[reason.kind()].fetch_add(1, Relaxed);
+        if let CloseReason::Server { text, .. } = reason {
+            *self.closed_for.lock().unwrap_or_else(PoisonError::into_inner).entry(text).or_default() += 1;
+        }
     }
 
     pub fn refused(&self, reason: RefusedReason) {
@@ -89,6 +100,7 @@ impl Counters {
             upgrades: self.upgrades.load(Relaxed),
             refused: std::array::from_fn(|k| (RefusedReason::NAMES[k], self.refused[k].load(Relaxed))),
             closed: std::array::from_fn(|k| (CloseReason::KINDS[k], self.closed[k].load(Relaxed))),
+            closed_for: self.closed_for.lock().unwrap_or_else(PoisonError::into_inner).clone(),
         }
     }
 }
@@ -111,6 +123,8 @@ pub struct CountersView {
     pub refused: [(&'static str, u64); RefusedReason::NAMES.len()],
     /// Sessions closed and sockets that left, by [`CloseReason::name`].
     pub closed: [(&'static str, u64); CloseReason::KINDS.len()],
+    /// What is `server` among them, by the text of [`CloseReason::Server`].
+    pub closed_for: BTreeMap<&'static str, u64>,
 }
 
 impl CountersView {

@@ -88,7 +88,7 @@ mod socket;
 
 pub use ack::{AckFuture, AckSender};
 pub use close::CloseReason;
-pub use config::{Config, IsProxy, Origins, RemoteAddr};
+pub use config::{Config, IsProxy, OnWritten, Origins, RemoteAddr};
 pub use connect::{ConnectRequest, Refusal, Resume};
 pub use counters::{CountersView, RefusedReason};
 pub use encoded::Encoded;

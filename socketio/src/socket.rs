@@ -14,6 +14,7 @@ use std::{
             Ordering::{AcqRel, Acquire},
         },
     },
+    time::Instant,
 };
 
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
@@ -225,6 +226,13 @@ impl Socket {
     /// [`SendError::Closed`].
     pub async fn drained(&self) -> Result<(), SendError> {
         self.session.drained().await
+    }
+
+    /// Has [`Config::on_written`](crate::Config::on_written) told the time from `since` until all that is queued now has been taken by
+    /// the kernel, or by the poll that fetched it. A connection takes one time after the other: asked again before that, it passes
+    /// the later over. What is lost with the connection is not told.
+    pub fn time_written(&self, since: Instant) {
+        self.session.time_written(since);
     }
 
     /// Sends an Engine.IO ping of its own behind all that is queued and resolves when the client, as every client does, has

@@ -42,6 +42,10 @@ pub(crate) struct State {
     pub packets: usize,
     /// Their bytes.
     pub bytes: usize,
+    /// Packets that have ever left.
+    left: u64,
+    /// How many have to have left for what is timed to have, and from when the time is counted.
+    timed: Option<(u64, Instant)>,
     pub closing: Option<CloseReason>,
     /// Polling state until the session is on a WebSocket.
     pub polling: Option<Box<Polling>>,
@@ -67,6 +71,8 @@ impl Session {
                 queue: VecDeque::new(),
                 packets: 0,
                 bytes: 0,
+                left: 0,
+                timed: None,
                 closing: None,
                 polling,
                 pong_due: None,
@@ -304,11 +310,32 @@ impl Session {
         let mut state = self.state();
         state.packets -= packets;
         state.bytes -= bytes;
+        state.left += packets as u64;
         if state.packets == 0 && state.queue.capacity() > QUEUE_KEPT {
             state.queue = VecDeque::new();
         }
+        let left = state.left;
+        // What is lost with its connection has not left.
+        let timed = state.timed.take_if(|(mark, _)| left >= *mark).filter(|_| state.closing.is_none());
         drop(state);
         self.changed.notify_waiters();
+        if let Some((_, since)) = timed {
+            (self.shared.config.on_written)(since.elapsed());
+        }
+    }
+
+    /// Takes the time from `since` until all that is queued now has left. One at a time: while another is taken, this one is not.
+    pub fn time_written(&self, since: Instant) {
+        let mut state = self.state();
+        if state.timed.is_some() || state.closing.is_some() {
+            return;
+        }
+        if state.packets > 0 {
+            state.timed = Some((state.left + state.packets as u64, since));
+            return;
+        }
+        drop(state);
+        (self.shared.config.on_written)(since.elapsed());
     }
 
     /// Wakes whoever writes: the poll that waits, or the task.

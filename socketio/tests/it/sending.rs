@@ -1,6 +1,9 @@
 //! What a socket promises about its queue: whole batches, in order, bounded, never silent.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use futures_util::{SinkExt, StreamExt};
 use http::StatusCode;
@@ -179,6 +182,51 @@ async fn a_reader_that_stops_fills_its_bounded_queue_and_is_cut_at_the_deadline(
     assert_eq!(closed, CloseReason::Stalled);
     server.until("cut", |counters| counters.closed(CloseReason::Stalled) == 1).await;
     assert_eq!(server.io.counters().sessions_websocket, 0);
+}
+
+#[tokio::test]
+async fn what_is_timed_is_told_when_it_has_left_and_not_before() {
+    const LONG: Duration = Duration::from_secs(3_600);
+    let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+    let config = Config { on_written: Arc::new(move |time| tell.send(time).unwrap()), ..quiet() };
+    let server = Server::start(config, |io| io.ns("/", Namespace::new())).await;
+    for transport in BOTH {
+        let mut peer = Peer::joined(server.addr, transport).await;
+        let socket = one_socket(&server).await;
+        socket.drained().await.unwrap();
+        socket.try_send(&events("a", 3)).unwrap();
+        socket.time_written(Instant::now() - LONG);
+        // The one that is under way is not taken back.
+        socket.time_written(Instant::now());
+        socket.try_send(&events("b", 1)).unwrap();
+        if transport == Transport::Polling {
+            tokio::time::sleep(Duration::from_millis(30)).await;
+            assert!(told.try_recv().is_err(), "nobody has fetched it");
+        }
+        for text in [r#"42["a",0]"#, r#"42["a",1]"#, r#"42["a",2]"#, r#"42["b",0]"#] {
+            assert_eq!(peer.hears_text().await, text);
+        }
+        assert!(told.recv().await.unwrap() >= LONG);
+        socket.drained().await.unwrap();
+        assert!(told.try_recv().is_err(), "once");
+        // Nothing is queued: it has left already.
+        socket.time_written(Instant::now());
+        assert!(told.try_recv().is_ok_and(|time| time < LONG));
+        peer.says("1").await;
+        server.until("gone", |_| server.io.sockets("/").is_empty()).await;
+    }
+
+    // What goes with its connection has not left.
+    let peer = Peer::joined(server.addr, Transport::Polling).await;
+    let socket = one_socket(&server).await;
+    socket.drained().await.unwrap();
+    socket.try_send(&events("a", 3)).unwrap();
+    socket.time_written(Instant::now());
+    socket.close(CloseReason::RESTART);
+    server.until("gone", |_| server.io.sockets("/").is_empty()).await;
+    socket.time_written(Instant::now());
+    assert!(told.try_recv().is_err());
+    drop(peer);
 }
 
 #[tokio::test]

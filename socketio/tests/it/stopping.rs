@@ -70,8 +70,13 @@ async fn everyone_is_closed_in_slices() {
         let (_, end) = peer.ends().await;
         assert!(matches!(end, End::Refused | End::Closed(1012, _)), "{end:?}");
     }
-    // The server itself goes on.
-    Peer::joined(server.addr, BOTH[0]).await;
+    // The server itself goes on, and has reasons of its own, each counted apart.
+    let mut peer = Peer::joined(server.addr, BOTH[1]).await;
+    server.io.close_all_in_slices(4, pause, CloseReason::Server { code: 4001, text: "token expired" }).await;
+    assert_eq!(peer.ends().await, (vec![], End::Closed(4001, "token expired".into())));
+    let expected = [("service restart", 9), ("token expired", 1)].into();
+    server.until("counted", |counters| counters.closed_for == expected).await;
+    assert_eq!(server.io.counters().closed(CloseReason::RESTART), 10, "all that were the server's own");
 }
 
 #[tokio::test]
