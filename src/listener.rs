@@ -68,6 +68,10 @@ impl Listener {
     /// Each connection takes one of `free`.
     pub fn new(listener: TcpListener, free: Arc<Semaphore>, tasks: TaskTracker) -> Self {
         let lingering = Arc::new(Semaphore::new(LINGERING_MAX));
+        // What first appears when it happens has not risen, says Prometheus.
+        for reason in ["file_descriptors", "accept_failed", "silent"] {
+            metrics::counter!("tillwire_connections_refused_total", "reason" => reason).increment(0);
+        }
         Self { listener, free, lingering, tasks, is_failing: false }
     }
 

@@ -25,7 +25,7 @@ use crate::hub::Hub;
 use crate::identity::tokens::Verifier;
 use crate::journal::{Journal, Pools, pool, upkeep};
 use crate::listener::{self, Listener};
-use crate::{config, http};
+use crate::{config, http, telemetry};
 
 /// How long requests, screens and writes that are under way may take to end, each.
 pub const FINISH_MAX: Duration = Duration::from_secs(30);
@@ -124,6 +124,7 @@ impl Node {
         if let Some(gateway) = &gateway {
             routes = routes.merge(gateway.router());
         }
+        tasks.spawn(telemetry::sort(metrics.clone(), ended.clone()));
         let listeners = [
             serve_public(Listener::new(public, connections, tasks.clone()), routes, closing.clone()),
             serve(private, http::metrics_router(metrics), closing.clone()),

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::rabbitmq::RabbitMq;
 use super::redis::{Cluster, Redis};
 use super::{Brokers, Bus, Carried, Ends, Interest};
-use crate::journal::{Entry, chain};
+use crate::journal::{Committed, Entry, chain};
 
 /// How long to wait for an entry before another is sent: the first may be published before we listen.
 const AGAIN_INTERVAL: Duration = Duration::from_millis(100);
@@ -75,7 +75,7 @@ async fn round_trip<B: Bus>(bus: B, merchants: &[MerchantId]) -> Duration {
         loop {
             for entry in missing.values() {
                 // Full as long as the bus is not connected.
-                let _ = sender.try_send(Carried::Entry(entry.clone()));
+                let _ = sender.try_send(Carried::Entry(Committed::now(entry.clone()).into()));
             }
             while let Ok(Some(carried)) = tokio::time::timeout(AGAIN_INTERVAL, heard.recv()).await {
                 missing.remove(&carried.merchant());

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tillwire_channels::{MerchantId, Moment, Tag};
 
-use super::{CARRIED_BYTES_MAX, Carried, Claim};
+use super::{CARRIED_BYTES_MAX, Carried, Claim, Underway, Way, micros};
 use crate::journal::{Entry, chain};
 
 /// The most that a message may measure: the events and what is around them.
@@ -23,6 +23,9 @@ struct Form<'a> {
     t: String,
     /// When it was recorded, in microseconds since 1970.
     r: i64,
+    /// When it was given to the bus, likewise, by the clock of whoever did. Nodes of an earlier version neither say nor mind it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    w: Option<i64>,
     /// The events, unless they are too large to carry.
     #[serde(borrow, skip_serializing_if = "Option::is_none", default)]
     e: Option<&'a RawValue>,
@@ -50,7 +53,7 @@ pub fn encode(carried: &Carried) -> serde_json::Result<Vec<u8>> {
         Carried::Entry(entry) => encode_entry(entry),
         Carried::Place { merchant, seq, tag } => {
             let (p, t) = (Tag::GENESIS.to_string(), tag.to_string());
-            serde_json::to_vec(&Form { m: *merchant, s: *seq, p, t, r: 0, e: None })
+            serde_json::to_vec(&Form { m: *merchant, s: *seq, p, t, r: 0, w: None, e: None })
         }
         Carried::Claim(claim) => serde_json::to_vec(&ClaimForm { c: &claim.screen, m: claim.merchant, n: claim.epoch }),
     }
@@ -64,16 +67,21 @@ fn encode_entry(entry: &Entry) -> serde_json::Result<Vec<u8>> {
         p: entry.prev.to_string(),
         t: entry.tag.to_string(),
         r: (entry.recorded_at.unix_timestamp_nanos() / 1_000) as i64, // Microseconds of any year that PostgreSQL knows fit.
+        w: Some(micros()),
         e,
     })
 }
 
-/// Decodes what a node encoded, if its merchant `is_wanted`. A message whose events do not hash to its tag is refused:
+/// Decodes what a node encoded and `bus` brought, if its merchant `is_wanted`. A message whose events do not hash to its tag is refused:
 /// whoever can write to a broker still cannot put words into a journal unnoticed.
 ///
 /// # Errors
 /// If it is not a message of ours.
-pub fn decode(bytes: &[u8], is_wanted: impl FnOnce(MerchantId) -> bool) -> anyhow::Result<Option<Carried>> {
+pub fn decode(
+    bus: &'static str,
+    bytes: &[u8],
+    is_wanted: impl FnOnce(MerchantId) -> bool,
+) -> anyhow::Result<Option<Carried>> {
     anyhow::ensure!(bytes.len() <= MESSAGE_BYTES_MAX, "a message of {} bytes", bytes.len());
     if bytes.starts_with(CLAIM_MARK) {
         let ClaimForm { c: screen, m: merchant, n: epoch } = serde_json::from_slice(bytes)?;
@@ -91,7 +99,7 @@ pub fn decode(bytes: &[u8], is_wanted: impl FnOnce(MerchantId) -> bool) -> anyho
     anyhow::ensure!(chain::tag(prev, form.m, form.s, events.get()) == tag, "events that do not fit their tag");
     let recorded_at = Moment::from_unix_timestamp_nanos(i128::from(form.r) * 1_000)?;
     let entry = Entry::new(form.m, form.s, prev, tag, recorded_at, events.get().into());
-    Ok(Some(Carried::Entry(Arc::new(entry))))
+    Ok(Some(Carried::Entry(Underway { entry: Arc::new(entry), way: Way::By { bus, published: form.w } })))
 }
 
 #[cfg(test)]
@@ -109,9 +117,49 @@ mod tests {
     #[test]
     fn arrives_as_it_left() {
         let sent = entry(r#"[{"a":  "exact  spaces"}]"#);
-        let heard = decode(&encode_entry(&sent).unwrap(), |merchant| merchant == sent.merchant).unwrap();
+        let heard = decode("redis", &encode_entry(&sent).unwrap(), |merchant| merchant == sent.merchant).unwrap();
         let Some(Carried::Entry(heard)) = heard else { panic!("no entry") };
         assert_eq!((heard.seq, heard.tag, &heard.text, heard.recorded_at), (7, sent.tag, &sent.text, sent.recorded_at));
+    }
+
+    #[test]
+    fn says_when_it_was_given_to_the_bus() {
+        let before = micros();
+        let sent = entry("[]");
+        let Some(Carried::Entry(heard)) = decode("redis", &encode_entry(&sent).unwrap(), |_| true).unwrap() else {
+            panic!("no entry")
+        };
+        let Way::By { bus: "redis", published: Some(at) } = heard.way else { panic!("{:?}", heard.way) };
+        assert!((before..=micros()).contains(&at));
+        // Whatever the two clocks say.
+        assert_eq!(super::super::since(i64::MAX), std::time::Duration::ZERO);
+        assert_eq!(super::super::since(i64::MIN), super::super::PASSED_MAX);
+    }
+
+    /// The form of 0.1.0, before it said when. Nodes of two versions are on one bus while a hub is replaced node by node.
+    #[test]
+    fn nodes_of_the_version_before_and_after_hear_each_other() {
+        #[derive(Serialize, Deserialize)]
+        struct Earlier<'a> {
+            m: MerchantId,
+            s: u64,
+            p: String,
+            t: String,
+            r: i64,
+            #[serde(borrow, skip_serializing_if = "Option::is_none", default)]
+            e: Option<&'a RawValue>,
+        }
+        let sent = entry(r#"[{"total":1}]"#);
+        let new = encode_entry(&sent).unwrap();
+        let read: Earlier<'_> = serde_json::from_slice(&new).unwrap();
+        assert_eq!((read.m, read.s, read.e.unwrap().get()), (sent.merchant, 7, &*sent.text));
+        let old = serde_json::to_vec(&read).unwrap();
+        assert!(old.len() < new.len());
+        let Some(Carried::Entry(heard)) = decode("redis", &old, |_| true).unwrap() else { panic!("no entry") };
+        assert_eq!((heard.tag, &heard.text, heard.recorded_at), (sent.tag, &sent.text, sent.recorded_at));
+        assert!(matches!(heard.way, Way::By { published: None, .. }));
+        // It arrives, and no time is made up for it.
+        heard.has_arrived();
     }
 
     #[test]
@@ -119,40 +167,40 @@ mod tests {
         let sent = entry(&format!("[\"{}\"]", "x".repeat(CARRIED_BYTES_MAX)));
         let bytes = encode_entry(&sent).unwrap();
         assert!(bytes.len() < 300);
-        let heard = decode(&bytes, |_| true).unwrap();
+        let heard = decode("redis", &bytes, |_| true).unwrap();
         assert!(matches!(heard, Some(Carried::Place { seq: 7, tag, .. }) if tag == sent.tag));
     }
 
     #[test]
     fn carries_the_largest_that_is_not_too_large() {
         let sent = entry(&format!("[\"{}\"]", "x".repeat(CARRIED_BYTES_MAX - 4)));
-        assert!(matches!(decode(&encode_entry(&sent).unwrap(), |_| true).unwrap(), Some(Carried::Entry(_))));
+        assert!(matches!(decode("redis", &encode_entry(&sent).unwrap(), |_| true).unwrap(), Some(Carried::Entry(_))));
     }
 
     #[test]
     fn a_claim_arrives_as_it_left() {
         let claim = Claim { merchant: MerchantId::new(), screen: "8ZkM2dOZT0uQyMbmVbGQDA".to_owned(), epoch: -7 };
         let bytes = encode(&Carried::Claim(claim.clone())).unwrap();
-        let heard = decode(&bytes, |merchant| merchant == claim.merchant).unwrap();
+        let heard = decode("redis", &bytes, |merchant| merchant == claim.merchant).unwrap();
         assert!(matches!(heard, Some(Carried::Claim(heard)) if heard == claim));
-        assert!(decode(&bytes, |_| false).unwrap().is_none());
+        assert!(decode("redis", &bytes, |_| false).unwrap().is_none());
         let long = encode(&Carried::Claim(Claim { screen: "x".repeat(65), ..claim })).unwrap();
-        assert!(decode(&long, |_| true).is_err());
+        assert!(decode("redis", &long, |_| true).is_err());
     }
 
     #[test]
     fn looks_no_further_when_nobody_listens() {
         let sent = String::from_utf8(encode_entry(&entry(r#"[{"total":1}]"#)).unwrap()).unwrap();
-        assert!(decode(sent.as_bytes(), |_| false).unwrap().is_none());
+        assert!(decode("redis", sent.as_bytes(), |_| false).unwrap().is_none());
     }
 
     #[test]
     fn refuses_what_was_changed_on_the_way() {
         let sent = String::from_utf8(encode_entry(&entry(r#"[{"total":1}]"#)).unwrap()).unwrap();
-        assert!(decode(sent.replace("\"total\":1", "\"total\":2").as_bytes(), |_| true).is_err());
+        assert!(decode("redis", sent.replace("\"total\":1", "\"total\":2").as_bytes(), |_| true).is_err());
         let long = " ".repeat(MESSAGE_BYTES_MAX) + &sent;
         for bytes in ["", "{}", "null", "[]", "{\"m\":1}", &long] {
-            assert!(decode(bytes.as_bytes(), |_| true).is_err());
+            assert!(decode("redis", bytes.as_bytes(), |_| true).is_err());
         }
     }
 

@@ -19,7 +19,7 @@ pub struct Ear {
 impl Ear {
     pub fn hear(&self, message: &[u8]) {
         let bus = self.bus;
-        match codec::decode(message, |merchant| self.interest.includes(merchant)) {
+        match codec::decode(bus, message, |merchant| self.interest.includes(merchant)) {
             // Shares a routing key with one we listen to, or is one that we have just left.
             Ok(None) => {}
             Ok(Some(carried)) => {

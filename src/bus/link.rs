@@ -20,7 +20,7 @@ const BACKOFF_MAX: Duration = Duration::from_secs(5);
 
 /// What is known of one connection over its lives.
 pub struct Link {
-    bus: &'static str,
+    pub bus: &'static str,
     /// What it is for.
     task: &'static str,
     /// The broker in words: a node of a cluster with its address.
@@ -83,6 +83,11 @@ impl Link {
         metrics::counter!("tillwire_bus_reconnects_total", self.labels.iter()).increment(1);
         self.failures = self.failures.saturating_add(1);
         backoff(self.failures)
+    }
+
+    /// What tells its broker from others in a metric.
+    pub fn broker_labels(&self) -> impl Iterator<Item = &Label> {
+        self.labels.iter().filter(|label| label.key() != "task")
     }
 
     fn show(&self, up: f64) {

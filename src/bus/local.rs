@@ -1,18 +1,16 @@
 //! The local bus: from the journal to the feeds of the same process, and to the queues of the other buses.
 
-use std::sync::Arc;
-
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio_util::sync::CancellationToken;
 
 use super::{Carried, Claim, count_dropped};
-use crate::journal::Entry;
+use crate::journal::Committed;
 
 /// Hands every announced entry and every claim on, until `stop`. Whatever a full queue does not take is dropped: its bus is
 /// slow or away.
 pub async fn run(
-    mut announced: mpsc::Receiver<Arc<Entry>>,
+    mut announced: mpsc::Receiver<Committed>,
     mut claims: mpsc::Receiver<Claim>,
     outgoing: Vec<(&'static str, mpsc::Sender<Carried>)>,
     heard: mpsc::Sender<Carried>,
@@ -21,7 +19,7 @@ pub async fn run(
     loop {
         let carried = tokio::select! {
             () = stop.cancelled() => return,
-            Some(entry) = announced.recv() => Carried::Entry(entry),
+            Some(committed) = announced.recv() => Carried::Entry(committed.into()),
             Some(claim) = claims.recv() => Carried::Claim(claim),
             else => return,
         };

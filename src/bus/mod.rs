@@ -15,17 +15,18 @@ mod rabbitmq;
 mod redis;
 mod urls;
 
+use std::ops::Deref;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::ensure;
 use secrecy::SecretString;
-use tillwire_channels::{MerchantId, Tag};
+use tillwire_channels::{MerchantId, Moment, Tag};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::journal::Entry;
+use crate::journal::{Committed, Entry};
 pub use interest::Interest;
 
 /// How many entries wait for one bus. At 500 sales a second it rides out a pause of two seconds.
@@ -35,6 +36,9 @@ const HALL_ENTRIES_MAX: usize = 8_192;
 /// Above this size a bus carries only the position, and whoever hears it reads the journal.
 pub const CARRIED_BYTES_MAX: usize = 64 * 1024;
 
+/// A message that says it is older is of a node whose clock is wrong, or of somebody who makes it up.
+const PASSED_MAX: Duration = Duration::from_secs(3_600);
+
 /// How long a bus rests after it has followed a change of interest, so that a storm of changes is followed in batches.
 const PASS_INTERVAL: Duration = Duration::from_millis(5);
 
@@ -42,11 +46,65 @@ const PASS_INTERVAL: Duration = Duration::from_millis(5);
 #[derive(Clone, Debug)]
 pub enum Carried {
     /// An entry, whole.
-    Entry(Arc<Entry>),
+    Entry(Underway),
     /// There is an entry, too large to carry.
     Place { merchant: MerchantId, seq: u64, tag: Tag },
     /// A screen has come back, here or elsewhere.
     Claim(Claim),
+}
+
+/// An entry that is under way, and by what.
+#[derive(Clone, Debug)]
+pub struct Underway {
+    pub entry: Arc<Entry>,
+    way: Way,
+}
+
+/// From when the time of an entry that is under way is counted.
+#[derive(Clone, Copy, Debug)]
+enum Way {
+    /// It was committed in this process.
+    Here { committed: Instant },
+    /// Another process gave it to this bus, at this moment by its own clock, in microseconds since 1970. Nodes of an earlier
+    /// version do not say when.
+    By { bus: &'static str, published: Option<i64> },
+}
+
+impl From<Committed> for Underway {
+    fn from(Committed { entry, at }: Committed) -> Self {
+        Self { entry, way: Way::Here { committed: at } }
+    }
+}
+
+impl Deref for Underway {
+    type Target = Arc<Entry>;
+
+    fn deref(&self) -> &Arc<Entry> {
+        &self.entry
+    }
+}
+
+impl Underway {
+    /// A feed has it: takes down how long that took, by which bus.
+    pub fn has_arrived(&self) {
+        let (bus, took) = match self.way {
+            Way::Here { committed } => ("local", committed.elapsed()),
+            Way::By { bus, published: Some(at) } => (bus, since(at)),
+            Way::By { published: None, .. } => return,
+        };
+        metrics::histogram!("tillwire_bus_publish_to_feed_seconds", "bus" => bus).record(took);
+    }
+}
+
+/// Microseconds since 1970 by our own clock.
+fn micros() -> i64 {
+    i64::try_from(Moment::now_utc().unix_timestamp_nanos() / 1_000).unwrap_or(i64::MAX)
+}
+
+/// The time that has passed since another node's moment: by our clock, and no less than nothing.
+fn since(micros_there: i64) -> Duration {
+    let passed = u64::try_from(micros().saturating_sub(micros_there)).unwrap_or(0);
+    Duration::from_micros(passed).min(PASSED_MAX)
 }
 
 /// A screen has come back: earlier connections of it are dead, wherever they are.
@@ -101,7 +159,7 @@ pub struct Brokers {
 
 /// The buses of a node.
 pub struct Buses {
-    announced: mpsc::Receiver<Arc<Entry>>,
+    announced: mpsc::Receiver<Committed>,
     claims: mpsc::Receiver<Claim>,
     outgoing: Vec<(&'static str, mpsc::Sender<Carried>)>,
     heard: mpsc::Sender<Carried>,
@@ -113,7 +171,7 @@ pub struct Buses {
 /// What a node's rooms hold of its buses.
 pub struct Doors {
     /// Where the journal announces what it committed.
-    pub announce: mpsc::Sender<Arc<Entry>>,
+    pub announce: mpsc::Sender<Committed>,
     pub gateway: GatewayDoors,
 }
 

@@ -128,7 +128,7 @@ impl RabbitMq {
         let channel = pipeline::discard_until(Self::NAME, outgoing, channel).await?;
         link.is_up();
         tokio::select! {
-            outcome = pipeline::publish(Self::NAME, outgoing, |carried| self.send(&channel, carried)) => outcome,
+            outcome = pipeline::publish(link, outgoing, |carried| self.send(&channel, carried)) => outcome,
             outcome = link::watch(|| self.probe(&channel)) => outcome,
         }
     }

@@ -1,6 +1,7 @@
 //! A feed's screens, and who of them listens to what.
 
 use std::collections::HashMap;
+use std::time::Instant;
 
 use tillwire_channels::{Channel, Position, Stored, View, topic};
 use tillwire_socketio::{Encoded, SendError, SocketRef};
@@ -185,10 +186,15 @@ impl Audience {
 
     /// Tells every live screen what it hears of the entry that the head has just moved to. Answers those whose queue
     /// was full: they are behind now, at the entry before.
-    pub fn tell(&mut self, packed: &Packed) -> Vec<SocketRef> {
+    ///
+    /// One of those who are told is timed, from `taken_at` on.
+    pub fn tell(&mut self, packed: &Packed, taken_at: Instant) -> Vec<SocketRef> {
         let before = Position::of_entry(packed.entry.seq - 1, packed.entry.prev);
         let mut behind = Vec::new();
-        for socket in self.listening_to(packed) {
+        let listening = self.listening_to(packed);
+        // By chance, so that it is not always the same one.
+        let mut timed = Some(fastrand::usize(..listening.len().max(1)));
+        for (at, socket) in listening.into_iter().enumerate() {
             let Some(screen) = self.screens.get_mut(&socket) else { continue };
             if screen.cursor != Cursor::Live {
                 continue;
@@ -199,7 +205,12 @@ impl Audience {
             }
             let unconfirmed_max = if screen.is_slow { UNCONFIRMED_BYTES_SLOW } else { UNCONFIRMED_BYTES_MAX };
             match screen.socket.try_send_within(&batch, unconfirmed_max) {
-                Ok(()) => screen.told = packed.entry.seq,
+                Ok(()) => {
+                    screen.told = packed.entry.seq;
+                    if timed.take_if(|chosen| at >= *chosen).is_some() {
+                        screen.socket.time_written(taken_at);
+                    }
+                }
                 Err(SendError::Closed) => {} // It is on its way out.
                 Err(_) => {
                     // Full. What is queued still leaves; what was not queued is not lost, only later.

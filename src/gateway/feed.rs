@@ -47,6 +47,8 @@ struct State {
     ring: Ring,
     /// Entries that came before their turn.
     held: BTreeMap<u64, Arc<Entry>>,
+    /// Since when there are any.
+    held_since: Option<Instant>,
     /// The highest number that is known to be in the journal.
     known: u64,
     /// Whether something did not fit our head: the journal will tell which of the two is wrong.
@@ -111,6 +113,8 @@ impl Feed {
         state.held = state.held.split_off(&(head.seq + 1));
         state.known = state.held.last_key_value().map_or(head.seq, |(last, _)| *last);
         behind.extend(self.take_held(state));
+        // What was held for came of another history, or before there was one.
+        state.held_since = (!state.held.is_empty()).then(Instant::now);
         if state.head.is_some_and(|head| head.seq < state.known) {
             self.wanting.notify_one();
         }
@@ -118,8 +122,17 @@ impl Feed {
         behind
     }
 
-    /// Takes an entry that a bus or the journal brought. Answers the screens that fell behind by it.
+    /// Takes an entry that a bus brought. Answers the screens that fell behind by it.
     pub fn offer(&self, entry: Arc<Entry>) -> Vec<SocketRef> {
+        self.take(entry, "bus")
+    }
+
+    /// Takes an entry that was missing and read in the journal. Answers the screens that fell behind by it.
+    pub fn mend(&self, entry: Arc<Entry>) -> Vec<SocketRef> {
+        self.take(entry, "journal")
+    }
+
+    fn take(&self, entry: Arc<Entry>, brought_by: &'static str) -> Vec<SocketRef> {
         let mut state = self.lock();
         let state = &mut *state;
         state.known = state.known.max(entry.seq);
@@ -138,9 +151,15 @@ impl Feed {
         let behind = self.take_held(state);
         if state.head == Some(head) {
             metrics::counter!("tillwire_gateway_gaps_total").increment(1);
+            state.held_since.get_or_insert_with(Instant::now);
             self.wanting.notify_one();
         } else {
             self.moved.notify_waiters();
+        }
+        if state.held.is_empty()
+            && let Some(since) = state.held_since.take()
+        {
+            metrics::histogram!("tillwire_gateway_gap_seconds", "closed_by" => brought_by).record(since.elapsed());
         }
         behind
     }
@@ -191,6 +210,7 @@ impl Feed {
             // What a bus told us of is not in the journal. It was no entry of this history.
             state.known = head.seq;
             state.held.clear();
+            state.held_since = None;
         }
     }
 
@@ -240,6 +260,7 @@ fn hold(state: &mut State, entry: Arc<Entry>) {
 
 /// Moves the head to its next entry and tells whoever hears of it.
 fn move_head(state: &mut State, entry: Arc<Entry>) -> Vec<SocketRef> {
+    let taken_at = Instant::now();
     state.head = Some(Head { seq: entry.seq, tag: entry.tag });
     let before = Position::of_entry(entry.seq - 1, entry.prev);
     let packed = match Packed::new(entry) {
@@ -252,7 +273,7 @@ fn move_head(state: &mut State, entry: Arc<Entry>) -> Vec<SocketRef> {
         }
     };
     obey(state, &packed);
-    let behind = state.audience.tell(&packed);
+    let behind = state.audience.tell(&packed, taken_at);
     state.ring.push(packed);
     metrics::counter!("tillwire_gateway_entries_total").increment(1);
     behind

@@ -152,9 +152,10 @@ impl Feeds {
     pub async fn listen(self: Arc<Self>, mut heard: mpsc::Receiver<Carried>, io: SocketIo) {
         while let Some(Some(carried)) = self.stop.run_until_cancelled(heard.recv()).await {
             match carried {
-                Carried::Entry(entry) => {
-                    if let Some(feed) = self.find(entry.merchant) {
-                        let behind = feed.offer(entry);
+                Carried::Entry(underway) => {
+                    if let Some(feed) = self.find(underway.merchant) {
+                        underway.has_arrived();
+                        let behind = feed.offer(underway.entry);
                         self.bring_on(&feed, behind);
                     }
                 }
@@ -179,14 +180,16 @@ impl Feeds {
         loop {
             feed.wanting.notified().await;
             tokio::time::sleep(HOLD).await;
+            let (began, mut reads) = (Instant::now(), 0_u32);
             while let Some(head) = feed.wants() {
+                reads += 1;
                 metrics::counter!("tillwire_gateway_heals_total").increment(1);
                 match self.stock.source.heal(feed.merchant, head.position()).await {
                     Ok(read) => {
                         retry_after = RETRY_AFTER;
                         feed.confirmed(head, read.entries.is_empty());
                         for entry in read.entries {
-                            let behind = feed.offer(entry);
+                            let behind = feed.mend(entry);
                             self.bring_on(&feed, behind);
                         }
                     }
@@ -207,6 +210,9 @@ impl Feeds {
                     }
                     Err(error) => pause(error, &mut retry_after).await,
                 }
+            }
+            if reads > 0 {
+                metrics::histogram!("tillwire_gateway_heal_seconds").record(began.elapsed());
             }
         }
     }

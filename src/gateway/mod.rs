@@ -151,6 +151,10 @@ impl Gateway {
             sockets_max: options.limits.sockets_max,
             sockets_per_address_max: options.limits.sockets_per_address_max,
             handshakes: options.limits.handshakes,
+            on_written: {
+                let took = metrics::histogram!("tillwire_gateway_feed_to_socket_seconds");
+                Arc::new(move |time| took.record(time))
+            },
             remote_addr: Arc::new(|extensions| extensions.get::<ConnectInfo<SocketAddr>>().map(|info| info.0)),
             is_proxy: Arc::new(move |address| trusted_proxies.iter().any(|network| network.contains(&address))),
             ..Config::default()

@@ -57,6 +57,7 @@ pub struct Stock {
 pub async fn bring_on(feed: Arc<Feed>, stock: Stock, socket: SocketRef) {
     metrics::counter!("tillwire_gateway_replays_total").increment(1);
     let _behind = Behind::begins();
+    let began = Instant::now();
     let mut replay = Replay {
         feed,
         stock,
@@ -70,7 +71,8 @@ pub async fn bring_on(feed: Arc<Feed>, stock: Stock, socket: SocketRef) {
     };
     tokio::select! {
         outcome = replay.run() => match outcome {
-            Ok(()) | Err(SendError::Closed) => {}
+            Ok(()) => metrics::histogram!("tillwire_gateway_replay_seconds").record(began.elapsed()),
+            Err(SendError::Closed) => {}
             Err(error) => {
                 // Its cursor has moved over what was not sent. It comes back with the position that it has.
                 error!("A screen cannot be sent what it missed: {error}");

@@ -137,7 +137,7 @@ async fn connected(socket: SocketRef, door: Arc<Door>) {
             }
         }
     }
-    socket.close(CloseReason::Server { code: 1013, text: "try again later" });
+    socket.close(CloseReason::Server { code: 1013, text: "unavailable" });
 }
 
 /// Changes what a screen has joined: stored before it happens, so that whoever was told of it finds it so on any node.

@@ -7,6 +7,7 @@ use axum::routing::get;
 use metrics_exporter_prometheus::PrometheusHandle;
 
 use crate::hub::Hub;
+use crate::telemetry;
 
 pub fn router() -> Router<Hub> {
     Router::new().route("/healthz", get(alive)).route("/readyz", get(ready))
@@ -31,5 +32,5 @@ async fn ready(State(hub): State<Hub>) -> (StatusCode, &'static str) {
 
 /// The metrics listener's one route.
 pub fn metrics_router(metrics: PrometheusHandle) -> Router {
-    Router::new().route("/metrics", get(async move || metrics.render()))
+    Router::new().route("/metrics", get(async move || telemetry::told(&metrics)))
 }

@@ -1,6 +1,7 @@
 //! An entry: all events of one committed transaction.
 
 use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
 use anyhow::{Context, ensure};
 use tillwire_channels::{MerchantId, Moment, Position, Stored, Tag};
@@ -42,6 +43,20 @@ impl Entry {
         let events = serde_json::from_str(&self.text)
             .with_context(|| format!("reading entry {} of merchant {}", self.seq, self.merchant))?;
         Ok(self.parsed.get_or_init(|| events))
+    }
+}
+
+/// An entry that was committed, and when the database said so.
+#[derive(Clone, Debug)]
+pub struct Committed {
+    pub entry: Arc<Entry>,
+    pub at: Instant,
+}
+
+impl Committed {
+    /// The database has just said so.
+    pub fn now(entry: Arc<Entry>) -> Self {
+        Self { entry, at: Instant::now() }
     }
 }
 

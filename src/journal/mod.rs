@@ -14,7 +14,7 @@ mod tx;
 pub mod upkeep;
 mod write;
 
-pub use entry::Entry;
+pub use entry::{Committed, Entry};
 pub use once::Once;
 pub use pool::Pools;
 pub use tx::MerchantTx;

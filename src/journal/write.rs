@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 use tracing::{Instrument, Span, debug};
 
-use super::entry::Entry;
+use super::entry::{Committed, Entry};
 use super::once::Once;
 use super::tx::{Begun, MerchantTx};
 use super::{Caller, Pools};
@@ -26,7 +26,7 @@ const ATTEMPT_MAX: Duration = Duration::from_secs(25);
 #[derive(Clone)]
 pub struct Journal {
     pub pools: Pools,
-    announce: mpsc::Sender<Arc<Entry>>,
+    announce: mpsc::Sender<Committed>,
     tasks: TaskTracker,
 }
 
@@ -45,7 +45,10 @@ pub struct Written {
 
 impl Journal {
     /// `announce` takes what was committed; `tasks` owns the writes that are running.
-    pub fn new(pools: Pools, announce: mpsc::Sender<Arc<Entry>>, tasks: TaskTracker) -> Self {
+    pub fn new(pools: Pools, announce: mpsc::Sender<Committed>, tasks: TaskTracker) -> Self {
+        // What first appears when it happens has not risen, says Prometheus.
+        metrics::counter!("tillwire_announcements_dropped_total").increment(0);
+        metrics::counter!("tillwire_write_retries_total").increment(0);
         Self { pools, announce, tasks }
     }
 
@@ -101,9 +104,10 @@ impl Journal {
         let entry = tx.commit(once, status, &reply).await?;
         let position = entry.as_ref().map(Entry::position);
         if let Some(entry) = entry {
+            let committed = Committed::now(Arc::new(entry));
             metrics::counter!("tillwire_journal_entries_total").increment(1);
             // A full queue is a slow bus. Feeds find the entry in the journal; the writer does not wait.
-            if self.announce.try_send(Arc::new(entry)).is_err() {
+            if self.announce.try_send(committed).is_err() {
                 metrics::counter!("tillwire_announcements_dropped_total").increment(1);
             }
         }

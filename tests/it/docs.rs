@@ -49,6 +49,7 @@ fn what_the_documents_point_to_is_there() {
         "CONTRIBUTING.md",
         "CHANGELOG.md",
         "docs/operating.md",
+        "docs/metrics.md",
         "docs/adding-an-event.md",
     ] {
         let document = root.join(name);

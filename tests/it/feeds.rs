@@ -12,13 +12,14 @@ use tillwire::gateway::address::Place;
 use tillwire::gateway::{Gateway, Limits, Options, State};
 use tillwire::identity::tokens::Verifier;
 use tillwire::journal::read::{self, Slice};
-use tillwire::journal::{Entry, Pools};
+use tillwire::journal::{Committed, Entry, Pools};
 use tillwire_channels::{Channel, MerchantId, Position, Tag};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::support::buses::Counts;
 use super::support::hub::{Shop, TestHub, realm};
 use super::support::screen::{Heard, Screen};
 use super::support::services::Postgres;
@@ -51,7 +52,7 @@ impl ByHand {
     }
 
     async fn carries(&self, entry: &Arc<Entry>) {
-        self.bus.send(Carried::Entry(entry.clone())).await.unwrap();
+        self.bus.send(Carried::Entry(Committed::now(entry.clone()).into())).await.unwrap();
     }
 }
 
@@ -148,6 +149,48 @@ async fn whatever_a_bus_loses_repeats_reorders_or_makes_up_the_screen_hears_the_
         }
     }
     assert_eq!(places(&heard), expected);
+}
+
+#[tokio::test]
+async fn a_gap_is_timed_until_it_is_closed_and_by_whom() {
+    let counts = Counts::begin();
+    let proxy = Proxy::to(Postgres::shared().await.tcp_port().unwrap()).await;
+    let hub = TestHub::start().await;
+    let url = |role| hub.database.url_through(proxy.port, role);
+    let pools = Pools::open(&url("tillwire_app"), &url("tillwire_feed"), 4).unwrap();
+    let gateway = ByHand::start(&hub, pools).await;
+    let shop = hub.merchant("Toko Roti").await;
+    let bread = shop.stocked("roti", 7_500, "10").await;
+    let mut screen = Screen::enters(gateway.address, json!({ "token": shop.owner, "channels": ["sales"] })).await;
+    let head = screen.hears("ready").await.position.unwrap();
+    screen.hears("caught_up").await;
+    proxy.pause();
+    for _ in 0..4 {
+        shop.sells(&bread, 7_500).await;
+    }
+    let entries = entries_after(&hub, &shop, &head).await;
+    let gaps = |by| counts.of("tillwire_gateway_gap_seconds_count", &[("closed_by", by)]);
+    // One that is only late.
+    for entry in [&entries[1], &entries[0]] {
+        gateway.carries(entry).await;
+    }
+    for _ in 0..2 {
+        screen.hears("sale.completed").await;
+    }
+    assert_eq!((gaps("bus"), gaps("journal")), (1.0, 0.0));
+    assert_eq!(counts.of("tillwire_bus_publish_to_feed_seconds_count", &[("bus", "local")]), 2.0);
+    counts.until("timed", |counts| counts.of("tillwire_gateway_feed_to_socket_seconds_count", &[]) >= 1.0).await;
+    // One that never comes.
+    gateway.carries(&entries[3]).await;
+    proxy.resume();
+    for _ in 0..2 {
+        screen.hears("sale.completed").await;
+    }
+    assert_eq!((gaps("bus"), gaps("journal")), (1.0, 1.0));
+    counts.until("healed", |counts| counts.of("tillwire_gateway_heal_seconds_count", &[]) >= 1.0).await;
+    for metric in ["gateway_gap", "gateway_heal", "gateway_feed_to_socket", "bus_publish_to_feed"] {
+        assert!(counts.of(&format!("tillwire_{metric}_seconds_sum"), &[]) > 0.0, "{metric}: {}", counts.told());
+    }
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
-use super::support::caller::bearer;
+use super::support::caller::{Caller, bearer};
 use super::support::hub::{Answer, request};
 use super::support::line::Line;
 use super::support::process::{Env, TillwireProcess, environment, run_within};
@@ -26,6 +26,10 @@ const POLLING: &str = "/socket.io/?EIO=4&transport=polling";
 /// The close codes that say: come back later, and: you broke the rules.
 const TRY_AGAIN_LATER: u16 = 1013;
 const POLICY: u16 = 1008;
+const TOO_LARGE: u16 = 1009;
+const TOKEN_EXPIRED: u16 = 4001;
+/// When a token expires that is to expire.
+const SOON: Duration = Duration::from_secs(3);
 
 /// A node with these limits, and a shop on it.
 struct Site {
@@ -136,6 +140,7 @@ async fn a_merchant_has_its_share_and_may_try_again() {
     there.push(site.tries(&foreign.token).await.expect("another merchant's"));
     goes_on(&mut there).await;
     site.counted("tillwire_gateway_refused_total", ("code", "too_many_connections_of_merchant"), 2.0).await;
+    site.counted("tillwire_gateway_closed_total", ("reason", "too_many_connections_of_merchant"), 2.0).await;
     drop(there.remove(0));
     let token = site.token();
     there.push(site.lets_in(&token).await);
@@ -319,6 +324,49 @@ async fn who_says_nothing_is_cut_soon() {
     site.counted("tillwire_gateway_closed_total", ("reason", "connect_timeout"), 2.0).await;
     site.counted("tillwire_connections_refused_total", ("reason", "silent"), 1.0).await;
     goes_on(&mut there).await;
+}
+
+#[tokio::test]
+async fn a_screen_that_says_too_much_at_once_is_closed() {
+    let mut site = Site::open(&[]).await;
+    let mut quiet = vec![site.tries(&site.token()).await.unwrap()];
+    let stream = TcpStream::connect(site.hub.public).await.unwrap();
+    let mut line = Line::websocket(stream, site.hub.public).await.unwrap();
+    line.say(format!("40{}", json!({ "token": site.token() }))).await;
+    while !line.next().await.unwrap().starts_with("40{") {}
+    line.say(format!("42{}", json!(["leave", { "channels": ["x".repeat(64 * 1024)] }]))).await;
+    let end = async {
+        loop {
+            if let Err(end) = line.next().await {
+                return end;
+            }
+        }
+    };
+    assert_eq!(timeout(PATIENCE, end).await.expect("an end"), End::Closed(TOO_LARGE));
+    site.counted("tillwire_gateway_closed_total", ("reason", "too_large"), 1.0).await;
+    goes_on(&mut quiet).await;
+}
+
+#[tokio::test]
+async fn whose_token_ends_is_closed_and_counted_by_how_it_ended() {
+    let mut site = Site::open(&[]).await;
+    let mut stays = vec![site.tries(&site.token()).await.unwrap()];
+    let short = site.signer.mint(&bearer(site.till.merchant, StaffId::new(), Role::Cashier), SOON).expect("a token");
+    let expires = site.tries(&short).await.unwrap();
+    let staff = StaffId::new();
+    let revoked = site.signer.mint(&bearer(site.till.merchant, staff, Role::Cashier), PATIENCE).expect("a token");
+    let revoked = site.tries(&revoked).await.unwrap();
+    let owner = Caller { address: site.hub.public, token: &site.till.token };
+    owner.post("once", &format!("/v1/staff/{staff}/revocations"), b"{}".to_vec()).await.unwrap().created();
+    assert_eq!(revoked.ends().await, End::SignedOff);
+    assert_eq!(expires.ends().await, End::Closed(TOKEN_EXPIRED));
+    for reason in ["revoked", "expired"] {
+        site.counted("tillwire_gateway_signed_out_total", ("reason", reason), 1.0).await;
+    }
+    for reason in ["token_expired", "server_left"] {
+        site.counted("tillwire_gateway_closed_total", ("reason", reason), 1.0).await;
+    }
+    goes_on(&mut stays).await;
 }
 
 /// Few enough to be used up by a test, enough for the node itself.

@@ -3,6 +3,7 @@
 mod buses;
 mod clients;
 mod clusters;
+mod dashboard;
 mod demo;
 mod deploy;
 mod docs;
@@ -16,6 +17,7 @@ mod gateway;
 mod import;
 mod journal;
 mod limits;
+mod metrics;
 mod operating;
 mod page;
 mod process;

@@ -21,7 +21,7 @@ use sqlx::{Connection as _, PgConnection};
 use tillwire::bus::{Brokers, Buses, Doors};
 use tillwire::embedded::{Durability, Postgres};
 use tillwire::identity::tokens::{Bearer, Realm, Signer, install_crypto, write_new_key};
-use tillwire::journal::{Entry, chain};
+use tillwire::journal::{Committed, Entry, chain};
 use tillwire_channels::{MerchantId, Moment, Role, StaffId, Tag};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -204,7 +204,7 @@ impl Publisher {
         let entries = self.commit(numbers.clone().map(|number| payload(number, bytes))).await?;
         stamps.stamp(numbers)?;
         for entry in entries {
-            self.doors.announce.send(entry).await.context("a bus that runs")?;
+            self.doors.announce.send(Committed::now(entry)).await.context("a bus that runs")?;
         }
         Ok(())
     }

@@ -74,7 +74,7 @@ impl Station {
         let connection = pipeline::discard_until(NAME, outgoing, connecting).await?;
         link.is_up();
         tokio::select! {
-            outcome = pipeline::publish(NAME, outgoing, |carried| self.send(&connection, carried)) => outcome,
+            outcome = pipeline::publish(link, outgoing, |carried| self.send(&connection, carried)) => outcome,
             outcome = link::watch(|| ping(&connection)) => outcome,
         }
     }

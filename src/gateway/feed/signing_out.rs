@@ -19,7 +19,7 @@ const EXPIRY_NOTICE_SECONDS: i64 = 60;
 /// A screen whose token is no longer good comes back by itself, and may bring a better one.
 const TOKEN_EXPIRED: CloseReason = CloseReason::Server { code: 4001, text: "token expired" };
 /// This node cannot vouch for anyone; another may.
-const UNVERIFIABLE: CloseReason = CloseReason::Server { code: 1013, text: "try again later" };
+const UNVERIFIABLE: CloseReason = CloseReason::Server { code: 1013, text: "unverifiable" };
 
 impl Feed {
     /// Whether the bearer's token is dead.

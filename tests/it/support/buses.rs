@@ -7,7 +7,7 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use secrecy::SecretString;
 use serde_json::json;
 use tillwire::bus::{Brokers, Buses, Carried, Doors};
-use tillwire::journal::{Entry, chain};
+use tillwire::journal::{Committed, Entry, chain};
 use tillwire_channels::{MerchantId, Moment, Tag};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -49,7 +49,8 @@ impl Node {
     }
 
     pub async fn announce(&self, entry: &Arc<Entry>) {
-        timeout(FACT_MAX, self.doors.announce.send(entry.clone())).await.expect("announcing waits for nobody").unwrap();
+        let committed = Committed::now(entry.clone());
+        timeout(FACT_MAX, self.doors.announce.send(committed)).await.expect("announcing waits for nobody").unwrap();
     }
 
     pub async fn hears(&mut self) -> Carried {
@@ -62,7 +63,7 @@ impl Node {
             loop {
                 self.announce(&shop.sells()).await;
                 match timeout(AGAIN, other.doors.gateway.heard.recv()).await {
-                    Ok(Some(Carried::Entry(entry))) if entry.merchant == shop.merchant => return entry,
+                    Ok(Some(Carried::Entry(entry))) if entry.merchant == shop.merchant => return entry.entry,
                     Ok(heard) => panic!("heard {heard:?}"),
                     Err(_) => {} // Not yet.
                 }
