@@ -220,7 +220,7 @@ pub struct Listen {
     pub ping_seconds: u64,
 
     /// How many seconds screens stay signed in while the database does not answer.
-    #[arg(long, env = "TILLWIRE_VOUCH_SECONDS", default_value_t = 60)]
+    #[arg(long, env = "TILLWIRE_VOUCH_SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub vouch_seconds: u64,
 
     /// How many seconds a node that was told to stop keeps answering, while balancers learn that it is not ready.

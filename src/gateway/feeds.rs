@@ -1,6 +1,7 @@
 //! The feeds of a node: opened when the first screen of a merchant comes, fed by the buses, healed from the journal.
 
 use std::collections::HashMap;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -225,7 +226,7 @@ impl Feeds {
         pace.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         while self.stop.run_until_cancelled(pace.tick()).await.is_some() {
             let feeds = self.all();
-            match self.compare_heads(&feeds).await {
+            match self.compare_heads_while_vouching(&feeds, reached + self.vouch_max).await {
                 // Nobody to vouch for: whoever comes has a feed opened, which asks the database.
                 Ok(()) if feeds.is_empty() => {
                     reached = Instant::now();
@@ -244,8 +245,7 @@ impl Feeds {
                         warn!("The database does not answer; screens wait: {:#}", error.into_anyhow());
                     }
                     if reached.elapsed() > self.vouch_max {
-                        self.vouches.store(false, Ordering::Relaxed);
-                        feeds.iter().for_each(|feed| feed.dismiss());
+                        self.dismiss(&feeds);
                     }
                 }
             }
@@ -256,6 +256,25 @@ impl Feeds {
             gauge("tillwire_gateway_feeds", feeds.len());
             gauge("tillwire_gateway_screens", feeds.iter().map(|feed| feed.screens()).sum());
         }
+    }
+
+    /// Compares the heads. A database that is frozen takes its time to show that it does not answer: whoever cannot be vouched
+    /// for any longer does not stay until then.
+    async fn compare_heads_while_vouching(&self, feeds: &[Arc<Feed>], until: Instant) -> Result<()> {
+        let mut comparing = pin!(self.compare_heads(feeds));
+        tokio::select! {
+            biased;
+            outcome = &mut comparing => return outcome,
+            () = tokio::time::sleep_until(until.into()) => {}
+        }
+        self.dismiss(feeds);
+        comparing.await
+    }
+
+    /// Vouches for nobody until the database answers.
+    fn dismiss(&self, feeds: &[Arc<Feed>]) {
+        self.vouches.store(false, Ordering::Relaxed);
+        feeds.iter().for_each(|feed| feed.dismiss());
     }
 
     async fn compare_heads(&self, feeds: &[Arc<Feed>]) -> Result<()> {

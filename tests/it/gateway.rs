@@ -461,7 +461,7 @@ async fn a_node_that_cannot_vouch_for_its_screens_sends_them_away_until_it_can()
     let hub = TestHub::start().await;
     let (shop, unknown_here) = (hub.merchant("Toko Roti").await, hub.merchant("Toko Kopi").await);
     let bread = shop.stocked("roti", 7_500, "10").await;
-    let node = hub.node_through(proxy.port, BOTH_FACES, &["--vouch-seconds", "1"]).await;
+    let node = hub.node_through(proxy.port, BOTH_FACES, &["--vouch-seconds", "2"]).await;
     let mut screen = shop.screen_after(node.address, &["sales"], "0-00000000").await;
     screen.catches_up().await;
 

@@ -26,6 +26,7 @@ mod recovery;
 mod rest;
 mod restore;
 mod retention;
+mod revocation;
 mod sales;
 mod services;
 mod slow;
