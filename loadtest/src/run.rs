@@ -36,12 +36,14 @@ pub struct Run {
     pub dir: PathBuf,
     /// The hub to measure, if it is not to be compiled.
     pub tillwire: Option<PathBuf>,
+    /// How many screens a second it lets in; 0 for all.
+    pub handshakes_per_second: u32,
     /// INVARIANT: its standard input closes when this process ends, and not before.
     watchdog: Child,
 }
 
 impl Run {
-    pub fn begin(tillwire: Option<PathBuf>) -> Result<Self> {
+    pub fn begin(tillwire: Option<PathBuf>, handshakes_per_second: u32) -> Result<Self> {
         let name =
             format!("tillwire-loadtest-{}-{}", std::process::id(), &uuid::Uuid::new_v4().simple().to_string()[..8]);
         let dir = std::env::temp_dir().join(name);
@@ -57,7 +59,7 @@ impl Run {
             .process_group(0) // Ctrl-C is for us; the watchdog has work to do then.
             .spawn()
             .context("starting the watchdog")?;
-        Ok(Self { dir, tillwire, watchdog })
+        Ok(Self { dir, tillwire, handshakes_per_second, watchdog })
     }
 
     /// A new folder in it.

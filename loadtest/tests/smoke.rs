@@ -67,6 +67,18 @@ fn the_hub_brings_its_screens_what_they_missed() {
     let results = measured("resume-storm", &[&["--screens", "20", "--missed", "5"], &*named].concat());
     assert_eq!(subjects(&results), ["tillwire"]);
     assert_eq!(results[0]["messages"], 20 * 5);
+    assert_eq!(results[0]["turned_away"], 0);
+    assert!(results[0]["let_in_per_s"].as_u64() > Some(0), "{}", results[0]);
+}
+
+#[test]
+fn a_storm_that_is_too_much_at_once_comes_back_later_and_misses_nothing() {
+    let hub = hub();
+    let named = hub.as_ref().map_or(vec![], |hub| vec!["--tillwire", hub]);
+    let pace = ["--screens", "20", "--missed", "5", "--handshakes-per-second", "8"];
+    let results = measured("resume-storm", &[&pace, &*named].concat());
+    assert_eq!(results[0]["messages"], 20 * 5);
+    assert!(results[0]["turned_away"].as_u64() > Some(0), "{}", results[0]);
 }
 
 #[test]

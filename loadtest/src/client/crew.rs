@@ -204,6 +204,10 @@ impl Outcome {
         sum.repeated += done.repeated;
         sum.reordered += done.reordered;
         sum.cut += done.cut;
+        sum.turned_away += done.turned_away;
+        let seconds = sum.live_by_second.len().max(done.live_by_second.len());
+        sum.live_by_second.resize(seconds, 0);
+        sum.live_by_second.iter_mut().zip(&done.live_by_second).for_each(|(sum, live)| *sum += live);
         sum.churned += done.churned;
         sum.first_at = sum.first_at.min(done.first_at);
         sum.last_at = sum.last_at.max(done.last_at);

@@ -29,6 +29,8 @@ const TICK: Duration = Duration::from_millis(20);
 /// How many connections are looked at before the clock and the orders are.
 const EVENTS_MAX: usize = 512;
 const ORDERS: u64 = u64::MAX;
+/// Spreads numbers that follow one another over a second, for it has no divisor in common with it.
+const SPREAD_MS: u64 = 617;
 /// Latencies up to a minute, to three digits.
 const LATENCY_MAX_US: u64 = 60_000_000;
 
@@ -58,6 +60,8 @@ struct Client {
     screens: Vec<Option<Screen>>,
     /// Who is yet to be opened.
     waiting: VecDeque<Waiting>,
+    /// Who was turned away, and when they may come back.
+    later: Vec<(Instant, Waiting)>,
     /// Who is away until they are told to return.
     away: Vec<Waiting>,
     opening: usize,
@@ -91,6 +95,10 @@ struct Books {
     counting: usize,
     live: usize,
     cut: u64,
+    turned_away: u64,
+    /// When they were last told to come.
+    came_at: Instant,
+    live_by_second: Vec<u64>,
 }
 
 /// Screens that leave at a steady pace, while others come for them.
@@ -123,6 +131,9 @@ impl Client {
             counting,
             live: 0,
             cut: 0,
+            turned_away: 0,
+            came_at: Instant::now(),
+            live_by_second: Vec::new(),
         };
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         epoll.add(orders.get_ref(), EpollEvent::new(EpollFlags::EPOLLIN, ORDERS))?;
@@ -134,6 +145,7 @@ impl Client {
             epoll,
             opening: 0,
             books,
+            later: Vec::new(),
             away: Vec::new(),
             said_live: false,
             churn: None,
@@ -182,6 +194,10 @@ impl Client {
     }
 
     fn open_some(&mut self) -> Result<()> {
+        if !self.later.is_empty() {
+            let now = Instant::now();
+            self.waiting.extend(self.later.extract_if(.., |(due, _)| *due <= now).map(|(_, waiting)| waiting));
+        }
         while self.opening < self.plan.opening_max
             && let Some(next) = self.waiting.pop_front()
         {
@@ -201,6 +217,10 @@ impl Client {
         let (was_live, group) = (screen.is_live(), &self.plan.groups[screen.group]);
         let (books, format) = (&mut self.books, self.plan.format);
         let is_open = screen.read(buffer, |screen, heard| books.take(screen, group.base, format, heard))?;
+        if let Some(after) = screen.turned_away {
+            self.books.turned_away += 1;
+            return self.comes_later(slot, after);
+        }
         if !is_open {
             ensure!(screen.is_live(), "a screen was cut off before it was live");
             screen.cut = true; // It stays away: what it has not seen is lost.
@@ -214,6 +234,18 @@ impl Client {
         if watched && (!is_open || (screen.is_live() && group.bytes_per_second.is_some())) {
             self.epoll.delete(&screen.stream)?;
         }
+        Ok(())
+    }
+
+    /// One that was turned away comes back as it was, in the second after the time that it was told: those who were told the
+    /// same do not come all at once.
+    fn comes_later(&mut self, slot: usize, after: Duration) -> Result<()> {
+        let Some(screen) = self.screens[slot].take() else { return Ok(()) };
+        self.epoll.delete(&screen.stream)?;
+        self.opening -= 1;
+        let Screen { group, tally, position, .. } = screen;
+        let spread = Duration::from_millis(slot as u64 * SPREAD_MS % 1_000);
+        self.later.push((Instant::now() + after + spread, Waiting { slot, group, tally, position }));
         Ok(())
     }
 
@@ -266,6 +298,7 @@ impl Client {
                 }
                 Order::Return => {
                     (self.books.live, self.said_live) = (0, false);
+                    (self.books.came_at, self.books.live_by_second) = (Instant::now(), Vec::new());
                     self.waiting.extend(std::mem::take(&mut self.away));
                     for group in &mut self.plan.groups {
                         group.address = group.return_to.unwrap_or(group.address);
@@ -304,6 +337,8 @@ impl Client {
             latency_us: counts(&books.latency),
             entry_us: counts(&books.entry),
             cut: books.cut,
+            turned_away: books.turned_away,
+            live_by_second: books.live_by_second.clone(),
             churned: self.churn.as_ref().map_or(0, |churn| churn.left.len() as u64),
             ..Done::default()
         };
@@ -323,6 +358,11 @@ impl Books {
             Heard::Message(text) => text,
             Heard::Live => {
                 self.live += 1;
+                let second = usize::try_from(self.came_at.elapsed().as_secs())?;
+                if self.live_by_second.len() <= second {
+                    self.live_by_second.resize(second + 1, 0);
+                }
+                self.live_by_second[second] += 1;
                 let took = u64::try_from(screen.began.elapsed().as_micros())?;
                 return Ok(self.entry.record(took.clamp(1, LATENCY_MAX_US))?);
             }

@@ -88,6 +88,10 @@ pub struct Done {
     pub entry_us: Vec<(u64, u64)>,
     /// Screens that were cut off.
     pub cut: u64,
+    /// How often one was told to come back later.
+    pub turned_away: u64,
+    /// How many became live in each second since they were last told to come.
+    pub live_by_second: Vec<u64>,
     /// Screens that left and that came while messages were being sent.
     pub churned: u64,
 }

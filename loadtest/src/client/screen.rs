@@ -2,7 +2,7 @@
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use socket2::{Domain, Socket, Type};
@@ -34,12 +34,14 @@ pub struct Screen {
     pub counts: bool,
     /// Whether the server closed it.
     pub cut: bool,
+    /// It was told to come back after this time.
+    pub turned_away: Option<Duration>,
     stage: Stage,
     format: Format,
     connect: Vec<u8>,
     /// What was read of a frame that is not all there.
     rest: Vec<u8>,
-    /// The position of the last message, if it will be asked for.
+    /// The position of the last message, or that it came with, if it will be asked for.
     pub position: Option<String>,
     keeps_position: bool,
 }
@@ -57,7 +59,7 @@ impl Screen {
         source: Ipv4Addr,
         format: Format,
         tally: Tally,
-        after: Option<&str>,
+        position: Option<&str>,
         keeps_position: bool,
     ) -> Result<Self> {
         let began = Instant::now();
@@ -68,7 +70,7 @@ impl Screen {
             group.address
         );
         (&stream).write_all(request.as_bytes())?;
-        let after = after.map(|after| format!(",\"after\":\"{after}\"")).unwrap_or_default();
+        let after = position.map(|after| format!(",\"after\":\"{after}\"")).unwrap_or_default();
         let connect = format!("40{}{after}}}", group.auth);
         Ok(Self {
             stream,
@@ -77,11 +79,12 @@ impl Screen {
             began,
             counts: group.bytes_per_second.is_none(),
             cut: false,
+            turned_away: None,
             stage: Stage::Upgrading,
             format,
             connect: websocket::from_client(TEXT, connect.as_bytes()),
             rest: Vec::new(),
-            position: None,
+            position: position.map(str::to_owned),
             keeps_position,
         })
     }
@@ -134,6 +137,10 @@ impl Screen {
                 ensure!(bytes.len() < HANDSHAKE_BYTES_MAX, "an endless answer to the handshake");
                 return Ok(Some(0));
             };
+            if bytes.starts_with(b"HTTP/1.1 503") {
+                self.turned_away = Some(retry_after(&bytes[..end])?);
+                return Ok(None);
+            }
             ensure!(bytes.starts_with(b"HTTP/1.1 101"), "refused: {}", String::from_utf8_lossy(&bytes[..end]));
             self.stage = Stage::Opening;
             used = end + 4;
@@ -189,6 +196,13 @@ impl Screen {
             self.position = String::from_utf8(text[at + 1..].to_vec()).ok();
         }
     }
+}
+
+/// When one that is turned away may come back.
+fn retry_after(head: &[u8]) -> Result<Duration> {
+    let head = String::from_utf8_lossy(head).to_lowercase();
+    let seconds = head.lines().find_map(|line| line.strip_prefix("retry-after:")).context("a time to come back")?;
+    Ok(Duration::from_secs(seconds.trim().parse().context("seconds to come back after")?))
 }
 
 fn connect(source: Ipv4Addr, group: &Group) -> Result<TcpStream> {

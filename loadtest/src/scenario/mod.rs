@@ -86,6 +86,11 @@ pub struct Options {
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u64).range(1..=10_000))]
     pub missed: u64,
 
+    /// How many new screens a second the hub lets in, for `resume-storm`: the next is told to come back later, and does. By
+    /// default it lets in all.
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
+    pub handshakes_per_second: u32,
+
     /// How many screens read slowly, for `slow-readers`.
     #[arg(long, default_value_t = 10, value_parser = positive)]
     pub slow: usize,
@@ -140,7 +145,7 @@ impl Scenario {
 /// Runs a scenario with one subject after the other, each on fresh processes.
 pub async fn run(scenario: Scenario, options: &Options) -> Result<()> {
     let mut report = Report { machine: Machine::look(), versions: Versions::ask().await, results: Vec::new() };
-    let run = Run::begin(options.tillwire.clone())?;
+    let run = Run::begin(options.tillwire.clone(), options.handshakes_per_second)?;
     let subjects = if options.subjects.is_empty() { scenario.subjects() } else { options.subjects.clone() };
     for subject in subjects {
         let stage = Stage { run: &run, options, scenario: scenario.name(), subject };

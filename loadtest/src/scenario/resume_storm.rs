@@ -58,5 +58,8 @@ pub async fn run(stage: &Stage<'_>) -> Result<Measured> {
         outcome: &outcome,
     };
     let measured = found.measured().with("caught_up_s", (caught_up.as_secs_f64() * 100.0).round() / 100.0)?;
+    // In the best second: those who were turned away come back when they were told to.
+    let let_in = outcome.sum.live_by_second.iter().max().copied().unwrap_or_default();
+    let measured = measured.with("let_in_per_s", let_in)?.with("turned_away", outcome.sum.turned_away)?;
     measured.with("missed", stage.options.missed)?.with("journal_reads", reads)
 }

@@ -85,7 +85,7 @@ impl Base {
             ("TILLWIRE_SOCKETS_PER_ADDRESS", "0".to_owned()),
             ("TILLWIRE_SOCKETS_PER_TOKEN", "0".to_owned()),
             ("TILLWIRE_SOCKETS_PER_MERCHANT", "0".to_owned()),
-            ("TILLWIRE_HANDSHAKES_PER_SECOND", "0".to_owned()),
+            ("TILLWIRE_HANDSHAKES_PER_SECOND", run.handshakes_per_second.to_string()),
             ("REDIS_URL", redis_url.clone()),
         ]);
         if let Some(url) = &amqp_url {
