@@ -12,7 +12,7 @@ export interface AccessRevoked {
   issued_until: string;
 }
 
-/** The acknowledgement of anything that went wrong. */
+/** The acknowledgement of `seen`, and of anything that went wrong. */
 export interface Acknowledged {
   ok: boolean;
   /** A stable word for what went wrong. */
@@ -249,6 +249,12 @@ export interface SaleLine {
   total_minor: number;
 }
 
+/** `seen`, sent by a screen: a person saw payments up to here. */
+export interface Seen {
+  /** The last one that they saw, or any later position. It counts for what this screen was sent, and on which channels. */
+  position: Position;
+}
+
 /** `signed_out`: the token is no longer good; the connection closes after it. */
 export interface SignedOut {
   reason: SignedOutReason;
@@ -352,6 +358,7 @@ export interface ClientEvents {
   join: (body: Join, acknowledge: (answer: Joined | Acknowledged) => void) => void;
   leave: (body: Leave, acknowledge: (answer: Joined | Acknowledged) => void) => void;
   auth: (body: Auth, acknowledge: (answer: Joined | Acknowledged) => void) => void;
+  seen: (body: Seen, acknowledge: (answer: Acknowledged) => void) => void;
 }
 
 /** The most channels that one screen may have joined. */

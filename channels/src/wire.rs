@@ -152,7 +152,14 @@ pub struct Auth {
     pub token: String,
 }
 
-/// The acknowledgement of anything that went wrong.
+/// `seen`, sent by a screen: a person saw payments up to here.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema, TS)]
+pub struct Seen {
+    /// The last one that they saw, or any later position. It counts for what this screen was sent, and on which channels.
+    pub position: Position,
+}
+
+/// The acknowledgement of `seen`, and of anything that went wrong.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema, TS)]
 pub struct Acknowledged {
     pub ok: bool,

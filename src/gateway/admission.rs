@@ -16,6 +16,7 @@ use super::places::{Full, Place, Places};
 use super::resume::Pid;
 use super::rolls::Rolls;
 use super::seals::{Keys, Seals};
+use super::witness::Witness;
 use crate::bus::Claim;
 use crate::error::{Error, Result};
 use crate::identity::Staff;
@@ -37,6 +38,8 @@ pub struct Admission {
     pub after: Option<Position>,
     /// Tells apart the connections that one client makes: the newer one has the greater number.
     pub epoch: i64,
+    /// Where its first connection began, if this one takes that up again.
+    pub began_at: Option<Position>,
 }
 
 /// What the door needs to know.
@@ -46,6 +49,7 @@ pub struct Door {
     pub places: Arc<Places>,
     pub seals: Arc<Seals>,
     pub rolls: Arc<Rolls>,
+    pub witness: Witness,
     /// Where screens that came back are claimed.
     pub claim: mpsc::Sender<Claim>,
 }
@@ -70,6 +74,7 @@ struct Left {
     position: Position,
     joined: Vec<Joined>,
     epoch: i64,
+    began_at: Position,
 }
 
 impl Door {
@@ -143,8 +148,8 @@ impl Door {
                     let denied = join::review(staff, &mut left.joined);
                     request.recover(connect.pid.clone().unwrap_or_default(), left.id);
                     count_resumed("recovered");
-                    let (joined, after) = (left.joined, Some(left.position));
-                    return Ok((Admission { staff: staff.clone(), joined, denied, after, epoch }, place));
+                    let (joined, after, began_at) = (left.joined, Some(left.position), Some(left.began_at));
+                    return Ok((Admission { staff: staff.clone(), joined, denied, after, epoch, began_at }, place));
                 }
                 // It will be told why; until then it goes on where it was.
                 count_resumed("position_unserved");
@@ -173,7 +178,7 @@ impl Door {
         let from = after.or_else(|| feed.head()).unwrap_or(Position::START);
         let pid = Pid::new(staff, request.id().to_string(), from, &joined, Moment::now_utc());
         request.set_pid(pid.seal(keys)?);
-        Ok(Admission { staff: staff.clone(), joined, denied, after, epoch })
+        Ok(Admission { staff: staff.clone(), joined, denied, after, epoch, began_at: None })
     }
 
     /// What the private id says that a screen brings, if it is its own. Else why not, if it brought one.
@@ -201,7 +206,7 @@ impl Door {
         let Brought { id, position, pid } = brought;
         let roll = self.rolls.find(staff.merchant, pid.screen.clone()).await?;
         let (joined, epoch) = roll.map_or_else(|| (pid.joined(), 0), |roll| (roll.joined, roll.epoch));
-        Ok(Left { id, position, joined, epoch })
+        Ok(Left { id, position, joined, epoch, began_at: pid.from })
     }
 
     /// What it joined further on than where it goes on is heard from there only if that is of the same history: a gateway

@@ -29,6 +29,8 @@ pub struct Screen {
     pub is_slow: bool,
     /// The number of the last entry that the client was told a position of.
     pub told: u64,
+    /// Entries up to this one were never told to it, nor to an earlier connection of it.
+    pub since: u64,
     /// Counts the changes of `channels` and `staff`: a batch prepared before one of them is not sent.
     pub filter_version: u32,
     /// Whether the client was told that its token is about to expire.
@@ -65,9 +67,10 @@ impl Screen {
         joined: &[joined::Joined],
         cursor: Cursor,
         told: u64,
+        since: u64,
     ) -> Self {
         let channels = joined.iter().copied().map(Joined::from).collect();
-        Self { socket, staff, epoch, channels, cursor, is_slow: false, told, filter_version: 0, warned: false }
+        Self { socket, staff, epoch, channels, cursor, is_slow: false, told, since, filter_version: 0, warned: false }
     }
 
     /// What is joined.

@@ -26,6 +26,7 @@ mod snapshots;
 mod source;
 mod tell;
 mod tunnel;
+mod witness;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -57,6 +58,7 @@ use seals::Seals;
 use snapshots::Snapshots;
 pub use snapshots::{State, StateOf};
 use source::Source;
+use witness::Witness;
 
 /// A connection that has not said who it is within this time is closed.
 const CONNECT_MAX: Duration = Duration::from_secs(5);
@@ -164,6 +166,7 @@ impl Gateway {
         let lanes = Lanes::new(options.connections, options.limits.connections_kept);
         let forwarder = Forwarder::new(naming, lanes, poll_max, tasks.clone(), stop.clone());
         let rolls = Arc::new(Rolls::new(source.clone(), tasks.clone()));
+        let witness = Witness::new(source.clone(), tasks.clone());
         let recalls = Batches::new(usize::MAX, tasks.clone());
         let stock = Stock { source, snapshots: Snapshots::new(state_of, tasks.clone()), rolls: rolls.clone(), recalls };
         let feeds = Feeds::new(stock, interest, options.vouch_max, tasks.clone(), stop.clone());
@@ -171,7 +174,7 @@ impl Gateway {
         tasks.spawn(feeds.clone().watch());
         tasks.spawn(counting::bring(io.clone(), stop.clone()));
         let places = Places::new(options.limits.sockets_per_token_max, options.limits.sockets_per_merchant_max);
-        let door = Door { verifier, feeds: feeds.clone(), places, seals, rolls, claim };
+        let door = Door { verifier, feeds: feeds.clone(), places, seals, rolls, witness, claim };
         io.ns("/", session::namespace(Arc::new(door)));
         Self { io, service, forwarder: Arc::new(forwarder), feeds }
     }

@@ -3,8 +3,8 @@
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use serde::Serialize;
-use tillwire_channels::Position;
-use tillwire_channels::wire::{self, Acknowledged, Auth, Denied, Join, Leave, SignedOutReason};
+use tillwire_channels::wire::{self, Acknowledged, Auth, Denied, Join, Leave, SignedOutReason, SnapshotReason};
+use tillwire_channels::{Position, Topic};
 use tillwire_socketio::{
     AckSender, CloseReason, ConnectHandler, ConnectRequest, Namespace, Refusal, SocketRef, TryData,
 };
@@ -17,6 +17,7 @@ use super::{join, tell};
 use crate::error::Error;
 use crate::identity::Staff;
 use crate::screens::joined::{Joined, Roll};
+use crate::screens::seen::Seen;
 
 /// What a connection keeps.
 struct Seat {
@@ -25,11 +26,17 @@ struct Seat {
     feed: OnceLock<Arc<Feed>>,
     /// Given back when it leaves, however long a handle to it lives on.
     place: Mutex<Option<Place>>,
+    /// What it said last that a person saw, as it was kept.
+    seen: Mutex<Option<Seen>>,
 }
 
 impl Seat {
     fn place(&self) -> MutexGuard<'_, Option<Place>> {
         self.place.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn seen(&self) -> MutexGuard<'_, Option<Seen>> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -43,7 +50,7 @@ pub fn namespace(door: Arc<Door>) -> Namespace {
         let door = door.clone();
         move |socket: SocketRef| connected(socket, door.clone())
     };
-    let (joining, leaving, renewing) = (door.clone(), door.clone(), door);
+    let (joining, leaving, renewing, witnessing) = (door.clone(), door.clone(), door.clone(), door);
     connected
         .with(admit)
         .on("join", move |socket: SocketRef, TryData(asked): TryData<Join>, ack: AckSender| {
@@ -81,6 +88,19 @@ pub fn namespace(door: Arc<Door>) -> Namespace {
                 answer_joined(ack, renew(&socket, &door, &auth.token).await).await;
             }
         })
+        .on("seen", move |socket: SocketRef, TryData(seen): TryData<wire::Seen>, ack: AckSender| {
+            let door = witnessing.clone();
+            async move {
+                let outcome = match seen {
+                    Ok(seen) => bear_witness(&socket, &door, seen.position).await,
+                    Err(_) => Err("malformed"),
+                };
+                let word = outcome.map_or_else(|why| why, |()| "kept");
+                metrics::counter!("tillwire_gateway_seen_total", "outcome" => word).increment(1);
+                let answered = outcome.map_or_else(failed, |()| Acknowledged { ok: true, code: None });
+                answer(ack, &answered).await;
+            }
+        })
         .on_fallback(async |ack: AckSender| answer(ack, &failed("unknown_event")).await)
         .on_ping(|socket| {
             if let Some(feed) = feed_of(socket) {
@@ -105,7 +125,8 @@ fn feed_of(socket: &SocketRef) -> Option<&Arc<Feed>> {
 /// Before CONNECT is answered.
 async fn admit(request: ConnectRequest, door: Arc<Door>) -> Result<ConnectRequest, Refusal> {
     let (mut request, admission, place) = door.admit(request).await?;
-    request.insert(Arc::new(Seat { admission, feed: OnceLock::new(), place: Mutex::new(Some(place)) }));
+    let place = Mutex::new(Some(place));
+    request.insert(Arc::new(Seat { admission, feed: OnceLock::new(), place, seen: Mutex::default() }));
     Ok(request)
 }
 
@@ -186,6 +207,36 @@ async fn renew(socket: &SocketRef, door: &Door, token: &str) -> Result<wire::Joi
     let (joined, _) = rejoin(socket, door, |_, joined, _| join::review(&staff, joined)).await?;
     feed.renew(socket, staff).map_err(|why| why.unwrap_or("not_ready"))?;
     Ok(joined)
+}
+
+/// Keeps that a person saw payments up to here on this screen.
+///
+/// # Errors
+/// A word for why not.
+async fn bear_witness(socket: &SocketRef, door: &Door, position: Position) -> Result<(), &'static str> {
+    let seat = socket.extension::<Arc<Seat>>().ok_or("not_ready")?;
+    let feed = seat.feed.get().ok_or("not_ready")?;
+    let (staff, told) = feed.listens(socket, Topic::Payments).ok_or("not_ready")?;
+    if told.is_empty() {
+        return Err("not_listening");
+    }
+    let Staff { id: staff, register, .. } = staff;
+    let seen = Seen { screen: socket.id().to_string(), staff, register, position, told };
+    if seat.seen().as_ref() == Some(&seen) {
+        return Ok(()); // It is kept.
+    }
+    match door.witness.keep(feed.merchant, seen.clone()).await {
+        Ok(Ok(())) => {
+            *seat.seen() = Some(seen);
+            Ok(())
+        }
+        Ok(Err(SnapshotReason::Diverged)) => Err("diverged"),
+        Ok(Err(SnapshotReason::Expired)) => Err("expired"),
+        Err(error) => {
+            debug!("What was seen cannot be kept: {:#}", error.into_anyhow());
+            Err("unavailable")
+        }
+    }
 }
 
 fn failed(code: &str) -> Acknowledged {

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tillwire_channels::wire::SnapshotReason;
 use tillwire_channels::{MerchantId, Moment, Position, StaffId};
 use tokio::sync::Semaphore;
 
@@ -14,6 +15,7 @@ use crate::journal::Pools;
 use crate::journal::read::{self, Entries, Head, ReadTx, Slice};
 use crate::screens::joined::{self, Roll};
 use crate::screens::keys::{self, Key};
+use crate::screens::seen::{self, Seen};
 
 /// How long a read may take. A database that is half-open would let it wait for ever.
 const READ_MAX: Duration = Duration::from_secs(5);
@@ -84,6 +86,11 @@ impl Source {
     /// What these screens have joined, see [`joined::find`].
     pub async fn find(&self, merchant: MerchantId, screens: &[String]) -> Result<Vec<Roll>> {
         tokio::time::timeout(READ_MAX, joined::find(&self.pools, merchant, screens)).await?
+    }
+
+    /// Keeps what people have seen, see [`seen::keep`].
+    pub async fn keep_seen(&self, merchant: MerchantId, words: &[Seen]) -> Result<Vec<Result<(), SnapshotReason>>> {
+        tokio::time::timeout(READ_MAX, seen::keep(&self.pools, merchant, words)).await?
     }
 
     /// A journal's head and whose tokens are dead, as of the same moment.

@@ -11,6 +11,7 @@ mod journal;
 mod merchants;
 mod outlets;
 mod page;
+mod payments;
 mod problem;
 mod reply;
 mod sales;
@@ -80,6 +81,7 @@ fn routes_of_one() -> OpenApiRouter<Hub> {
         .routes(routes!(stock::apply))
         .routes(routes!(sales::list, sales::complete))
         .routes(routes!(sales::get))
+        .routes(routes!(payments::seen))
         .routes(routes!(journal::after))
         .routes(routes!(journal::snapshot))
 }

@@ -7,6 +7,7 @@
 
 pub mod chain;
 mod entry;
+pub mod find;
 mod once;
 pub mod pool;
 pub mod read;

@@ -1,5 +1,6 @@
 //! Reading: heads, entries after a position, and the read-only transactions of a merchant.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use sqlx::{PgConnection, PgExecutor, PgPool, Postgres, Transaction};
@@ -91,6 +92,48 @@ pub async fn after(sql: &mut PgConnection, merchant: MerchantId, after: Position
         return Err(unserved(SnapshotReason::Diverged, &mut *sql, merchant).await?);
     }
     Ok(entries)
+}
+
+/// Whether the journal holds each of these positions; and if not, why.
+pub async fn holds(
+    sql: &mut PgConnection,
+    merchant: MerchantId,
+    positions: &[Position],
+) -> Result<Vec<Result<(), SnapshotReason>>> {
+    let seqs: Vec<i64> = positions.iter().map(|position| position.seq.cast_signed()).collect();
+    let rows = sqlx::query!(
+        "select seq, tag from journal_entries where merchant_id = $1 and seq = any($2)",
+        merchant.0,
+        &seqs
+    )
+    .fetch_all(&mut *sql)
+    .await?;
+    let mut tags = HashMap::with_capacity(rows.len());
+    for row in rows {
+        tags.insert(seq_of(row.seq)?, tag_of(&row.tag)?);
+    }
+    let held = |position: &Position| match tags.get(&position.seq) {
+        Some(tag) => Some(tag.short() == position.tag),
+        None if *position == Position::START => Some(true),
+        None => None,
+    };
+    let oldest = match positions.iter().all(|position| held(position).is_some()) {
+        true => None,
+        false => sqlx::query_scalar!(
+            "select seq from journal_entries where merchant_id = $1 order by seq limit 1",
+            merchant.0
+        )
+        .fetch_optional(sql)
+        .await?
+        .map(seq_of)
+        .transpose()?,
+    };
+    let verdict = |position: &Position| match held(position) {
+        Some(true) => Ok(()),
+        None if oldest.is_some_and(|oldest| (1..oldest).contains(&position.seq)) => Err(SnapshotReason::Expired),
+        _ => Err(SnapshotReason::Diverged),
+    };
+    Ok(positions.iter().map(verdict).collect())
 }
 
 /// Entries from number `from` on, as far as they are contiguous and chained.

@@ -1,4 +1,4 @@
-//! Upkeep: partitions ahead of time, old idempotency keys and screens out, old entries out where retention is asked for.
+//! Upkeep: partitions ahead of time, old idempotency keys, screens and what was seen on them out, old entries out where retention is asked for.
 
 use std::time::Duration;
 
@@ -34,6 +34,8 @@ async fn once(pool: &PgPool) {
     forget("idempotency keys", keys).await;
     let screens = || sqlx::query_scalar!("select screens_expire($1)", BATCH).fetch_one(pool);
     forget("screens", screens).await;
+    let seen = || sqlx::query_scalar!("select payments_seen_expire($1)", BATCH).fetch_one(pool);
+    forget("words on what was seen", seen).await;
 }
 
 /// Forgets what is old, batch by batch, until a batch is not full.

@@ -4,3 +4,4 @@
 
 pub mod joined;
 pub mod keys;
+pub mod seen;

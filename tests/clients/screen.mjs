@@ -35,7 +35,7 @@ const obey = {
   join: ({ channels }) => ask("join", { channels }),
   leave: ({ channels }) => ask("leave", { channels }),
   auth: ({ token }) => ask("auth", { token }),
-  seen: ({ position }) => socket.emit("seen", { position }),
+  seen: ({ position }) => ask("seen", { position }),
   // The engine closes and the client, which did not want it, comes back by itself.
   cut: () => manager.engine.close(),
   offline() {

@@ -28,6 +28,7 @@ mod restore;
 mod retention;
 mod revocation;
 mod sales;
+mod seen;
 mod services;
 mod slow;
 mod snapshots;

@@ -59,8 +59,10 @@ async fn with_everything<'a>(hub: &'a TestHub, name: &str) -> Shop<'a> {
     shop.sells(bread, 7_500).await;
     let person = shop.post("/v1/staff", json!({ "name": "Ani", "role": "cashier" })).await.created();
     shop.post(&format!("/v1/staff/{}/revocations", person["id"].as_str().unwrap()), json!({})).await.created();
-    let mut screen = shop.screen(&["sales"]).await;
+    let mut screen = shop.screen(&["sales", "payments"]).await;
     assert_eq!(screen.asks("join", json!({ "channels": ["stock"] })).await["ok"], true);
+    let last = shop.journal().await.pop().unwrap()["position"].clone();
+    assert_eq!(screen.asks("seen", json!({ "position": last })).await["ok"], true);
     shop
 }
 
@@ -193,6 +195,7 @@ tillwire_app: journal_heads insert select update
 tillwire_app: merchants insert select
 tillwire_app: outlets insert select
 tillwire_app: payments insert select
+tillwire_app: payments_seen insert select
 tillwire_app: products insert select update
 tillwire_app: registers insert select update(last_receipt)
 tillwire_app: revocations insert select update
@@ -212,6 +215,7 @@ tillwire_relay: journal_heads select";
 const DOORS: &str = "\
 idempotency_keys_expire: tillwire_app
 journal_partitions_ahead: tillwire_app tillwire_relay
+payments_seen_expire: tillwire_app
 screens_expire: tillwire_app";
 
 async fn grants(sql: &mut PgConnection) -> String {
@@ -240,7 +244,7 @@ async fn doors(sql: &mut PgConnection) -> String {
 }
 
 /// Tables that merchants have rows in and that are not walled as they should be: forced, and with this one policy for the
-/// application. Two more are known: feed and relay read all journals, and the owner forgets old keys and screens.
+/// application. Two more are known: feed and relay read all journals, and the owner forgets old keys, screens and what was seen.
 async fn open_tables(sql: &mut PgConnection) -> Vec<String> {
     let query = "select relname::text from pg_class
         where relnamespace = 'public'::regnamespace and relkind in ('r', 'p')
@@ -254,7 +258,7 @@ async fn open_tables(sql: &mut PgConnection) -> Vec<String> {
                        when 'everyone' then roles <@ '{tillwire_feed,tillwire_relay}' and cmd = 'SELECT'
                            and relname in ('journal_entries', 'journal_heads')
                        when 'old' then roles = array[pg_get_userbyid(relowner)]
-                           and relname in ('idempotency_keys', 'screens')
+                           and relname in ('idempotency_keys', 'payments_seen', 'screens')
                        else false end)
                or not relispartition and not exists (
                    select from pg_policies where tablename = relname and policyname = 'own'))

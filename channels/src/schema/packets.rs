@@ -7,8 +7,8 @@ use ts_rs::{TS, TypeVisitor};
 
 use super::typescript::Types;
 use crate::wire::{
-    Acknowledged, Auth, CaughtUp, Connect, Denied, Draining, Join, Joined, Leave, Moved, Ready, Refused, SignedOut,
-    Snapshot, SnapshotRequired, TokenExpiring,
+    Acknowledged, Auth, CaughtUp, Connect, Denied, Draining, Join, Joined, Leave, Moved, Ready, Refused, Seen,
+    SignedOut, Snapshot, SnapshotRequired, TokenExpiring,
 };
 
 /// A type that every document describes.
@@ -63,6 +63,7 @@ pub const ASKED: &[Asked] = &[
     Asked { name: "join", body: Described::by::<Join>(), answers: JOINED },
     Asked { name: "leave", body: Described::by::<Leave>(), answers: JOINED },
     Asked { name: "auth", body: Described::by::<Auth>(), answers: JOINED },
+    Asked { name: "seen", body: Described::by::<Seen>(), answers: &[Described::by::<Acknowledged>()] },
 ];
 
 const JOINED: &[Described] = &[Described::by::<Joined>(), Described::by::<Acknowledged>()];

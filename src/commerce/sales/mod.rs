@@ -1,5 +1,6 @@
 //! Sales: what a till rings up, completed in one transaction.
 
+mod payment;
 mod place;
 mod read;
 mod ring_up;
@@ -20,6 +21,7 @@ use super::stock::{self, Change, Movement, Named};
 use crate::error::{Error, Result};
 use crate::journal::MerchantTx;
 
+pub use payment::{Payment, payment};
 pub use read::{PAGE_MAX, SaleSummary, get, list};
 
 /// The most lines of a sale: unless all their names are of the longest, its entry stays below the journal's limit.

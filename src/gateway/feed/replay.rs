@@ -172,6 +172,7 @@ impl Feed {
             return !screen.socket.is_connected();
         }
         screen.cursor = Cursor::Behind(head.position());
+        screen.since = head.seq;
         screen.doubt_after(head.seq);
         true
     }

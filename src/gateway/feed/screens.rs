@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use tillwire_channels::wire::{self, Denied};
-use tillwire_channels::{Channel, Position};
+use tillwire_channels::{Channel, Position, Topic};
 use tillwire_socketio::{CloseReason, SocketRef};
 
 use super::signing_out::is_revoked;
@@ -43,7 +43,7 @@ impl Feed {
     /// # Errors
     /// [`Refused`]. The screen was told nothing.
     pub fn enter(&self, socket: &SocketRef, admission: &Admission) -> Result<bool, Refused> {
-        let Admission { staff, joined, denied, after, epoch } = admission;
+        let Admission { staff, joined, denied, after, epoch, began_at } = admission;
         let mut state = self.lock();
         let Some(head) = state.head.filter(|_| !state.closed) else { return Err(Refused::Closed) };
         if is_revoked(&state.revoked, staff) {
@@ -63,7 +63,8 @@ impl Feed {
         }
         // If it has no room for that, it is closing.
         let _ = socket.try_send(&greeting);
-        state.audience.insert(Screen::new(socket.clone(), staff.clone(), *epoch, joined, cursor, from.seq));
+        let since = last_before(began_at.unwrap_or(from));
+        state.audience.insert(Screen::new(socket.clone(), staff.clone(), *epoch, joined, cursor, from.seq, since));
         state.idle_since = None;
         Ok(cursor != Cursor::Live)
     }
@@ -120,6 +121,15 @@ impl Feed {
         let joined =
             wire::Joined { ok: plan.denied.is_empty(), joined: channels(&plan.joined), denied: plan.denied, position };
         Some((joined, falls_behind))
+    }
+
+    /// A screen's bearer, and what it has joined of a topic: each channel, and the last entry that it was not told there.
+    /// `None` if the screen is gone.
+    pub fn listens(&self, socket: &SocketRef, topic: Topic) -> Option<(Staff, Vec<(Channel, u64)>)> {
+        let state = self.lock();
+        let screen = state.audience.get(socket)?;
+        let joined = screen.joined().iter().map(|joined| joined.is).filter(|joined| joined.channel.topic == topic);
+        Some((screen.staff.clone(), joined.map(|joined| (joined.channel, joined.since.max(screen.since))).collect()))
     }
 
     /// Whether a screen may go on with this token.
@@ -183,6 +193,11 @@ fn place(state: &State, screen: &Screen) -> Option<Position> {
         Cursor::Live => state.head.map(Head::position),
         Cursor::Behind(cursor) => Some(cursor),
     }
+}
+
+/// The last entry that is over at a position: inside an entry its rest is still to come.
+fn last_before(position: Position) -> u64 {
+    if position.event.is_some() { position.seq.saturating_sub(1) } else { position.seq }
 }
 
 fn channels(joined: &[Joined]) -> Vec<Channel> {
