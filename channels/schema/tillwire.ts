@@ -159,6 +159,34 @@ export type PaymentId = string;
  */
 export type Position = string;
 
+/**
+ * `presence`: who is at an outlet, or at all of them, as of now. A whole new list whenever it changes, at most about
+ * once a second; also after every connect and `join` of the channel, recovered or not.
+ */
+export interface Presence {
+  channel: Channel;
+  /** The longest there first. */
+  present: Array<Present>;
+  /** How many more there are: `GET /v1/outlets/{outlet}/presence` names more of them. */
+  more: number;
+}
+
+/** Somebody at an outlet: everyone with a screen whose token is bound to it, once for each register. */
+export interface Present {
+  outlet: OutletId;
+  /** The register that the token is bound to, and its name. */
+  register: RegisterId | null;
+  register_name: string | null;
+  /** Whose token it is, and their name, if they are in the merchant's list of staff. */
+  staff: StaffId;
+  staff_name: string | null;
+  role: Role;
+  /** When the first of the screens came that are there now. */
+  since: string;
+  /** How many screens. */
+  screens: number;
+}
+
 /** A product is new or was changed; this is all of it. */
 export interface ProductChanged {
   product: ProductId;
@@ -348,6 +376,7 @@ export interface Packets {
   position: (body: Moved, position: Position) => void;
   snapshot_required: (body: SnapshotRequired) => void;
   snapshot_denied: (body: Denied) => void;
+  presence: (body: Presence) => void;
   signed_out: (body: SignedOut) => void;
   token_expiring: (body: TokenExpiring) => void;
   draining: (body: Draining) => void;
@@ -454,6 +483,14 @@ export const TOPICS = {
     latest_by: null,
     narrows: "no",
     roles: ["owner", "auditor"],
+    snapshot: null,
+  },
+  presence: {
+    about: "Who is at an outlet, by their screens. No events: `presence`, without a position, and never replayed.",
+    events: [],
+    latest_by: null,
+    narrows: "outlet",
+    roles: ["owner", "manager", "cashier", "clerk", "auditor"],
     snapshot: null,
   },
 } as const;

@@ -20,6 +20,7 @@ pub enum Topic {
     Catalog,
     Outlets,
     Access,
+    Presence,
 }
 
 /// A row of the table of topics: what a screen may expect of each. Published with the schema.
@@ -117,6 +118,16 @@ pub const TOPICS: &[TopicRow] = &[
         narrows: Narrows::No,
         roles: &[Owner, Auditor],
     },
+    TopicRow {
+        topic: Topic::Presence,
+        name: "presence",
+        about: "Who is at an outlet, by their screens. No events: `presence`, without a position, and never replayed.",
+        events: &[],
+        snapshot: None,
+        latest_by: None,
+        narrows: Narrows::Outlet,
+        roles: &[Owner, Manager, Cashier, Clerk, Auditor],
+    },
 ];
 
 impl Topic {
@@ -128,6 +139,14 @@ impl Topic {
 
     pub fn name(self) -> &'static str {
         self.row().name
+    }
+
+    /// The packets that its channels bring besides events.
+    pub fn packets(self) -> &'static [&'static str] {
+        match self {
+            Self::Presence => &["presence"],
+            _ => &[],
+        }
     }
 
     /// The topic as heard at an outlet.

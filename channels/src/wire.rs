@@ -7,9 +7,13 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use ts_rs::TS;
+use utoipa::ToSchema;
 
+use crate::Moment;
+use crate::ids::{OutletId, RegisterId, StaffId};
 use crate::position::Position;
 use crate::topic::Channel;
+use crate::view::Role;
 
 /// The most channels that one screen may have joined.
 pub const CHANNELS_MAX: usize = 64;
@@ -115,6 +119,38 @@ pub struct Snapshot {
     #[schemars(with = "Vec<serde_json::Value>")]
     #[ts(type = "unknown[]")]
     pub state: Vec<Box<RawValue>>,
+}
+
+/// `presence`: who is at an outlet, or at all of them, as of now. A whole new list whenever it changes, at most about
+/// once a second; also after every connect and `join` of the channel, recovered or not.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema, TS)]
+pub struct Presence {
+    pub channel: Channel,
+    /// The longest there first.
+    pub present: Vec<Present>,
+    /// How many more there are: `GET /v1/outlets/{outlet}/presence` names more of them.
+    pub more: u32,
+}
+
+/// Somebody at an outlet: everyone with a screen whose token is bound to it, once for each register.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema, TS, ToSchema)]
+pub struct Present {
+    pub outlet: OutletId,
+    /// The register that the token is bound to, and its name.
+    pub register: Option<RegisterId>,
+    pub register_name: Option<String>,
+    /// Whose token it is, and their name, if they are in the merchant's list of staff.
+    pub staff: StaffId,
+    pub staff_name: Option<String>,
+    pub role: Role,
+    /// When the first of the screens came that are there now.
+    #[serde(with = "time::serde::rfc3339")]
+    #[schemars(with = "String", extend("format" = "date-time"))]
+    #[ts(type = "string")]
+    #[schema(value_type = String, format = DateTime)]
+    pub since: Moment,
+    /// How many screens.
+    pub screens: u32,
 }
 
 /// `join`, sent by a screen.

@@ -13,6 +13,7 @@ use super::feed::Feed;
 use super::feeds::Feeds;
 use super::join;
 use super::places::{Full, Place, Places};
+use super::presence::Presence;
 use super::resume::Pid;
 use super::rolls::Rolls;
 use super::seals::{Keys, Seals};
@@ -40,6 +41,8 @@ pub struct Admission {
     pub epoch: i64,
     /// Where its first connection began, if this one takes that up again.
     pub began_at: Option<Position>,
+    /// How long ago that was.
+    pub age: Duration,
 }
 
 /// What the door needs to know.
@@ -50,6 +53,7 @@ pub struct Door {
     pub seals: Arc<Seals>,
     pub rolls: Arc<Rolls>,
     pub witness: Witness,
+    pub presence: Arc<Presence>,
     /// Where screens that came back are claimed.
     pub claim: mpsc::Sender<Claim>,
 }
@@ -75,6 +79,7 @@ struct Left {
     joined: Vec<Joined>,
     epoch: i64,
     began_at: Position,
+    age: Duration,
 }
 
 impl Door {
@@ -149,7 +154,8 @@ impl Door {
                     request.recover(connect.pid.clone().unwrap_or_default(), left.id);
                     count_resumed("recovered");
                     let (joined, after, began_at) = (left.joined, Some(left.position), Some(left.began_at));
-                    return Ok((Admission { staff: staff.clone(), joined, denied, after, epoch, began_at }, place));
+                    let (staff, age) = (staff.clone(), left.age);
+                    return Ok((Admission { staff, joined, denied, after, epoch, began_at, age }, place));
                 }
                 // It will be told why; until then it goes on where it was.
                 count_resumed("position_unserved");
@@ -178,7 +184,8 @@ impl Door {
         let from = after.or_else(|| feed.head()).unwrap_or(Position::START);
         let pid = Pid::new(staff, request.id().to_string(), from, &joined, Moment::now_utc());
         request.set_pid(pid.seal(keys)?);
-        Ok(Admission { staff: staff.clone(), joined, denied, after, epoch, began_at: None })
+        let (staff, age) = (staff.clone(), Duration::ZERO);
+        Ok(Admission { staff, joined, denied, after, epoch, began_at: None, age })
     }
 
     /// What the private id says that a screen brings, if it is its own. Else why not, if it brought one.
@@ -206,7 +213,7 @@ impl Door {
         let Brought { id, position, pid } = brought;
         let roll = self.rolls.find(staff.merchant, pid.screen.clone()).await?;
         let (joined, epoch) = roll.map_or_else(|| (pid.joined(), 0), |roll| (roll.joined, roll.epoch));
-        Ok(Left { id, position, joined, epoch, began_at: pid.from })
+        Ok(Left { id, position, joined, epoch, began_at: pid.from, age: pid.age(Moment::now_utc()) })
     }
 
     /// What it joined further on than where it goes on is heard from there only if that is of the same history: a gateway

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::Instant;
 
-use tillwire_channels::{Channel, Position, Stored, View, topic};
+use tillwire_channels::{Channel, Position, Stored, Topic, View, topic};
 use tillwire_socketio::{Encoded, SendError, SocketRef};
 
 use super::packed::Packed;
@@ -174,6 +174,17 @@ impl Audience {
         for joined in new {
             self.listeners.entry(joined.text).or_default().push(socket.clone());
         }
+    }
+
+    /// The channels of a topic that somebody has joined.
+    pub fn channels_of(&self, topic: Topic) -> Vec<Channel> {
+        let of_topic = self.listeners.keys().filter(|text| hears(topic.name(), text));
+        of_topic.filter_map(|text| text.parse().ok()).collect()
+    }
+
+    /// Who has joined this very channel.
+    pub fn listeners(&self, channel: Channel) -> &[SocketRef] {
+        self.listeners.get(&*channel.to_string()).map(Vec::as_slice).unwrap_or_default()
     }
 
     fn unlist(&mut self, socket: &SocketRef, channels: &[Joined]) {

@@ -3,6 +3,7 @@
 //! INVARIANT: the head only moves to an entry that follows from it, by number and by tag; whatever a bus brings out of
 //! turn is held or dropped. Everything a live screen is told is queued under the feed's lock, hence in journal order.
 
+mod presence;
 #[cfg(test)]
 mod properties;
 mod replay;
@@ -24,6 +25,7 @@ use super::packed::Packed;
 use super::ring::Ring;
 use crate::journal::Entry;
 use crate::journal::read::Head;
+pub use presence::Told;
 pub use replay::{Ground, Serving, Step};
 pub use screens::Refused;
 use signing_out::{is_revoked, obey, sign_out};

@@ -131,7 +131,8 @@ impl Feeds {
         self.lock().get(&merchant).map(|slot| slot.feed.clone())
     }
 
-    fn all(&self) -> Vec<Arc<Feed>> {
+    /// Every feed.
+    pub fn all(&self) -> Vec<Arc<Feed>> {
         self.lock().values().map(|slot| slot.feed.clone()).collect()
     }
 

@@ -2,7 +2,8 @@
 //!
 //! A [screen](audience::Screen) is a cursor over the journal through a filter of channels. A [feed](feed::Feed) is the
 //! live head of one journal; [feeds] listens to the buses and heals what they lose; a screen that is behind is brought
-//! on by a [task of its own](screen). This room sees the journal and the channels, never commerce, and writes nothing.
+//! on by a [task of its own](screen). This room sees the journal and the channels, never commerce, and writes
+//! nothing that is the merchant's.
 
 pub mod address;
 mod admission;
@@ -16,6 +17,7 @@ mod naming;
 mod packed;
 mod pieces;
 mod places;
+mod presence;
 mod resume;
 mod ring;
 mod rolls;
@@ -52,6 +54,7 @@ use feeds::Feeds;
 use forward::{Forwarder, Lanes};
 use naming::Naming;
 use places::Places;
+use presence::Presence;
 use rolls::Rolls;
 use screen::Stock;
 use seals::Seals;
@@ -168,13 +171,22 @@ impl Gateway {
         let rolls = Arc::new(Rolls::new(source.clone(), tasks.clone()));
         let witness = Witness::new(source.clone(), tasks.clone());
         let recalls = Batches::new(usize::MAX, tasks.clone());
-        let stock = Stock { source, snapshots: Snapshots::new(state_of, tasks.clone()), rolls: rolls.clone(), recalls };
+        let stock = Stock {
+            source: source.clone(),
+            snapshots: Snapshots::new(state_of, tasks.clone()),
+            rolls: rolls.clone(),
+            recalls,
+        };
         let feeds = Feeds::new(stock, interest, options.vouch_max, tasks.clone(), stop.clone());
         tasks.spawn(feeds.clone().listen(heard, io.clone()));
         tasks.spawn(feeds.clone().watch());
         tasks.spawn(counting::bring(io.clone(), stop.clone()));
+        let presence = Presence::new(source);
+        tasks.spawn(presence.clone().beat(stop.clone()));
+        tasks.spawn(presence.clone().write(stop.clone()));
+        tasks.spawn(presence.clone().tell(feeds.clone(), stop.clone()));
         let places = Places::new(options.limits.sockets_per_token_max, options.limits.sockets_per_merchant_max);
-        let door = Door { verifier, feeds: feeds.clone(), places, seals, rolls, witness, claim };
+        let door = Door { verifier, feeds: feeds.clone(), places, seals, rolls, witness, presence, claim };
         io.ns("/", session::namespace(Arc::new(door)));
         Self { io, service, forwarder: Arc::new(forwarder), feeds }
     }

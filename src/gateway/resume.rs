@@ -4,6 +4,8 @@
 //! brings both when it connects again. The `pid` is sealed and says all that is needed, so nothing is written when a
 //! screen connects. Only what it joined and left afterwards is in the database.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 use tillwire_channels::{MerchantId, Moment, Position, RegisterId, StaffId};
 use tillwire_socketio::SocketId;
@@ -86,6 +88,11 @@ impl Pid {
     fn is_of(&self, staff: &Staff, now: Moment) -> bool {
         (self.merchant, self.person, self.register) == (staff.merchant, staff.id, staff.register)
             && now.unix_timestamp() - self.made_at <= AGE_SECONDS_MAX
+    }
+
+    /// How long ago it was made.
+    pub fn age(&self, now: Moment) -> Duration {
+        Duration::from_secs((now.unix_timestamp() - self.made_at).try_into().unwrap_or_default())
     }
 
     /// What was joined when it connected.

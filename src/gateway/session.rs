@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use serde::Serialize;
+use tillwire_channels::topic::hears;
 use tillwire_channels::wire::{self, Acknowledged, Auth, Denied, Join, Leave, SignedOutReason, SnapshotReason};
 use tillwire_channels::{Position, Topic};
 use tillwire_socketio::{
@@ -13,6 +14,7 @@ use tracing::{debug, info};
 use super::admission::{Admission, Door, TRIES_MAX};
 use super::feed::{self, Feed};
 use super::places::{Full, Place};
+use super::presence::Visit;
 use super::{join, tell};
 use crate::error::Error;
 use crate::identity::Staff;
@@ -26,6 +28,8 @@ struct Seat {
     feed: OnceLock<Arc<Feed>>,
     /// Given back when it leaves, however long a handle to it lives on.
     place: Mutex<Option<Place>>,
+    /// Where it counts as present, as long as it is here.
+    visit: Mutex<Option<Visit>>,
     /// What it said last that a person saw, as it was kept.
     seen: Mutex<Option<Seen>>,
 }
@@ -33,6 +37,10 @@ struct Seat {
 impl Seat {
     fn place(&self) -> MutexGuard<'_, Option<Place>> {
         self.place.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn visit(&self) -> MutexGuard<'_, Option<Visit>> {
+        self.visit.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn seen(&self) -> MutexGuard<'_, Option<Seen>> {
@@ -65,6 +73,9 @@ pub fn namespace(door: Arc<Door>) -> Namespace {
                     Err(why) => (Err(why), false),
                 };
                 answer_joined(ack, joined).await;
+                if asked.channels.iter().any(|name| hears(Topic::Presence.name(), name)) {
+                    door.presence.tell_anew(socket.clone());
+                }
                 if let Some(feed) = feed_of(&socket).filter(|_| falls_behind) {
                     door.feeds.bring_on(feed, vec![socket.clone()]);
                 }
@@ -114,6 +125,7 @@ pub fn namespace(door: Arc<Door>) -> Namespace {
             }
             if let Some(seat) = socket.extension::<Arc<Seat>>() {
                 seat.place().take();
+                seat.visit().take();
             }
         })
 }
@@ -126,7 +138,8 @@ fn feed_of(socket: &SocketRef) -> Option<&Arc<Feed>> {
 async fn admit(request: ConnectRequest, door: Arc<Door>) -> Result<ConnectRequest, Refusal> {
     let (mut request, admission, place) = door.admit(request).await?;
     let place = Mutex::new(Some(place));
-    request.insert(Arc::new(Seat { admission, feed: OnceLock::new(), place, seen: Mutex::default() }));
+    let (feed, visit, seen) = (OnceLock::new(), Mutex::default(), Mutex::default());
+    request.insert(Arc::new(Seat { admission, feed, place, visit, seen }));
     Ok(request)
 }
 
@@ -143,6 +156,10 @@ async fn connected(socket: SocketRef, door: Arc<Door>) {
         match feed.enter(&socket, &seat.admission) {
             Ok(is_behind) => {
                 let _ = seat.feed.set(feed.clone());
+                *seat.visit() = door.presence.enter(staff, seat.admission.age);
+                if seat.admission.joined.iter().any(|joined| joined.channel.topic == Topic::Presence) {
+                    door.presence.look();
+                }
                 if socket.recovered() {
                     door.claim(&socket, &seat.admission);
                 }
@@ -205,7 +222,11 @@ async fn renew(socket: &SocketRef, door: &Door, token: &str) -> Result<wire::Joi
         place.renew(staff.token).map_err(Full::code)?;
     }
     let (joined, _) = rejoin(socket, door, |_, joined, _| join::review(&staff, joined)).await?;
-    feed.renew(socket, staff).map_err(|why| why.unwrap_or("not_ready"))?;
+    feed.renew(socket, staff.clone()).map_err(|why| why.unwrap_or("not_ready"))?;
+    if let Some(seat) = socket.extension::<Arc<Seat>>() {
+        let mut visit = seat.visit();
+        *visit = door.presence.renew(visit.take(), &staff);
+    }
     Ok(joined)
 }
 

@@ -4,9 +4,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tillwire_channels::wire::SnapshotReason;
-use tillwire_channels::{MerchantId, Moment, Position, StaffId};
+use tillwire_channels::wire::{Present, SnapshotReason};
+use tillwire_channels::{Channel, MerchantId, Moment, OutletId, Position, RegisterId, StaffId};
 use tokio::sync::Semaphore;
+use uuid::Uuid;
 
 use crate::error::{Error, Result};
 use crate::identity::staff;
@@ -15,6 +16,7 @@ use crate::journal::Pools;
 use crate::journal::read::{self, Entries, Head, ReadTx, Slice};
 use crate::screens::joined::{self, Roll};
 use crate::screens::keys::{self, Key};
+use crate::screens::presence::{self, Change, Node, Said};
 use crate::screens::seen::{self, Seen};
 
 /// How long a read may take. A database that is half-open would let it wait for ever.
@@ -91,6 +93,56 @@ impl Source {
     /// Keeps what people have seen, see [`seen::keep`].
     pub async fn keep_seen(&self, merchant: MerchantId, words: &[Seen]) -> Result<Vec<Result<(), SnapshotReason>>> {
         tokio::time::timeout(READ_MAX, seen::keep(&self.pools, merchant, words)).await?
+    }
+
+    /// Says that this gateway lives, see [`presence::beat`].
+    pub async fn beat(&self, node: Uuid) -> Result<(bool, Moment)> {
+        tokio::time::timeout(READ_MAX, presence::beat(&self.pools, node)).await?
+    }
+
+    /// Takes this gateway away, see [`presence::retire`].
+    pub async fn retire(&self, node: Uuid) -> Result<()> {
+        tokio::time::timeout(READ_MAX, presence::retire(&self.pools, node)).await?
+    }
+
+    /// The gateways that live.
+    pub async fn nodes(&self) -> Result<Vec<Node>> {
+        tokio::time::timeout(READ_MAX, presence::nodes(&self.pools)).await?
+    }
+
+    /// Writes who is where by this gateway's screens, see [`presence::write`].
+    pub async fn write_presence(&self, merchant: MerchantId, node: Uuid, changes: &[Change]) -> Result<()> {
+        tokio::time::timeout(READ_MAX, presence::write(&self.pools, merchant, node, changes)).await?
+    }
+
+    /// The outlets of registers, see [`presence::outlets_of`].
+    pub async fn outlets_of(
+        &self,
+        merchant: MerchantId,
+        registers: &[RegisterId],
+    ) -> Result<Vec<(RegisterId, OutletId)>> {
+        tokio::time::timeout(READ_MAX, presence::outlets_of(&self.pools, merchant, registers)).await?
+    }
+
+    /// Who is on each of these channels that is not as it was said before: the new saying, the people, how many more.
+    pub async fn presence(
+        &self,
+        merchant: MerchantId,
+        channels: &[(Channel, Option<Said>)],
+        max: usize,
+    ) -> Result<Vec<(Channel, Said, Vec<Present>, u32)>> {
+        let read = async {
+            let (mut tx, mut news) = (ReadTx::of(&self.pools.app, merchant).await?, Vec::new());
+            for (channel, before) in channels {
+                let said = presence::said(tx.sql(), merchant, channel.outlet).await?;
+                if before.as_ref() != Some(&said) {
+                    let (present, more) = presence::named(tx.sql(), merchant, &said, max).await?;
+                    news.push((*channel, said, present, more));
+                }
+            }
+            Ok(news)
+        };
+        tokio::time::timeout(READ_MAX, read).await?
     }
 
     /// A journal's head and whose tokens are dead, as of the same moment.

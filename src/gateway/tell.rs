@@ -2,7 +2,8 @@
 
 use serde::Serialize;
 use tillwire_channels::wire::{
-    CaughtUp, Denied, Draining, Moved, Ready, SignedOut, SignedOutReason, Snapshot, SnapshotRequired, TokenExpiring,
+    CaughtUp, Denied, Draining, Moved, Presence, Ready, SignedOut, SignedOutReason, Snapshot, SnapshotRequired,
+    TokenExpiring,
 };
 use tillwire_channels::{Channel, Position};
 use tillwire_socketio::Encoded;
@@ -29,6 +30,10 @@ pub fn snapshot_required(why: &SnapshotRequired) -> Encoded {
 
 pub fn snapshot_denied(denied: &Denied) -> Encoded {
     bare("snapshot_denied", denied)
+}
+
+pub fn presence(presence: &Presence) -> Encoded {
+    bare("presence", presence)
 }
 
 pub fn signed_out(reason: SignedOutReason) -> Encoded {

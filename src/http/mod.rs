@@ -12,6 +12,7 @@ mod merchants;
 mod outlets;
 mod page;
 mod payments;
+mod presence;
 mod problem;
 mod reply;
 mod sales;
@@ -71,6 +72,7 @@ fn routes_of_one() -> OpenApiRouter<Hub> {
         .routes(routes!(outlets::list, outlets::open))
         .routes(routes!(outlets::get))
         .routes(routes!(outlets::enrol))
+        .routes(routes!(presence::at))
         .routes(routes!(staff::list, staff::add))
         .routes(routes!(staff::revoke))
         .routes(routes!(catalog::list, catalog::create))

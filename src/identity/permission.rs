@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-use tillwire_channels::Role;
 use tillwire_channels::Role::*;
+use tillwire_channels::{Role, Topic};
 
 /// Something that a role allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +26,8 @@ pub enum Permission {
     ManageOutlets,
     /// Read and add staff, and revoke their tokens.
     ManageStaff,
+    /// Read who is at an outlet.
+    ReadPresence,
     /// Read the change feed.
     ReadJournal,
 }
@@ -36,6 +38,8 @@ impl Permission {
         match self {
             Self::Sell => &[Owner, Manager, Cashier],
             Self::ReadSales => &[Owner, Manager, Cashier, Accountant, Auditor],
+            // As over the socket.
+            Self::ReadPresence => Topic::Presence.row().roles,
             Self::ReadCatalog | Self::ReadStock | Self::ReadOutlets | Self::ReadJournal => Role::ALL,
             Self::ChangeCatalog => &[Owner, Manager],
             Self::MoveStock => &[Owner, Manager, Clerk],
@@ -56,6 +60,7 @@ impl fmt::Display for Permission {
             Self::ReadOutlets => "read_outlets",
             Self::ManageOutlets => "manage_outlets",
             Self::ManageStaff => "manage_staff",
+            Self::ReadPresence => "read_presence",
             Self::ReadJournal => "read_journal",
         })
     }

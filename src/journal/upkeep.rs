@@ -36,6 +36,11 @@ async fn once(pool: &PgPool) {
     forget("screens", screens).await;
     let seen = || sqlx::query_scalar!("select payments_seen_expire($1)", BATCH).fetch_one(pool);
     forget("words on what was seen", seen).await;
+    // What they had written of presence goes with them. One that was only frozen finds it as it was.
+    let gateways = sqlx::query!("delete from gateway_nodes where beat_at < now() - interval '1 hour'").execute(pool);
+    if let Err(error) = gateways.await {
+        warn!(error = format!("{error:#}"), "Could not forget gateways that are gone");
+    }
 }
 
 /// Forgets what is old, batch by batch, until a batch is not full.

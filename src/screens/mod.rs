@@ -4,4 +4,5 @@
 
 pub mod joined;
 pub mod keys;
+pub mod presence;
 pub mod seen;

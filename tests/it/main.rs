@@ -20,6 +20,7 @@ mod limits;
 mod metrics;
 mod operating;
 mod page;
+mod presence;
 mod process;
 mod reads;
 mod recovery;

@@ -225,7 +225,7 @@ async fn a_screen_that_comes_back_to_another_node_is_the_same_device_and_a_new_o
 
     // It was told the second one before the cut, and the person looks at it after.
     let auth = json!({ "token": shop.owner, "pid": screen.pid(), "offset": offset });
-    let mut back = Screen::enters(other.address, auth).await;
+    let mut back = Screen::enters_at_last(other.address, auth).await;
     assert_eq!(back.hears("ready").await.body["recovered"], true);
     let third = is_paid(&shop, &bread).await;
     let last = back.hears_next("payment.captured").await.position.unwrap();
@@ -257,7 +257,8 @@ async fn what_cannot_be_kept_is_not_acknowledged_and_is_kept_when_it_is_said_aga
     let shop = hub.merchant("Toko Roti").await;
     let bread = shop.stocked("roti", 7_500, "100").await;
     let node = hub.node_through(proxy.port, SCREENS_ONLY, &[]).await;
-    let mut screen = Screen::enters(node.address, json!({ "token": shop.owner, "channels": ["payments"] })).await;
+    let auth = json!({ "token": shop.owner, "channels": ["payments"] });
+    let mut screen = Screen::enters_at_last(node.address, auth).await;
     screen.hears_until("caught_up").await;
     let payment = is_paid(&shop, &bread).await;
     let position = screen.hears("payment.captured").await.position.unwrap();

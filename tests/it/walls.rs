@@ -63,6 +63,13 @@ async fn with_everything<'a>(hub: &'a TestHub, name: &str) -> Shop<'a> {
     assert_eq!(screen.asks("join", json!({ "channels": ["stock"] })).await["ok"], true);
     let last = shop.journal().await.pop().unwrap()["position"].clone();
     assert_eq!(screen.asks("seen", json!({ "position": last })).await["ok"], true);
+    // As a gateway writes it, which would soon take it back.
+    let present = format!(
+        "with node as (insert into gateway_nodes (node_id) values (gen_random_uuid()) returning node_id)
+         insert into presence select '{}', '{}', node_id, '{{}}' from node",
+        shop.merchant, shop.outlet
+    );
+    hub.database.psql(&present).await;
     shop
 }
 
@@ -189,6 +196,7 @@ async fn the_ledger_is_only_ever_inserted_into_by_whomever() {
 const GRANTS: &str = "\
 tillwire_app: barcodes delete insert select
 tillwire_app: gateway_keys select
+tillwire_app: gateway_nodes delete insert select update
 tillwire_app: idempotency_keys insert select
 tillwire_app: journal_entries insert select
 tillwire_app: journal_heads insert select update
@@ -196,6 +204,7 @@ tillwire_app: merchants insert select
 tillwire_app: outlets insert select
 tillwire_app: payments insert select
 tillwire_app: payments_seen insert select
+tillwire_app: presence delete insert select update
 tillwire_app: products insert select update
 tillwire_app: registers insert select update(last_receipt)
 tillwire_app: revocations insert select update

@@ -116,7 +116,7 @@ fn channels() -> Value {
         }),
     );
     for (row, (id, address)) in TOPICS.iter().flat_map(|row| widths(row).map(move |width| (row, width))) {
-        let messages = references("components/messages", row.events);
+        let messages = references("components/messages", &brought(row));
         let mut channel = json!({ "address": address, "description": row.about, "messages": messages });
         for (name, about) in [("outlet", "An outlet's id."), ("register", "The id of a register of that outlet.")] {
             if address.contains(&format!("{{{name}}}")) {
@@ -126,6 +126,11 @@ fn channels() -> Value {
         channels.insert(id, channel);
     }
     channels.into()
+}
+
+/// What the channels of a topic bring.
+fn brought(row: &TopicRow) -> Vec<&'static str> {
+    [row.events, row.topic.packets()].concat()
 }
 
 fn connection_messages() -> Vec<String> {
@@ -171,7 +176,7 @@ fn operations() -> Value {
         .insert("hearConnection".into(), heard("connection", "What a gateway says of the connection itself.", &told));
     for (row, (id, address)) in TOPICS.iter().flat_map(|row| widths(row).map(move |width| (row, width))) {
         let name = format!("hear{}{}", id[..1].to_uppercase(), &id[1..]);
-        operations.insert(name, heard(&id, &format!("Hears what happens on `{address}`."), row.events));
+        operations.insert(name, heard(&id, &format!("Hears what happens on `{address}`."), &brought(row)));
     }
     operations.into()
 }

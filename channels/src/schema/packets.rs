@@ -7,8 +7,8 @@ use ts_rs::{TS, TypeVisitor};
 
 use super::typescript::Types;
 use crate::wire::{
-    Acknowledged, Auth, CaughtUp, Connect, Denied, Draining, Join, Joined, Leave, Moved, Ready, Refused, Seen,
-    SignedOut, Snapshot, SnapshotRequired, TokenExpiring,
+    Acknowledged, Auth, CaughtUp, Connect, Denied, Draining, Join, Joined, Leave, Moved, Presence, Ready, Refused,
+    Seen, SignedOut, Snapshot, SnapshotRequired, TokenExpiring,
 };
 
 /// A type that every document describes.
@@ -49,6 +49,7 @@ pub const TOLD: &[Told] = &[
     Told { name: "position", body: Described::by::<Moved>(), then_position: true },
     Told { name: "snapshot_required", body: Described::by::<SnapshotRequired>(), then_position: false },
     Told { name: "snapshot_denied", body: Described::by::<Denied>(), then_position: false },
+    Told { name: "presence", body: Described::by::<Presence>(), then_position: false },
     Told { name: "signed_out", body: Described::by::<SignedOut>(), then_position: false },
     Told { name: "token_expiring", body: Described::by::<TokenExpiring>(), then_position: false },
     Told { name: "draining", body: Described::by::<Draining>(), then_position: false },

@@ -43,7 +43,7 @@ impl Feed {
     /// # Errors
     /// [`Refused`]. The screen was told nothing.
     pub fn enter(&self, socket: &SocketRef, admission: &Admission) -> Result<bool, Refused> {
-        let Admission { staff, joined, denied, after, epoch, began_at } = admission;
+        let Admission { staff, joined, denied, after, epoch, began_at, .. } = admission;
         let mut state = self.lock();
         let Some(head) = state.head.filter(|_| !state.closed) else { return Err(Refused::Closed) };
         if is_revoked(&state.revoked, staff) {

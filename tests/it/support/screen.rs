@@ -52,6 +52,19 @@ impl Screen {
         Self::tries(address, auth).await.unwrap_or_else(|end| panic!("not let in: {end:?}"))
     }
 
+    /// Connects as soon as it is let in: a node that has just started turns everyone away until it has seen its database.
+    pub async fn enters_at_last(address: SocketAddr, auth: Value) -> Self {
+        let entering = async {
+            loop {
+                match Self::tries(address, auth.clone()).await {
+                    Err(End::TurnedAway(503)) => tokio::time::sleep(Duration::from_millis(50)).await,
+                    let_in => return let_in.unwrap_or_else(|end| panic!("not let in: {end:?}")),
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, entering).await.expect("let in at last")
+    }
+
     /// Connects and is not let in.
     pub async fn is_refused(address: SocketAddr, auth: Value) -> End {
         match Self::tries(address, auth).await {
