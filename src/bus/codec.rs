@@ -231,12 +231,12 @@ mod tests {
             (sent, bytes) in message(),
             (at, byte) in (any::<prop::sample::Index>(), any::<u8>()),
         ) {
-            let heard = decode(&bytes, |_| true).unwrap();
+            let heard = decode("redis", &bytes, |_| true).unwrap();
             prop_assert!(matches!(&heard, Some(Carried::Entry(heard)) if heard.text == sent.text && heard.tag == sent.tag));
             let mut changed = bytes.clone();
             changed[at.index(bytes.len())] = byte;
             // Only when it was recorded is not hashed. A message may also lose its events, and says then that there are some.
-            match decode(&changed, |_| true) {
+            match decode("redis", &changed, |_| true) {
                 Ok(Some(Carried::Entry(heard))) => {
                     let own = (heard.merchant, heard.seq, heard.prev, heard.tag, &heard.text);
                     prop_assert_eq!(own, (sent.merchant, sent.seq, sent.prev, sent.tag, &sent.text));
@@ -244,7 +244,7 @@ mod tests {
                 Ok(Some(Carried::Claim(claim))) => panic!("a claim: {claim:?}"),
                 Ok(_) | Err(_) => {}
             }
-            prop_assert!(decode(&bytes[..at.index(bytes.len())], |_| true).is_err(), "cut");
+            prop_assert!(decode("redis", &bytes[..at.index(bytes.len())], |_| true).is_err(), "cut");
         }
 
         #[test]
@@ -253,7 +253,7 @@ mod tests {
             "\\{\"c\":\"[a-z]{0,70}\",\"m\":\"\\PC{0,40}\",\"n\":-?[0-9]{1,20}\\}".prop_map(String::into_bytes),
             "\\{(\"[mspter]\":(\"\\PC{0,9}\"|-?[0-9]{0,20}|\\[\\]),?){0,6}\\}".prop_map(String::into_bytes),
         ]) {
-            prop_assert!(!matches!(decode(&bytes, |_| true), Ok(Some(Carried::Entry(_)))));
+            prop_assert!(!matches!(decode("redis", &bytes, |_| true), Ok(Some(Carried::Entry(_)))));
         }
     }
 }

@@ -177,8 +177,8 @@ impl Audience {
     }
 
     /// The channels of a topic that somebody has joined.
-    pub fn channels_of(&self, topic: Topic) -> Vec<Channel> {
-        let of_topic = self.listeners.keys().filter(|text| hears(topic.name(), text));
+    pub fn channels_of(&self, of: Topic) -> Vec<Channel> {
+        let of_topic = self.listeners.keys().filter(|text| topic::hears(of.name(), text));
         of_topic.filter_map(|text| text.parse().ok()).collect()
     }
 

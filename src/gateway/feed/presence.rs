@@ -6,7 +6,7 @@ use tillwire_channels::{Channel, Topic};
 use tillwire_socketio::{Encoded, SocketRef};
 
 use super::Feed;
-use crate::gateway::audience::{Cursor, QUEUED_BYTES_MAX};
+use crate::gateway::audience::{Cursor, UNCONFIRMED_BYTES_SLOW};
 
 /// Who has been told what is there to be told on a channel.
 #[derive(Default)]
@@ -33,8 +33,7 @@ impl Feed {
             let is_live = state.audience.get(socket).is_some_and(|screen| screen.cursor == Cursor::Live);
             if is_live
                 && !told.0.contains(socket)
-                && socket.queued_bytes() <= QUEUED_BYTES_MAX
-                && socket.try_send(std::slice::from_ref(packet)).is_ok()
+                && socket.try_send_within(std::slice::from_ref(packet), UNCONFIRMED_BYTES_SLOW).is_ok()
             {
                 told.0.insert(socket.clone());
             }

@@ -20,6 +20,7 @@ use super::screens::Plan;
 use super::*;
 use crate::gateway::admission::Admission;
 use crate::gateway::audience::Cursor;
+use crate::gateway::pieces::Piece;
 use crate::gateway::screen::is_ahead;
 use crate::gateway::{join, tell};
 use crate::identity::Staff;
@@ -361,11 +362,10 @@ struct Task {
 enum Doing {
     #[default]
     Next,
-    /// Serves entry `at`, which may have been made ready already.
+    /// Serves what was prepared, piece by piece.
     Serving {
-        serving: Serving,
-        at: usize,
-        ready: Option<Vec<Encoded>>,
+        ground: Ground,
+        pieces: VecDeque<Piece>,
     },
     /// Has asked the journal.
     Asked {
@@ -374,6 +374,13 @@ enum Doing {
     },
     Skipping(SnapshotRequired),
     Denying(Channel),
+}
+
+impl Doing {
+    fn serving(serving: Serving) -> Self {
+        let (ground, pieces) = serving.into_pieces();
+        Self::Serving { ground, pieces: pieces.into() }
+    }
 }
 
 struct World {
@@ -654,7 +661,7 @@ impl World {
                     connection.task = None;
                 }
                 Step::Full => {}
-                Step::Serve(serving) => task.doing = Doing::Serving { serving, at: 0, ready: None },
+                Step::Serve(serving) => task.doing = Doing::serving(serving),
                 Step::Read(cursor) if task.recalled != Some(cursor) && feed.lacks(cursor) => {
                     task.recalled = Some(cursor);
                     if let Ok(read) = journal.read(cursor, ring_entries()) {
@@ -689,20 +696,11 @@ impl World {
                 }
                 Step::Stale => task.due = None,
             },
-            Doing::Serving { serving, at, ready: None } => {
-                let ready = Some(serving.heard(at));
-                task.doing = Doing::Serving { serving, at, ready };
-            }
-            Doing::Serving { mut serving, at, ready: Some(batch) } => {
-                let to = serving.entries[at].entry.position();
-                if feed.advance(socket, &serving, to, !batch.is_empty()) {
-                    serving.after = to;
-                    if !batch.is_empty() {
-                        task.sending.push_back(batch);
-                    }
-                    if at + 1 < serving.entries.len() {
-                        task.doing = Doing::Serving { serving, at: at + 1, ready: None };
-                    }
+            Doing::Serving { mut ground, mut pieces } => {
+                let Some(piece) = pieces.pop_front() else { return };
+                if feed.advance(socket, &mut ground, &piece) {
+                    task.sending.extend(piece.batches);
+                    task.doing = Doing::Serving { ground, pieces };
                 }
             }
             Doing::Asked { cursor, answer } => match answer.unwrap_or_else(|| journal.read(cursor, slice)) {
@@ -719,7 +717,7 @@ impl World {
                         let why = SnapshotRequired { reason: SnapshotReason::Diverged, oldest: None };
                         task.doing = Doing::Skipping(why);
                     } else if let Some(serving) = feed.serving(socket, cursor, entries) {
-                        task.doing = Doing::Serving { serving, at: 0, ready: None };
+                        task.doing = Doing::serving(serving);
                     }
                 }
                 Err(why) => {
