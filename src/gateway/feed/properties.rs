@@ -7,6 +7,7 @@
 //! position that it was told there must lead one way to the next, with nothing on it that it hears and was not sent.
 
 use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -577,7 +578,15 @@ impl World {
         }
         let config = Config { queue_packets_max: QUEUE_PACKETS_MAX, ..Config::default() };
         let (socket, far) = Loose::new(config);
-        let admission = Admission { staff: someone(), joined: joined.clone(), denied: Vec::new(), after, epoch: 0 };
+        let admission = Admission {
+            staff: someone(),
+            joined: joined.clone(),
+            denied: Vec::new(),
+            after,
+            epoch: 0,
+            began_at: None,
+            age: Duration::ZERO,
+        };
         let is_behind = self.feed.enter(&socket, &admission).expect("nobody is revoked");
         let client = &mut self.clients[usize::from(number)];
         client.connection = Some(Connection { socket, far, task: is_behind.then(Task::default), is_greeted: false });
