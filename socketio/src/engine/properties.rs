@@ -199,6 +199,8 @@ impl World {
             queue_packets_max: QUEUE_PACKETS_MAX,
             ping_interval: hour,
             ping_timeout: hour,
+            // Every ping here is one that was asked for.
+            ping_bytes: usize::MAX,
             origins: Origins::Any,
             ..Config::default()
         };
@@ -265,13 +267,13 @@ impl World {
             // The heartbeat waits for its pong; here it is not sent while anything else waits for one either.
             Op::Ping { riding } if self.pinged == 0 && self.ended.is_none() => {
                 let due = Instant::now() + Duration::from_secs(3600);
-                self.socket.session.ping(self.packets(riding, 0), Encoded::engine_text("2"), due);
+                self.socket.session.ping(&self.packets(riding, 0), due);
                 self.count(riding.into());
                 self.pinged += 1;
             }
             Op::Confirm if self.confirming.len() < 4 => {
                 let session = self.socket.session.clone();
-                let confirmed = tokio::spawn(async move { session.confirmed(Encoded::engine_text("2")).await });
+                let confirmed = tokio::spawn(async move { session.confirmed().await });
                 self.confirming.push((confirmed, self.sent));
                 self.pinged += u32::from(self.ended.is_none());
             }
