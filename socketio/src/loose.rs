@@ -37,12 +37,15 @@ impl Loose {
         (SocketRef(Socket::new(room, session.clone(), request)), Loose { session })
     }
 
-    /// Takes all that is queued, as if it had been written.
+    /// Takes all that is queued, as if it had been written. Pings are answered.
     pub fn take(&self) -> Vec<Encoded> {
         let mut queue = VecDeque::new();
         self.session.take(&mut queue);
         self.session.written(queue.len(), queue.iter().map(Encoded::size).sum());
-        queue.into()
+        let ping = &self.session.shared.packets.ping;
+        let (pings, packets): (Vec<_>, Vec<_>) = queue.into_iter().partition(|packet| packet.is(ping));
+        pings.iter().for_each(|_| self.session.pong());
+        packets
     }
 
     /// Whether the socket was asked to close, and why.

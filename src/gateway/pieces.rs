@@ -155,11 +155,14 @@ mod tests {
         joined.map(Joined::from).collect()
     }
 
-    /// A journal of these events, each entry a list of kind, channel, outlet and data.
-    fn journal(entries: &[Vec<(&str, String, Option<OutletId>, Value)>]) -> Vec<Arc<Packed>> {
+    /// An event: kind, channel, outlet and data.
+    type Happened = (&'static str, String, Option<OutletId>, Value);
+
+    /// A journal of these events, each entry a list of them.
+    fn journal(entries: &[Vec<Happened>]) -> Vec<Arc<Packed>> {
         let mut prev = Tag::GENESIS;
         let packed = (1..).zip(entries).map(|(seq, events)| {
-            let event = |(kind, channel, outlet, data): &(&str, String, Option<OutletId>, Value)| {
+            let event = |(kind, channel, outlet, data): &Happened| {
                 json!({
                     "type": kind, "channels": [channel], "view": "display", "outlet": outlet,
                     "occurred_at": "2026-11-29T00:00:00Z", "data": data,
@@ -174,12 +177,12 @@ mod tests {
         packed.collect()
     }
 
-    fn level(outlet: OutletId, variant: u32, on_hand: u32) -> (&'static str, String, Option<OutletId>, Value) {
+    fn level(outlet: OutletId, variant: u32, on_hand: u32) -> Happened {
         let data = json!({ "variant": variant.to_string(), "on_hand": on_hand });
         ("stock.changed", format!("stock/{outlet}"), Some(outlet), data)
     }
 
-    fn sale(outlet: OutletId) -> (&'static str, String, Option<OutletId>, Value) {
+    fn sale(outlet: OutletId) -> Happened {
         ("sale.completed", format!("sales/{outlet}"), Some(outlet), json!({ "total_minor": 1 }))
     }
 
