@@ -28,16 +28,17 @@ const PLOTS: [Figure; 5] = [
 ];
 
 impl Report {
-    pub fn write_html(&self, path: &Path) -> Result<()> {
+    pub(super) fn write_html(&self, path: &Path) -> Result<()> {
         std::fs::write(path, self.html()?).with_context(|| format!("writing {} (--html)", path.display()))
     }
 
     fn html(&self) -> Result<String> {
-        let scenario = self.results.first().map_or("", |it| &it.scenario);
+        let scenarios = self.scenarios();
+        let title = scenarios.join(", ");
         let (machine, versions) = (&self.machine, &self.versions);
         let mut page = format!(
             "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>\
-             <title>tillwire-loadtest {scenario}</title><style>{STYLE}</style><h1>{scenario}</h1>\
+             <title>tillwire-loadtest {title}</title><style>{STYLE}</style><h1>{title}</h1>\
              <p>{}, {} cores, {:.0} GiB, Linux {}, {}. Tillwire {} ({}), {}.</p>",
             escaped(&machine.cpu),
             machine.cores,
@@ -48,20 +49,23 @@ impl Report {
             versions.profile,
             escaped(&versions.node.as_ref().map_or("no Node.js".to_owned(), |it| format!("Node.js {it}"))),
         );
-        for (title, figure) in PLOTS {
-            self.plot(&mut page, title, figure)?;
+        for scenario in scenarios {
+            for (title, figure) in PLOTS {
+                self.plot(&mut page, scenario, title, figure)?;
+            }
         }
-        self.table(&mut page)?;
+        self.all_figures(&mut page)?;
         Ok(page)
     }
 
-    fn plot(&self, page: &mut String, title: &str, figure: fn(&Measured) -> Option<f64>) -> Result<()> {
-        let bars: Vec<(&str, f64)> = self.results.iter().filter_map(|it| Some((&*it.subject, figure(it)?))).collect();
+    fn plot(&self, page: &mut String, scenario: &str, title: &str, figure: fn(&Measured) -> Option<f64>) -> Result<()> {
+        let subjects = self.subjects().into_iter();
+        let bars: Vec<(&str, f64)> = subjects.filter_map(|it| Some((it, self.median(scenario, it, figure)?))).collect();
         let longest = bars.iter().map(|(_, value)| *value).fold(0.0, f64::max);
         if longest == 0.0 {
             return Ok(()); // Nobody has this figure.
         }
-        write!(page, "<h2>{title}</h2><svg viewBox='0 0 760 {}' role=img>", bars.len() * ROW)?;
+        write!(page, "<h2>{scenario}: {title}</h2><svg viewBox='0 0 760 {}' role=img>", bars.len() * ROW)?;
         for (at, (subject, value)) in bars.into_iter().enumerate() {
             let (y, width) = (at * ROW, value / longest * LONGEST);
             let class = if subject == "tillwire" { "own" } else { "peer" };
@@ -74,9 +78,10 @@ impl Report {
         Ok(())
     }
 
-    fn table(&self, page: &mut String) -> Result<()> {
+    fn all_figures(&self, page: &mut String) -> Result<()> {
         let heads = [
             "subject",
+            "scenario",
             "screens",
             "messages",
             "msg/s",
@@ -94,7 +99,7 @@ impl Report {
         write!(page, "<h2>All figures</h2><table><tr>{heads}")?;
         for it in &self.results {
             let (latency, cpu) = (it.latency_us, it.server_cpu_us_per_message.map_or("–".to_owned(), shown));
-            write!(page, "<tr><td>{}<td>{}<td>{}", escaped(&it.subject), it.screens, it.messages)?;
+            write!(page, "<tr><td>{}<td>{}<td>{}<td>{}", escaped(&it.subject), it.scenario, it.screens, it.messages)?;
             write!(page, "<td>{}<td>{cpu}<td>{}", shown(it.messages_per_s), shown(it.rss_bytes_per_screen))?;
             write!(page, "<td>{}<td>{}<td>{}<td>{}", latency.p50, latency.p99, latency.p999, latency.max)?;
             write!(page, "<td>{}<td>{}<td>{}", it.lost, it.repeated, it.reordered)?;

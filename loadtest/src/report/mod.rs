@@ -2,6 +2,7 @@
 
 mod html;
 pub mod machine;
+mod table;
 
 use std::path::Path;
 use std::time::Duration;
@@ -171,7 +172,18 @@ impl Measured {
 }
 
 impl Report {
-    pub fn write_json(&self, path: &Path) -> Result<()> {
+    /// Writes what there is, wherever it is wanted.
+    pub fn write(&self, json: Option<&Path>, html: Option<&Path>) -> Result<()> {
+        if let Some(path) = json {
+            self.write_json(path)?;
+        }
+        if let Some(path) = html {
+            self.write_html(path)?;
+        }
+        Ok(())
+    }
+
+    fn write_json(&self, path: &Path) -> Result<()> {
         let json = serde_json::to_string_pretty(self)? + "\n";
         std::fs::write(path, json).with_context(|| format!("writing {} (--json)", path.display()))
     }

@@ -10,13 +10,13 @@ mod slow_readers;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail, ensure};
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::time::MissedTickBehavior;
 
-use crate::report::Report;
 use crate::report::machine::{Machine, Versions};
+use crate::report::{Measured, Report};
 use crate::run::Run;
 use crate::stamps::Stamps;
 use crate::subject::{Running, Subject};
@@ -42,6 +42,8 @@ pub enum Scenario {
     Churn,
     /// Sales at the tills of many shops, from COMMIT to what their screens have parsed.
     SaleToScreen,
+    /// All of these, one after the other, and then a table of what they found.
+    All,
 }
 
 #[derive(Clone, Debug, Args)]
@@ -65,6 +67,10 @@ pub struct Options {
     /// How many screens; by default 500, 1,000 beside slow ones, 5,000 in a storm, and 20,000 for `idle`.
     #[arg(long, value_parser = positive)]
     pub screens: Option<usize>,
+
+    /// How many times everything is measured. Tables show the medians.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub runs: u32,
 
     /// How many seconds are measured.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=86_400))]
@@ -131,6 +137,22 @@ impl Scenario {
         self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
     }
 
+    /// What it consists of.
+    fn parts(self) -> Vec<Self> {
+        match self {
+            Self::All => Self::value_variants().iter().copied().filter(|it| *it != Self::All).collect(),
+            one => vec![one],
+        }
+    }
+
+    /// Who of those that were asked for takes part. Where it is one part of all, others are passed over.
+    fn subjects_of(self, options: &Options, is_part: bool) -> Result<Vec<Subject>> {
+        let (own, asked) = (self.subjects(), &options.subjects);
+        let stranger = asked.iter().find(|it| !own.contains(it) && !is_part);
+        ensure!(stranger.is_none(), "{} is not for {}", self.name(), stranger.map(|it| it.name()).unwrap_or_default());
+        Ok(own.into_iter().filter(|it| asked.is_empty() || asked.contains(it)).collect())
+    }
+
     /// Whom it is for.
     fn subjects(self) -> Vec<Subject> {
         match self {
@@ -146,30 +168,37 @@ impl Scenario {
 pub async fn run(scenario: Scenario, options: &Options) -> Result<()> {
     let mut report = Report { machine: Machine::look(), versions: Versions::ask().await, results: Vec::new() };
     let run = Run::begin(options.tillwire.clone(), options.handshakes_per_second)?;
-    let subjects = if options.subjects.is_empty() { scenario.subjects() } else { options.subjects.clone() };
-    for subject in subjects {
-        let stage = Stage { run: &run, options, scenario: scenario.name(), subject };
-        let measured = match scenario {
-            Scenario::Fanout => fanout::flat_out(&stage).await,
-            Scenario::Paced => fanout::paced(&stage).await,
-            Scenario::Idle => idle::run(&stage).await,
-            Scenario::ResumeStorm => resume_storm::run(&stage).await,
-            Scenario::SlowReaders => slow_readers::run(&stage).await,
-            Scenario::Churn => churn::run(&stage).await,
-            Scenario::SaleToScreen => sale_to_screen::run(&stage).await,
-        };
-        let measured = measured.with_context(|| format!("{} with {}", scenario.name(), subject.name()))?;
-        println!("{}", measured.line());
-        report.results.push(measured);
-        // What was measured so far is kept if the next subject fails.
-        if let Some(path) = &options.json {
-            report.write_json(path)?;
-        }
-        if let Some(path) = &options.html {
-            report.write_html(path)?;
+    for _ in 0..options.runs {
+        for part in scenario.parts() {
+            println!("{}", part.name());
+            for subject in part.subjects_of(options, scenario == Scenario::All)? {
+                let stage = Stage { run: &run, options, scenario: part.name(), subject };
+                let measured = measure(part, &stage).await;
+                let measured = measured.with_context(|| format!("{} with {}", part.name(), subject.name()))?;
+                println!("{}", measured.line());
+                report.results.push(measured);
+                // What was measured so far is kept if the next subject fails.
+                report.write(options.json.as_deref(), options.html.as_deref())?;
+            }
         }
     }
+    if scenario == Scenario::All || options.runs > 1 {
+        println!("{}", report.table());
+    }
     run.end()
+}
+
+async fn measure(scenario: Scenario, stage: &Stage<'_>) -> Result<Measured> {
+    match scenario {
+        Scenario::Fanout => fanout::flat_out(stage).await,
+        Scenario::Paced => fanout::paced(stage).await,
+        Scenario::Idle => idle::run(stage).await,
+        Scenario::ResumeStorm => resume_storm::run(stage).await,
+        Scenario::SlowReaders => slow_readers::run(stage).await,
+        Scenario::Churn => churn::run(stage).await,
+        Scenario::SaleToScreen => sale_to_screen::run(stage).await,
+        Scenario::All => bail!("it is measured part by part"),
+    }
 }
 
 /// Where a subject is measured.
