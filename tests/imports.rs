@@ -64,6 +64,7 @@ const WALLS: &[(&str, &[&str])] = &[
     ("src/demo", &["crate::http", "crate::journal", "crate::node", "crate::embedded", "crate::roles", "sqlx"]),
     ("channels/src", &["sqlx", "tokio", "tillwire", "axum"]),
     ("socketio/src", &["tillwire", "tillwire_channels", "sqlx"]),
+    ("nemesis/src", &["tillwire", "tillwire_socketio", "sqlx", "axum"]),
 ];
 
 #[test]

@@ -4,6 +4,7 @@
 //! what to send. All subjects meet the same clients. What each server process costs is read from `/proc`.
 
 mod client;
+mod faults;
 mod report;
 mod run;
 mod sample;
@@ -34,9 +35,11 @@ struct Arguments {
     options: Options,
 }
 
-/// What the tool starts itself as.
+/// What else it does, and what it starts itself as.
 #[derive(Debug, Subcommand)]
 enum Part {
+    /// Breaks a hub and everything under it for a while, and proves that nobody lost anything: `faults --seed 7`.
+    Faults(faults::Options),
     /// Holds screens.
     #[command(hide = true)]
     Client,
@@ -53,6 +56,7 @@ fn main() -> ExitCode {
     let outcome = match arguments.part {
         Some(Part::Client) => client::run(),
         Some(Part::Bare { coalesce }) => subject::bare::run(coalesce),
+        Some(Part::Faults(options)) => until_interrupted(faults::run(&options)),
         None => measure(arguments),
     };
     match outcome {
@@ -66,10 +70,14 @@ fn main() -> ExitCode {
 
 fn measure(arguments: Arguments) -> Result<()> {
     let scenario = arguments.scenario.context("a scenario")?;
+    until_interrupted(scenario::run(scenario, &arguments.options))
+}
+
+fn until_interrupted(work: impl Future<Output = Result<()>>) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         tokio::select! {
-            outcome = scenario::run(scenario, &arguments.options) => outcome,
+            outcome = work => outcome,
             _ = tokio::signal::ctrl_c() => anyhow::bail!("interrupted"),
         }
     })

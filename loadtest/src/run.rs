@@ -5,7 +5,6 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context as _, Result};
 
@@ -14,7 +13,10 @@ use anyhow::{Context as _, Result};
 const WATCHDOG: &str = r#"
 trap '' HUP INT TERM
 cat >/dev/null
-for file in $(find "$1" -name postmaster.pid); do kill -QUIT "$(head -n 1 "$file")"; done
+for file in $(find "$1" -name postmaster.pid); do
+    kill -CONT "$(head -n 1 "$file")"
+    kill -QUIT "$(head -n 1 "$file")"
+done
 sleep 0.3
 for round in 1 2 3 4 5 6 7 8 9 10; do
     found=no
@@ -28,9 +30,6 @@ for round in 1 2 3 4 5 6 7 8 9 10; do
 done
 rm -rf "$1"
 "#;
-
-/// Below the ports that the kernel gives to outgoing connections, which could take one before it is listened on.
-const PORTS: std::ops::Range<u32> = 20_000..32_000;
 
 pub struct Run {
     pub dir: PathBuf,
@@ -85,13 +84,5 @@ fn make_dir(dir: &Path) -> Result<()> {
 
 /// A port of the loopback address that nobody listens on now, and that no other caller in this process is given.
 pub fn free_port() -> Result<u16> {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    let length = PORTS.end - PORTS.start;
-    let free = PORTS.clone().find_map(|_| {
-        // Runs side by side begin at different places.
-        let offset = NEXT.fetch_add(1, Ordering::Relaxed).wrapping_add(std::process::id().wrapping_mul(101)) % length;
-        let port = u16::try_from(PORTS.start + offset).ok()?;
-        std::net::TcpListener::bind(("127.0.0.1", port)).ok().map(|_| port)
-    });
-    free.context("no port is free")
+    tillwire_nemesis::free_port().context("no port is free")
 }

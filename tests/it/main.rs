@@ -18,6 +18,7 @@ mod import;
 mod journal;
 mod limits;
 mod metrics;
+mod nemesis;
 mod operating;
 mod page;
 mod presence;

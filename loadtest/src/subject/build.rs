@@ -12,6 +12,8 @@ use crate::run::Run;
 const NODE_PEERS: [&str; 6] =
     ["package.json", "package-lock.json", "lines.mjs", "node-socketio.mjs", "bun-socketio.mjs", "node-app.mjs"];
 
+const STOCK_CLIENTS: [&str; 3] = ["package.json", "package-lock.json", "screen.mjs"];
+
 /// The hub: the one that was named, or else compiled as this tool was.
 pub async fn tillwire(run: &Run) -> Result<PathBuf> {
     if let Some(named) = &run.tillwire {
@@ -40,18 +42,29 @@ pub async fn socketioxide() -> Result<PathBuf> {
 /// The folder with the peers in JavaScript and their packages.
 pub async fn node_peers() -> Result<PathBuf> {
     let (from, to) = (sources().join("peers/node"), target()?.join("peers/node"));
-    fs::create_dir_all(&to)?;
+    install(&from, &to, &NODE_PEERS).await
+}
+
+/// Copies programs, and installs the packages that they need unless that is done.
+async fn install(from: &Path, to: &Path, files: &[&str]) -> Result<PathBuf> {
+    fs::create_dir_all(to)?;
     let lock = fs::read(from.join("package-lock.json"))?;
     let installed = to.join("installed");
-    for name in NODE_PEERS {
+    for name in files {
         fs::copy(from.join(name), to.join(name)).with_context(|| format!("copying {name}"))?;
     }
     if fs::read(&installed).ok().as_ref() != Some(&lock) {
         let npm = ["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--prefer-offline"];
-        compile(Command::new("npm").args(npm).current_dir(&to)).await?;
+        compile(Command::new("npm").args(npm).current_dir(to)).await?;
         fs::write(&installed, &lock)?;
     }
-    Ok(to)
+    Ok(to.to_owned())
+}
+
+/// A folder with the stock client that the hub's tests use, and its package.
+pub async fn stock_clients() -> Result<PathBuf> {
+    let (from, to) = (sources().join("../tests/clients"), target()?.join("stock-clients"));
+    install(&from, &to, &STOCK_CLIENTS).await
 }
 
 /// The program of Bun, from the package for this kind of machine: what npm calls `bun` becomes one only by a script of

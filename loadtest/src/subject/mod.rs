@@ -5,9 +5,11 @@
 
 pub mod bare;
 pub mod build;
+#[path = "../../../tests/it/support/services/commands.rs"]
+pub mod commands;
 pub mod node_app;
 pub mod process;
-mod services;
+pub mod services;
 pub mod tillwire;
 
 use std::net::SocketAddr;

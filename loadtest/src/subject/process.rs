@@ -1,8 +1,8 @@
 //! A server's process: started in the run's folder, its log kept there, ended when it is dropped.
 
-use std::fs::File;
+use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
@@ -29,7 +29,7 @@ impl Process {
 
     fn spawn(name: &str, dir: &Path, command: &mut Command) -> Result<Self> {
         let log = dir.join(format!("{name}.log"));
-        command.current_dir(dir).stderr(File::create(&log)?).kill_on_drop(true);
+        command.current_dir(dir).stderr(OpenOptions::new().create(true).append(true).open(&log)?).kill_on_drop(true);
         let child = command.spawn().with_context(|| format!("starting {name} ({command:?})"))?;
         let pid = child.id().context("a process that has just begun")?;
         Ok(Self { name: name.to_owned(), pid, child, log })
@@ -48,7 +48,12 @@ impl Process {
 
     /// Waits until `is_ready` says so.
     pub async fn until(&mut self, is_ready: impl AsyncFn() -> bool) -> Result<()> {
-        let deadline = Instant::now() + READY_MAX;
+        self.within(READY_MAX, is_ready).await
+    }
+
+    /// The same with more patience, or less.
+    pub async fn within(&mut self, patience: Duration, is_ready: impl AsyncFn() -> bool) -> Result<()> {
+        let deadline = Instant::now() + patience;
         while !is_ready().await {
             if self.child.try_wait()?.is_some() || Instant::now() > deadline {
                 bail!(self.told("is not ready"));
@@ -58,9 +63,29 @@ impl Process {
         Ok(())
     }
 
+    /// Ends it at once, and waits until it is gone.
+    pub async fn kill(&mut self) -> Result<()> {
+        self.child.kill().await.with_context(|| format!("killing {}", self.name))
+    }
+
+    /// Waits until it ends by itself.
+    pub async fn ended(&mut self, patience: Duration) -> Result<ExitStatus> {
+        let ended = timeout(patience, self.child.wait()).await;
+        Ok(ended.with_context(|| self.told(&format!("did not end within {patience:?}")))??)
+    }
+
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().is_ok_and(|status| status.is_some())
+    }
+
+    /// Everything that it and its predecessors of the same name have logged.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
     /// What became of it, with its log.
-    fn told(&self, what: &str) -> String {
-        let log = std::fs::read_to_string(&self.log).unwrap_or_default();
+    pub fn told(&self, what: &str) -> String {
+        let log = self.log();
         let tail: Vec<&str> = log.lines().rev().take(20).collect();
         format!("{} {what}: {}", self.name, tail.into_iter().rev().collect::<Vec<_>>().join("\n"))
     }

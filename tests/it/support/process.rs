@@ -169,6 +169,11 @@ impl TillwireProcess {
         self.child.kill().await.expect("killing a child");
     }
 
+    /// Whether it is gone, however that came about.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().expect("waiting for a child").is_some()
+    }
+
     /// Waits until it ends by itself.
     pub async fn ended(&mut self) -> ExitStatus {
         match timeout(PATIENCE, self.child.wait()).await {

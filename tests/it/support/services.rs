@@ -9,13 +9,11 @@
 pub mod commands;
 pub mod deployed;
 pub mod postgres;
-pub mod proxy;
 pub mod rabbitmq;
 pub mod redis;
 
 use std::env;
 use std::fs::{self, File};
-use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -29,16 +27,13 @@ use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::{Pid, Uid, User};
 
 pub use postgres::Postgres;
-pub use proxy::Proxy;
 pub use rabbitmq::{RabbitMq, RabbitMqCluster};
 pub use redis::{Redis, RedisCluster};
+pub use tillwire_nemesis::proxy::{self, Proxy};
 
 /// RabbitMQ takes seconds on an idle machine, and longer on a busy one.
 const READY_MAX: Duration = Duration::from_secs(300);
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
-/// Below the ports that the kernel gives to outgoing connections, which could take a killed service's port before it
-/// starts again.
-const PORTS: std::ops::Range<u32> = 20_000..32_000;
 
 /// PostgreSQL is first asked to remove its shared memory, which is not in the folder.
 const WATCHDOG: &str = r#"
@@ -105,13 +100,7 @@ pub fn unique(name: &str) -> String {
 
 /// A port on the loopback address that nobody listens on now, and that no other caller of this run gets.
 pub fn free_port() -> u16 {
-    static NEXT: LazyLock<AtomicU32> = LazyLock::new(|| AtomicU32::new(process::id().wrapping_mul(101)));
-    let free = PORTS.clone().find_map(|_| {
-        let offset = NEXT.fetch_add(1, Ordering::Relaxed) % PORTS.len() as u32;
-        let port = u16::try_from(PORTS.start + offset).expect("a port");
-        TcpListener::bind(("127.0.0.1", port)).ok().map(|_| port)
-    });
-    free.expect("a free port")
+    tillwire_nemesis::free_port().expect("a free port")
 }
 
 /// Others may pass through, but not look around: services run as unprivileged users when we are root.

@@ -1,8 +1,8 @@
 //! A TCP proxy on the loopback address that breaks connections on purpose.
 
 use std::future::pending;
-use std::sync::atomic::{AtomicU16, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
@@ -11,14 +11,18 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
-use super::free_port;
+use crate::port::free_port;
 
 const CHUNK_BYTES_MAX: usize = 16 * 1024;
 /// A match may begin in one read and end in the next.
 const OVERLAP_BYTES: usize = 64;
 const LAST_WORDS_MAX: Duration = Duration::from_secs(10);
 
-/// Forwards connections to one upstream port at a time. Its connections end when it is dropped.
+/// How long the first half of what is torn has to arrive, before the reset could overtake it.
+const TORN_PAUSE: Duration = Duration::from_millis(20);
+
+/// Forwards each connection to an upstream port: to the same one, or to several in turn as a balancer does. Its
+/// connections end when it is dropped.
 pub struct Proxy {
     pub port: u16,
     shared: Arc<Shared>,
@@ -27,17 +31,23 @@ pub struct Proxy {
     accepting: Option<JoinHandle<()>>,
 }
 
-/// What connections suffer. A change of `cuts` ends those that there are.
+/// What connections suffer. A change of `cuts` ends those that there are, one of `tears` at the next bytes that they carry.
 #[derive(Clone, Default)]
 struct Faults {
     cuts: u64,
+    tears: u64,
     paused: bool,
+    silent: bool,
     delay: Duration,
+    /// So much longer at most, another time for each read.
+    jitter: Duration,
     bytes_per_second: Option<u32>,
 }
 
 struct Shared {
-    upstream: AtomicU16,
+    upstreams: Mutex<Vec<u16>>,
+    /// Counts the connections, so that they go to the upstreams in turn.
+    turn: AtomicUsize,
     trap: Mutex<Option<Trap>>,
 }
 
@@ -62,15 +72,22 @@ pub enum Cut {
 
 impl Proxy {
     pub async fn to(upstream: u16) -> Proxy {
-        let shared = Arc::new(Shared { upstream: upstream.into(), trap: Mutex::new(None) });
-        let mut proxy = Proxy { port: free_port(), shared, faults: watch::Sender::default(), accepting: None };
+        Self::over(vec![upstream]).await
+    }
+
+    /// Leads each new connection to the next of these ports; past those at which nobody listens.
+    pub async fn over(upstreams: Vec<u16>) -> Proxy {
+        let (upstreams, turn) = (Mutex::new(upstreams), AtomicUsize::new(0));
+        let shared = Arc::new(Shared { upstreams, turn, trap: Mutex::new(None) });
+        let port = free_port().expect("one of twelve thousand ports is free");
+        let mut proxy = Proxy { port, shared, faults: watch::Sender::default(), accepting: None };
         proxy.accept().await;
         proxy
     }
 
     /// Forwards new connections to this port from now on, as a balancer does when a node is gone.
     pub fn lead_to(&self, upstream: u16) {
-        self.shared.upstream.store(upstream, Ordering::Relaxed);
+        *lock(&self.shared.upstreams) = vec![upstream];
     }
 
     /// Resets every connection there is. New ones are welcome.
@@ -91,7 +108,7 @@ impl Proxy {
         if self.accepting.is_some() {
             return;
         }
-        let listener = TcpListener::bind(("127.0.0.1", self.port)).await.expect("the proxy's port");
+        let listener = TcpListener::bind(("127.0.0.1", self.port)).await.expect("a port that was kept for this proxy");
         let (shared, faults) = (self.shared.clone(), self.faults.subscribe());
         self.accepting = Some(tokio::spawn(async move {
             loop {
@@ -110,9 +127,29 @@ impl Proxy {
         self.faults.send_modify(|faults| faults.paused = false);
     }
 
+    /// From now on nobody hears anything, nor that a connection has ended, as behind a firewall that has forgotten them.
+    pub fn silence(&self) {
+        self.faults.send_modify(|faults| faults.silent = true);
+    }
+
+    /// Ends [`Proxy::silence`]: whoever still hopes for an answer on a connection finds it reset.
+    pub fn speak(&self) {
+        self.faults.send_modify(|faults| (faults.silent, faults.cuts) = (false, faults.cuts + 1));
+    }
+
+    /// Lets the first half of what each connection carries next arrive, in whatever direction, and resets it then.
+    pub fn tear(&self) {
+        self.faults.send_modify(|faults| faults.tears += 1);
+    }
+
     /// Holds each read this long before it goes on.
     pub fn delay(&self, delay: Duration) {
-        self.faults.send_modify(|faults| faults.delay = delay);
+        self.delay_unevenly(delay, Duration::ZERO);
+    }
+
+    /// The same, and for up to `jitter` longer.
+    pub fn delay_unevenly(&self, delay: Duration, jitter: Duration) {
+        self.faults.send_modify(|faults| (faults.delay, faults.jitter) = (delay, jitter));
     }
 
     /// Limits each direction of each connection.
@@ -135,7 +172,7 @@ impl Proxy {
 
     fn set_trap(&self, matches: Box<Matches>, cut: Cut, silently: bool) -> oneshot::Receiver<()> {
         let (sprung, happened) = oneshot::channel();
-        *self.shared.trap.lock().unwrap() = Some(Trap { matches, cut, silently, sprung });
+        *lock(&self.shared.trap) = Some(Trap { matches, cut, silently, sprung });
         happened
     }
 }
@@ -150,35 +187,58 @@ impl Drop for Proxy {
 
 impl Shared {
     fn spring(&self, bytes: &[u8]) -> Option<Trap> {
-        let mut trap = self.trap.lock().unwrap();
+        let mut trap = lock(&self.trap);
         if trap.as_ref().is_some_and(|trap| (trap.matches)(bytes)) { trap.take() } else { None }
     }
 
     fn is_set(&self) -> bool {
-        self.trap.lock().unwrap().is_some()
+        lock(&self.trap).is_some()
     }
+
+    /// The next upstream that takes a connection.
+    async fn connect(&self) -> Option<TcpStream> {
+        let upstreams = lock(&self.upstreams).clone();
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        for at in 0..upstreams.len() {
+            let port = upstreams[(turn + at) % upstreams.len()];
+            if let Ok(stream) = TcpStream::connect(("127.0.0.1", port)).await {
+                return Some(stream);
+            }
+        }
+        None
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// One connection, until either side closes it or a fault ends it.
 async fn carry(mut client: TcpStream, shared: Arc<Shared>, mut faults: watch::Receiver<Faults>) {
-    let Ok(mut upstream) = TcpStream::connect(("127.0.0.1", shared.upstream.load(Ordering::Relaxed))).await else {
-        return reset(client);
-    };
+    let Some(mut upstream) = shared.connect().await else { return reset(client) };
     let _ = (client.set_nodelay(true), upstream.set_nodelay(true));
     let (mut from_client, mut to_client) = client.split();
     let (mut from_upstream, mut to_upstream) = upstream.split();
 
-    let cuts = faults.borrow_and_update().cuts;
+    let (cuts, tears) = {
+        let faults = faults.borrow_and_update();
+        (faults.cuts, faults.tears)
+    };
+    let (torn, mut is_torn) = watch::channel(false);
     let mut later = faults.clone();
     let fault = async {
-        let _ = later.wait_for(|faults| faults.cuts != cuts).await; // Fails when the proxy is dropped, which cuts too.
+        tokio::select! {
+            _ = later.wait_for(|faults| faults.cuts != cuts) => {} // Fails when the proxy is dropped, which cuts too.
+            _ = is_torn.wait_for(|torn| *torn) => {}
+        }
     };
     tokio::pin!(fault);
     let sprung = tokio::select! {
         sprung = async {
             // Either side may close its half first.
-            let up = up(&mut from_client, &mut to_upstream, &shared, faults.clone());
-            let down = down(&mut from_upstream, &mut to_client, faults.clone());
+            let suffers = |faults| Suffers { faults, tears, torn: &torn };
+            let up = up(&mut from_client, &mut to_upstream, &shared, suffers(faults.clone()));
+            let down = down(&mut from_upstream, &mut to_client, suffers(faults.clone()));
             tokio::pin!(up, down);
             tokio::select! {
                 sprung = &mut up => match sprung {
@@ -217,11 +277,11 @@ async fn up(
     from: &mut (impl AsyncRead + Unpin),
     to: &mut (impl AsyncWrite + Unpin),
     shared: &Shared,
-    mut faults: watch::Receiver<Faults>,
+    mut suffers: Suffers<'_>,
 ) -> Option<Trap> {
     let mut buffer = vec![0; CHUNK_BYTES_MAX];
     let mut recent = Vec::new();
-    while let Some(chunk) = read(from, &mut buffer, &mut faults).await {
+    while let Some(chunk) = suffers.read(from, to, &mut buffer).await {
         recent.extend_from_slice(chunk);
         let sprung = shared.spring(&recent);
         // Without a trap nothing is remembered: a later one is for later bytes.
@@ -239,13 +299,9 @@ async fn up(
     None
 }
 
-async fn down(
-    from: &mut (impl AsyncRead + Unpin),
-    to: &mut (impl AsyncWrite + Unpin),
-    mut faults: watch::Receiver<Faults>,
-) {
+async fn down(from: &mut (impl AsyncRead + Unpin), to: &mut (impl AsyncWrite + Unpin), mut suffers: Suffers<'_>) {
     let mut buffer = vec![0; CHUNK_BYTES_MAX];
-    while let Some(chunk) = read(from, &mut buffer, &mut faults).await {
+    while let Some(chunk) = suffers.read(from, to, &mut buffer).await {
         if to.write_all(chunk).await.is_err() {
             return;
         }
@@ -253,27 +309,54 @@ async fn down(
     let _ = to.shutdown().await;
 }
 
-/// The next bytes that may go on, after what they have to suffer.
-async fn read<'a>(
-    from: &mut (impl AsyncRead + Unpin),
-    buffer: &'a mut [u8],
-    faults: &mut watch::Receiver<Faults>,
-) -> Option<&'a [u8]> {
-    // Slowly is a little at a time, not much of it late.
-    let length_max = match faults.borrow().bytes_per_second {
-        Some(bytes_per_second) => (bytes_per_second as usize / 8).clamp(1, buffer.len()),
-        None => buffer.len(),
-    };
-    let length = from.read(&mut buffer[..length_max]).await.ok().filter(|length| *length > 0)?;
-    let Faults { delay, bytes_per_second, .. } = faults.borrow().clone();
-    sleep(delay).await;
-    if let Some(bytes_per_second) = bytes_per_second {
-        sleep(Duration::from_secs_f64(length as f64 / f64::from(bytes_per_second))).await;
+/// One direction of a connection, and what it has to go through.
+struct Suffers<'a> {
+    faults: watch::Receiver<Faults>,
+    /// How often it had been torn when the connection began.
+    tears: u64,
+    /// Set when this connection is to be reset.
+    torn: &'a watch::Sender<bool>,
+}
+
+impl Suffers<'_> {
+    /// The next bytes that may go on, after what they have to suffer.
+    async fn read<'b>(
+        &mut self,
+        from: &mut (impl AsyncRead + Unpin),
+        to: &mut (impl AsyncWrite + Unpin),
+        buffer: &'b mut [u8],
+    ) -> Option<&'b [u8]> {
+        loop {
+            // Slowly is a little at a time, not much of it late.
+            let length_max = match self.faults.borrow().bytes_per_second {
+                Some(bytes_per_second) => (bytes_per_second as usize / 8).clamp(1, buffer.len()),
+                None => buffer.len(),
+            };
+            let length = from.read(&mut buffer[..length_max]).await.ok().filter(|length| *length > 0);
+            let now = self.faults.borrow().clone();
+            if now.silent {
+                match length {
+                    Some(_) => continue,
+                    None => pending::<()>().await, // The end is not heard either; whoever carries this connection ends it.
+                }
+            }
+            let length = length?;
+            if now.tears != self.tears {
+                let _ = to.write_all(&buffer[..length / 2]).await;
+                sleep(TORN_PAUSE).await;
+                self.torn.send_replace(true);
+                pending::<()>().await;
+            }
+            sleep(now.delay + now.jitter.mul_f64(fastrand::f64())).await;
+            if let Some(bytes_per_second) = now.bytes_per_second {
+                sleep(Duration::from_secs_f64(length as f64 / f64::from(bytes_per_second))).await;
+            }
+            if self.faults.wait_for(|faults| !faults.paused).await.is_err() {
+                pending::<()>().await; // The proxy is gone.
+            }
+            return Some(&buffer[..length]);
+        }
     }
-    if faults.wait_for(|faults| !faults.paused).await.is_err() {
-        pending::<()>().await; // The proxy is gone; whoever carries this connection ends it.
-    }
-    Some(&buffer[..length])
 }
 
 fn reset(stream: TcpStream) {
@@ -366,6 +449,53 @@ mod tests {
         let started = std::time::Instant::now();
         says(&mut client, &"x".repeat(50)).await.unwrap();
         assert!(started.elapsed() >= Duration::from_millis(500));
+    }
+
+    #[tokio::test]
+    async fn leads_to_each_in_turn_and_past_those_who_are_not_there() {
+        let ((one, mut at_one), (other, mut at_other)) = (echo().await, echo().await);
+        let nobody = free_port().unwrap();
+        let proxy = Proxy::over(vec![one, nobody, other]).await;
+        for _ in 0..6 {
+            says(&mut client(&proxy).await, "hello").await.unwrap();
+        }
+        for heard in [&mut at_one, &mut at_other] {
+            assert_eq!((heard.recv().await.unwrap(), heard.recv().await.unwrap()), ("hello".into(), "hello".into()));
+        }
+    }
+
+    #[tokio::test]
+    async fn is_silent_to_all_and_tells_them_when_it_is_over() {
+        let (upstream, mut hears) = echo().await;
+        let proxy = Proxy::to(upstream).await;
+        let (mut before, mut gone) = (client(&proxy).await, client(&proxy).await);
+        says(&mut before, "hello").await.unwrap();
+        says(&mut gone, "hello").await.unwrap();
+        proxy.silence();
+        drop(gone);
+        let mut during = client(&proxy).await;
+        for stream in [&mut before, &mut during] {
+            assert!(timeout(A_MOMENT, says(stream, "anybody?")).await.is_err());
+        }
+        assert!(timeout(A_MOMENT, hears.recv()).await.is_err(), "the upstream was told of an end");
+        proxy.speak();
+        for stream in [&mut before, &mut during] {
+            assert!(stream.read_exact(&mut [0; 1]).await.is_err());
+        }
+        assert_eq!(says(&mut client(&proxy).await, "again").await.unwrap(), "again");
+    }
+
+    #[tokio::test]
+    async fn tears_what_is_carried_next_in_two() {
+        let (upstream, _hears) = echo().await;
+        let proxy = Proxy::to(upstream).await;
+        let mut torn = client(&proxy).await;
+        says(&mut torn, "whole").await.unwrap();
+        proxy.tear();
+        torn.write_all(b"half").await.unwrap();
+        let mut answer = Vec::new();
+        assert!(torn.read_to_end(&mut answer).await.is_err(), "a reset, not an end");
+        assert_eq!(says(&mut client(&proxy).await, "whole").await.unwrap(), "whole");
     }
 
     #[tokio::test]
