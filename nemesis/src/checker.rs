@@ -113,9 +113,18 @@ struct Check<'a> {
     seen: HashSet<Place>,
     /// What was passed over and had to be told.
     missing: BTreeSet<Place>,
-    /// What was passed over of latest values, by value, with the number of the connection: a later one may stand for it.
-    owed: HashMap<String, Vec<(Place, u64)>>,
+    /// What was passed over of latest values, by value: a later one may stand for it.
+    owed: HashMap<String, Vec<Owed>>,
     connection: Option<Connection>,
+}
+
+/// A latest value that did not come.
+struct Owed {
+    place: Place,
+    /// The number of the connection that passed it over.
+    connection: u64,
+    /// Whether it had to come, or only may have been heard.
+    must: bool,
 }
 
 /// What is known of the connection that is being read of.
@@ -225,7 +234,8 @@ impl Check<'_> {
         }
         if self.who.memory != Memory::Protocol {
             // It stands where it says; what comes after that comes again.
-            self.owed.values_mut().for_each(|owed| owed.retain(|(place, _)| !position.is_before(place.0, place.1)));
+            let is_past = |owed: &Owed| !position.is_before(owed.place.0, owed.place.1);
+            self.owed.values_mut().for_each(|owed| owed.retain(is_past));
         }
         if let Some(connection) = &mut self.connection {
             connection.told = Some(position);
@@ -292,7 +302,7 @@ impl Check<'_> {
         } else {
             // It is not lost, only late.
             self.missing.remove(&place);
-            self.owed.values_mut().for_each(|owed| owed.retain(|(owed, _)| *owed != place));
+            self.owed.values_mut().for_each(|owed| owed.retain(|owed| owed.place != place));
             let kind = if is_new { Kind::Reordered } else { Kind::Repeated };
             self.find(kind, Some(position), format!("after {told}"));
         }
@@ -324,12 +334,13 @@ impl Check<'_> {
         };
         // What an earlier connection passed over, nobody can count on a later one.
         let connection = self.counts.connections;
-        let owed = self.owed.remove(&value).unwrap_or_default();
-        let here: Vec<Place> = owed.into_iter().filter(|(_, at)| *at == connection).map(|(place, _)| place).collect();
-        if merged < here.len() as u64 {
-            self.missing.extend(&here[usize::try_from(merged).unwrap_or(0)..]);
-        } else if merged > here.len() as u64 {
-            let detail = format!("it says that it stands for {merged} more, and {} were left out", here.len());
+        let mut owed = self.owed.remove(&value).unwrap_or_default();
+        owed.retain(|owed| owed.connection == connection);
+        let must: Vec<Place> = owed.iter().filter(|owed| owed.must).map(|owed| owed.place).collect();
+        if merged < must.len() as u64 {
+            self.missing.extend(&must[usize::try_from(merged).unwrap_or(0)..]);
+        } else if merged > owed.len() as u64 {
+            let detail = format!("it says that it stands for {merged} more, and {} were left out", owed.len());
             self.find(Kind::Miscounted, Some(position), detail);
         }
     }
@@ -349,14 +360,21 @@ impl Check<'_> {
     fn pass(&mut self, after: Position, to: Position, told_now: Option<Place>) {
         let journal = self.journal;
         for (place, event) in journal.between(after, to) {
-            let is_owed =
-                Some(place) != told_now && event.view <= self.who.view && self.hearing.of(event, place) == Hears::Must;
-            if !is_owed {
+            if Some(place) == told_now || event.view > self.who.view {
                 continue;
             }
+            let must = match self.hearing.of(event, place) {
+                Hears::Not => continue,
+                Hears::May => false,
+                Hears::Must => true,
+            };
             match latest_of(event) {
-                Some(value) => self.owed.entry(value).or_default().push((place, self.counts.connections)),
-                None => _ = self.missing.insert(place),
+                Some(value) => {
+                    let owed = Owed { place, connection: self.counts.connections, must };
+                    self.owed.entry(value).or_default().push(owed);
+                }
+                None if must => _ = self.missing.insert(place),
+                None => {}
             }
         }
     }
@@ -367,7 +385,8 @@ impl Check<'_> {
             Some(offset) if offset.seq >= head.seq => self.pass(offset, head, None),
             offset => self.find(Kind::Stuck, offset, format!("the journal's head is {head}")),
         }
-        let owed = std::mem::take(&mut self.owed).into_values().flatten().map(|(place, _)| place);
+        let owed = std::mem::take(&mut self.owed).into_values().flatten();
+        let owed = owed.filter(|owed| owed.must).map(|owed| owed.place);
         let lost: BTreeSet<Place> = owed.chain(std::mem::take(&mut self.missing)).collect();
         for place in &lost {
             let Some((entry, event)) = self.journal.event(*place) else { continue };

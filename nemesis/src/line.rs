@@ -67,7 +67,7 @@ impl Line {
         Self { packets, says, carrying: tokio::spawn(carrier.carry(transport)) }
     }
 
-    /// The next packet with its number, or why there is none. Heartbeats are answered, and count.
+    /// The next packet with its number, or why there is none. Heartbeats are answered, and do not count.
     pub async fn next(&mut self) -> Result<(u64, String)> {
         match self.packets.recv().await {
             Some(packet) => Ok(packet),
@@ -212,7 +212,6 @@ impl Carrier {
 
     /// Takes a packet. Answers what to say to it at once.
     async fn finds(&mut self, packet: &str) -> Result<Option<String>> {
-        self.number += 1;
         match packet.as_bytes().first() {
             Some(b'0') => {
                 let open: Value = serde_json::from_str(&packet[1..])?;
@@ -226,6 +225,7 @@ impl Carrier {
                 Ok(Some("3".to_owned()))
             }
             Some(b'4') => {
+                self.number += 1;
                 let found = (self.number, packet[1..].to_owned());
                 self.found.send(found).await.map_err(|_| anyhow!("nobody listens"))?;
                 Ok(None)

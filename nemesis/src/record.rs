@@ -38,7 +38,8 @@ pub struct Record {
 pub enum Line {
     /// CONNECT was answered. `brought` is the position that it came with.
     Entered { recovered: bool, brought: Option<String> },
-    /// An event as it came: `["name",…]`. Heartbeats are numbered with them, and not written down.
+    /// An event as it came: `["name",…]`. Acknowledgements are numbered with them; heartbeats, which may come inside a large
+    /// entry, are not.
     Heard { number: u64, text: Box<str> },
     /// It asked to join or to leave.
     Asked { id: u64, change: Change, channel: String },

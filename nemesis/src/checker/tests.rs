@@ -136,7 +136,8 @@ impl Story {
         self.hears(packet)
     }
 
-    fn heartbeat(mut self) -> Self {
+    /// What is not written down: an acknowledgement.
+    fn something(mut self) -> Self {
         self.number += 1;
         self
     }
@@ -243,8 +244,8 @@ fn a_later_one_before_an_earlier_one_is_out_of_order() {
 
 #[test]
 fn an_entry_leaves_together() {
-    owner().enters(false, &ALL, "4").heartbeat().told("5.1 5.2 5.3").heartbeat().told("6.1").comes_to(&[]);
-    owner().enters(false, &ALL, "4").told("5.1").heartbeat().told("5.2 5.3 6.1").comes_to(&[Kind::Torn]);
+    owner().enters(false, &ALL, "4").something().told("5.1 5.2 5.3").something().told("6.1").comes_to(&[]);
+    owner().enters(false, &ALL, "4").told("5.1").something().told("5.2 5.3 6.1").comes_to(&[Kind::Torn]);
     // After a cut inside it its rest comes first.
     let cut = || owner().enters(false, &ALL, "4").told("5.1").cut().enters(true, &ALL, "5.1");
     cut().told("5.2 5.3 6.1").comes_to(&[]);
@@ -300,6 +301,14 @@ fn a_latest_value_stands_for_exactly_what_was_left_out() {
     // What was left out before a cut, a later connection cannot count, and still stands for.
     let cut = slow().told("1.4").merged("2.1", 1).position("position", "3").cut().enters(true, &stock, "3");
     cut.told("5.2 5.3").position("position", "6").comes_to(&[]);
+    // What it perhaps did not hear yet, one may stand for and need not.
+    let sales = ["sales"];
+    let joins =
+        || Story::of(View::Office, &sales).enters(false, &sales, "0").told("1.1").asks(1, Change::Join, "stock");
+    joins().answered(1, "1").told("3.1 5.1").merged("5.2", 2).told("5.3 6.1").comes_to(&[]);
+    joins().answered(1, "2").told("3.1 5.1").merged("5.2", 1).told("5.3 6.1").comes_to(&[]);
+    joins().answered(1, "2").told("3.1 5.1").merged("5.2", 3).told("5.3 6.1").comes_to(&[]);
+    joins().answered(1, "2").told("3.1 5.1").merged("5.2", 4).told("5.3 6.1").comes_to(&[Kind::Miscounted]);
     // Sales are never merged.
     let sales = ["sales"];
     Story::of(View::Office, &sales)
