@@ -82,7 +82,7 @@ pub struct Tempo {
 /// Nothing happens before: screens have to be there.
 const LEAD: Duration = Duration::from_secs(1);
 /// A process that is told to stop is left alone for as long as it may take to start again.
-const RESTART: Duration = Duration::from_secs(3);
+const RESTART_SECONDS: f64 = 3.0;
 /// One in so many faults has company.
 const COMPANY_EVERY: u64 = 3;
 /// One in so many pauses and silences is long.
@@ -188,18 +188,16 @@ impl Fault {
 }
 
 fn lasts(fault: Fault, tempo: Tempo, rng: &mut fastrand::Rng) -> Duration {
+    let longest = tempo.longest.as_secs_f64();
     let (least, most) = match fault {
         Fault::Cut | Fault::Tear => (0.0, 0.2),
-        Fault::Kill => (0.2, 5.0),
-        Fault::Terminate => return RESTART,
-        Fault::Pause | Fault::Silence if rng.u64(0..LONG_EVERY) == 0 => {
-            (tempo.longest.as_secs_f64() / 2.0, tempo.longest.as_secs_f64())
-        }
-        Fault::Pause | Fault::Silence => (0.2, 4.0),
-        Fault::Delay { .. } | Fault::Throttle { .. } => (2.0, 6.0),
+        Fault::Kill => (0.2, longest.min(5.0)),
+        Fault::Terminate => (RESTART_SECONDS.min(longest / 2.0), RESTART_SECONDS.min(longest / 2.0)),
+        Fault::Pause | Fault::Silence if rng.u64(0..LONG_EVERY) == 0 => (longest / 2.0, longest),
+        Fault::Pause | Fault::Silence => (0.2, longest.min(4.0)),
+        Fault::Delay { .. } | Fault::Throttle { .. } => ((longest / 4.0).min(2.0), (longest / 2.0).min(6.0)),
     };
-    let most = most.min(tempo.longest.as_secs_f64());
-    Duration::from_secs_f64(least.min(most) + (most - least).max(0.0) * rng.f64())
+    Duration::from_secs_f64(least + (most - least) * rng.f64())
 }
 
 impl fmt::Display for Target {
@@ -256,7 +254,7 @@ mod tests {
             for step in schedule(seed, cast, tempo) {
                 prop_assert!(step.at >= LEAD);
                 prop_assert!(step.ends() + tempo.quiet <= tempo.length);
-                prop_assert!(step.lasts <= tempo.longest.max(RESTART));
+                prop_assert!(step.lasts <= tempo.longest);
             }
         }
 
@@ -305,7 +303,7 @@ mod tests {
             .collect();
         assert_eq!(
             told,
-            ["1000 3795 gateway-2 throttle", "6443 3317 clients-1 throttle", "8902 4971 postgres throttle"]
+            ["1000 3346 gateway-2 throttle", "5994 2988 clients-1 throttle", "8209 4228 postgres throttle"]
         );
     }
 }
