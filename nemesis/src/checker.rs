@@ -102,6 +102,18 @@ pub fn check(journal: &Journal, record: &Record) -> (Counts, Vec<Finding>) {
     (check.counts, check.findings)
 }
 
+/// Whether it is awake: takes a sale out of a record, and looks whether that is missed. `None` if there is none to take.
+pub fn misses_a_sale(journal: &Journal, record: &Record) -> Option<bool> {
+    let is_sale = |line: &Line| matches!(line, Line::Heard { text, .. } if text.starts_with("[\"sale.completed\""));
+    let is_sure = !record.lines.iter().any(|line| matches!(line, Line::Asked { .. }));
+    let sales: Vec<usize> = (0..record.lines.len()).filter(|at| is_sure && is_sale(&record.lines[*at])).collect();
+    let taken = *sales.get(sales.len() / 2)?;
+    let mut lines = record.lines.clone();
+    lines.remove(taken);
+    let less = Record { who: record.who.clone(), lines };
+    Some(check(journal, &less).1.len() > check(journal, record).1.len())
+}
+
 struct Check<'a> {
     journal: &'a Journal,
     who: &'a Who,

@@ -45,7 +45,8 @@ pub struct Options {
     #[arg(long)]
     pub tillwire: Option<PathBuf>,
 
-    /// Another version of it: restarts alternate between the two, as in a rolling upgrade that never ends.
+    /// An older version of it, for its migrations are not run: restarts alternate between the two, as in a rolling upgrade
+    /// that never ends.
     #[arg(long)]
     pub other_binary: Option<PathBuf>,
 
@@ -71,7 +72,7 @@ pub struct Options {
 
 /// Plays it. An error also if anything was found.
 pub async fn run(options: &Options) -> Result<()> {
-    let run = Run::begin(options.tillwire.clone())?;
+    let run = Run::begin(options.tillwire.clone(), 0)?;
     let outcome = play_all(options, &run).await;
     if outcome.as_ref().is_ok_and(|summary| summary.findings() > 0) {
         keep_logs(&run, options)?;

@@ -74,7 +74,7 @@ pub async fn open(run: &Run, options: &Options) -> Result<House> {
     let cast = Cast { redis: brokers, rabbitmq: brokers, apis: APIS, gateways: GATEWAYS, doors: DOORS };
 
     let postgres = services::postgres(run, Durability::Test).await?;
-    tillwire::schema::up(&postgres.url("tillwire_migrate", DATABASE)).await.context("migrating")?;
+    migrate(&programs[0], &postgres.url("tillwire_migrate", DATABASE)).await?;
     let url = |role| postgres.url(role, DATABASE);
     let pools = Pools::open(&url("tillwire_app"), &url("tillwire_feed"), 4)?;
     let link = Proxy::to(postgres.tcp_port().context("a cluster with TCP")?).await;
@@ -158,6 +158,14 @@ impl House {
         }
         Ok(Box::new(guests))
     }
+}
+
+/// With the program's own migrations, which may be newer than those of the other one.
+async fn migrate(program: &Path, url: &str) -> Result<()> {
+    let output = Command::new(program).arg("migrate").env("TILLWIRE_MIGRATE_DATABASE_URL", url).output().await;
+    let output = output.context("starting `migrate`")?;
+    ensure!(output.status.success(), "migrating: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(())
 }
 
 fn loopback(port: u16) -> SocketAddr {

@@ -106,8 +106,11 @@ impl Hearing {
                 // From where on, the first that comes will tell.
                 (State::Joining, true) => {}
                 (State::Leaving, true) => {
+                    // It may have joined further on than it stands: its own events may have been before that.
+                    let joined_at = channel.spans.iter().filter_map(|span| span.must_from).max_by_key(|at| order(*at));
+                    let from = joined_at.filter(|joined_at| order(*joined_at) > order(at)).unwrap_or(at);
                     channel.ends(at, at);
-                    channel.spans.push(Span::surely_from(at));
+                    channel.spans.push(Span { must_from: Some(from), ..Span::perhaps_from(from) });
                 }
             }
             channel.state = if is_joined { State::Joined } else { State::Away };
@@ -159,6 +162,11 @@ impl Hearing {
     fn on<'a>(&'a self, event: &'a Stored) -> impl Iterator<Item = (&'a String, &'a Channel)> {
         self.0.iter().filter(|(name, _)| is_heard_on(event, name))
     }
+}
+
+/// Where it is in the journal. A whole entry ends after its events.
+fn order(position: Position) -> (u64, u32) {
+    (position.seq, position.event.unwrap_or(u32::MAX))
 }
 
 fn is_heard_on(event: &Stored, joined: &str) -> bool {

@@ -212,6 +212,14 @@ fn what_did_not_come_is_lost_wherever_it_was() {
 }
 
 #[test]
+fn it_shows_that_it_is_awake() {
+    let Story { journal, who, lines, .. } = owner().enters(false, &ALL, "0").told(EVERYTHING);
+    let record = Record { who, lines };
+    assert_eq!(misses_a_sale(&journal, &record), Some(true));
+    assert_eq!(misses_a_sale(&journal, &Record { lines: Vec::new(), ..record }), None);
+}
+
+#[test]
 fn nothing_comes_twice_to_a_client_that_recovers() {
     owner().enters(false, &ALL, "4").told("5.1 5.2 5.3 5.3 6.1").comes_to(&[Kind::Repeated]);
     let misplaced = owner().enters(false, &ALL, "4").told("5.1 5.2 5.3").cut().enters(true, &ALL, "4");
@@ -343,6 +351,13 @@ fn what_was_acknowledged_is_so_after_a_cut() {
     wanders().cut().enters(true, &sales, "1.1").told("3.1 5.1 6.1").comes_to(&[]);
     wanders().cut().enters(true, &both, "1.1").told("3.1 5.1 5.2 5.3 6.1").comes_to(&[]);
     wanders().cut().enters(true, &both, "1.1").told("1.3 1.4 2.1 3.1 5.1 5.2 5.3 6.1").comes_to(&[Kind::Lost]);
+    // It joined behind an entry of which it had heard what it heard then; that it wants to leave again never arrives.
+    let joins =
+        || Story::of(View::Office, &sales).enters(false, &sales, "2").told("3.1").asks(1, Change::Join, "stock");
+    let leaves = || joins().answered(1, "3").asks(2, Change::Leave, "stock").cut().enters(true, &both, "3.1");
+    leaves().told("5.1 5.2 5.3 6.1").comes_to(&[]);
+    leaves().told("3.2 5.1 5.2 5.3 6.1").comes_to(&[Kind::Foreign]);
+    leaves().told("5.1 5.3 6.1").comes_to(&[Kind::Lost]);
     let others = ["sales", "catalog"];
     wanders().cut().enters(true, &others, "1.1").told("3.1 5.1 6.1").comes_to(&[Kind::Forgotten]);
 }
