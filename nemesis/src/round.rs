@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep};
 use crate::checker::{self, Counts, Finding, Kind, Outcome};
 use crate::journal::Journal;
 use crate::record::Record;
-use crate::schedule::{Cast, Step, Tempo, schedule};
+use crate::schedule::{Cast, Step, Tempo, rolling, schedule};
 use crate::screen::Screen;
 use crate::shop::{Mint, Shop};
 use crate::till::Till;
@@ -50,6 +50,8 @@ pub struct Stage<'a> {
 #[derive(Clone, Copy, Debug)]
 pub struct Size {
     pub tempo: Tempo,
+    /// Nothing but restarts in order, whatever the seed.
+    pub rolling: bool,
     /// Of each shop.
     pub screens: usize,
     /// Between one thing and the next at each till.
@@ -103,7 +105,10 @@ pub async fn play(
     progress: &Progress<'_>,
 ) -> Result<Told> {
     let began = Instant::now();
-    let steps = schedule(seed, stage.cast, size.tempo);
+    let steps = match size.rolling {
+        true => rolling(stage.cast, size.tempo),
+        false => schedule(seed, stage.cast, size.tempo),
+    };
     let mut before = Vec::new();
     for shop in &stage.shops {
         before.push((stage.read)(shop.merchant).await?.head());

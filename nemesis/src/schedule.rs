@@ -122,6 +122,22 @@ pub fn schedule(seed: u64, cast: Cast, tempo: Tempo) -> Vec<Step> {
     }
 }
 
+/// Nothing but restarts: each of the hub's nodes is told to go and started again, one after the other, over and over.
+pub fn rolling(cast: Cast, tempo: Tempo) -> Vec<Step> {
+    let nodes: Vec<Target> = cast.targets().into_iter().filter(|target| target.is_of_the_hub()).collect();
+    let lasts = Duration::from_secs_f64(RESTART_SECONDS);
+    let (mut steps, mut at) = (Vec::new(), LEAD);
+    for target in nodes.into_iter().cycle() {
+        let step = Step { target, fault: Fault::Terminate, at, lasts };
+        if step.ends() + tempo.quiet > tempo.length {
+            break;
+        }
+        at = step.ends() + tempo.quiet;
+        steps.push(step);
+    }
+    steps
+}
+
 impl Cast {
     pub fn targets(&self) -> Vec<Target> {
         let mut all = vec![Target::Postgres];
@@ -275,6 +291,15 @@ mod tests {
         fn a_seed_has_the_same_in_store_every_time(seed in any::<u64>(), cast in casts()) {
             prop_assert_eq!(schedule(seed, cast, tempo(300, 40)), schedule(seed, cast, tempo(300, 40)));
         }
+    }
+
+    #[test]
+    fn a_rolling_restart_goes_round_one_at_a_time() {
+        let cast = Cast { redis: 1, rabbitmq: 1, apis: 1, gateways: 2, doors: 1 };
+        let steps = rolling(cast, tempo(30, 10));
+        let nodes: Vec<String> = steps.iter().map(|step| step.target.to_string()).collect();
+        assert_eq!(nodes, ["api-1", "gateway-1", "gateway-2", "api-1", "gateway-1"]);
+        assert!(steps.windows(2).all(|two| two[0].ends() < two[1].at));
     }
 
     #[test]

@@ -84,7 +84,7 @@ async fn g1_g2_g3_g4_nothing_is_lost_repeated_reordered_torn_or_foreign_whatever
     let mut stage = Stage { cast: CAST, victims, api, doors, shops, mint: &mint, read: &read };
     let tempo =
         Tempo { length: Duration::from_secs(26), longest: Duration::from_secs(4), quiet: Duration::from_millis(800) };
-    let size = Size { tempo, screens: SCREENS, pause: Duration::from_millis(150) };
+    let size = Size { tempo, rolling: false, screens: SCREENS, pause: Duration::from_millis(150) };
     for seed in SEEDS {
         let guests = vec![guest(&stage, 0, stage.doors[0]).await];
         let progress =
@@ -99,7 +99,8 @@ async fn g1_g2_g3_g4_nothing_is_lost_repeated_reordered_torn_or_foreign_whatever
             told.records
         );
         println!("{:?}, {:?}, {} entries, {} asked again", told.counts, told.deeds, told.entries, told.repeated);
-        assert!(told.history.len() > 3 && told.entries > 50 && told.counts.recovered > 0, "{told:?}");
+        // Much or little, as the machine allows; but all that was in store, and something of everything.
+        assert!(told.history.len() == told.schedule.len() && told.entries > 0 && told.counts.recovered > 0, "{told:?}");
     }
 }
 

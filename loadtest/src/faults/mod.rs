@@ -50,6 +50,10 @@ pub struct Options {
     #[arg(long)]
     pub other_binary: Option<PathBuf>,
 
+    /// Nothing but restarts: every node is told to go and started again, one after the other, over and over.
+    #[arg(long)]
+    pub rolling: bool,
+
     /// How many screens each shop has.
     #[arg(long, default_value_t = 33, value_parser = clap::value_parser!(u64).range(1..=1_000))]
     pub screens: u64,
@@ -90,7 +94,7 @@ async fn play_all(options: &Options, run: &Run) -> Result<Summary> {
     let length = Duration::from_secs(60 * options.round_minutes());
     let tempo = Tempo { length, longest: LONGEST, quiet: QUIET };
     let pause = Duration::from_secs_f64((options.shops * TILLS_PER_SHOP) as f64 / options.rate as f64);
-    let size = Size { tempo, screens: usize::try_from(options.screens)?, pause };
+    let size = Size { tempo, rolling: options.rolling, screens: usize::try_from(options.screens)?, pause };
     let style = ProgressStyle::with_template("{prefix} {msg} [{bar:30}] {pos}/{len} s")?;
     let bar = ProgressBar::new(length.as_secs() * rounds).with_style(style);
 
@@ -151,6 +155,9 @@ impl Options {
         let minutes = self.round_minutes();
         let mut flags =
             format!("--minutes {minutes} --shops {shops} --screens {screens} --rate {rate} --guests {guests}");
+        if self.rolling {
+            flags += " --rolling";
+        }
         if self.cluster {
             flags += " --cluster";
         }
