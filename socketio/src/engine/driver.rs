@@ -16,7 +16,7 @@ use tracing::debug;
 use super::{
     Conversation, Message, Registered, Session,
     packet::{Head, Packet, head},
-    polling::{CLOSE_GRACE, FAREWELL_WAIT, Found, TIMER_SLACK},
+    polling::{CLOSE_GRACE, FAREWELL_WAIT, Farewell, Found, TIMER_SLACK},
     websocket::{Heard, WebSocket},
 };
 use crate::CloseReason;
@@ -231,16 +231,24 @@ async fn part_websocket(socket: &mut WebSocket, session: &Arc<Session>, reason: 
     socket.abandon(session);
 }
 
-/// Ends long-polling: the GET in flight gets the last word; where there is one to say, the next GET is waited for.
+/// Ends long-polling: the GET in flight gets the last word; where there is more to say, the next GET is waited for.
 async fn part_polling(session: &Arc<Session>, reason: CloseReason) {
     let wait = match reason {
         CloseReason::ClientClosed => CLOSE_GRACE,
         reason if reason.is_ours() || session.has_get() => FAREWELL_WAIT,
         _ => return,
     };
-    let said = poll_fn(|cx| {
-        session.wake_on_change(cx.waker());
-        if session.has_said_all() { Poll::Ready(()) } else { Poll::Pending }
-    });
-    let _ = tokio::time::timeout(wait, said).await;
+    // One GET for what is queued, and one for the close: each in its own time.
+    let mut said = Farewell::Unsaid;
+    while said != Farewell::All {
+        let more = poll_fn(|cx| {
+            session.wake_on_change(cx.waker());
+            let now = session.farewell();
+            if now == said { Poll::Pending } else { Poll::Ready(now) }
+        });
+        match tokio::time::timeout(wait, more).await {
+            Ok(now) => said = now,
+            Err(_) => return,
+        }
+    }
 }

@@ -36,8 +36,18 @@ pub(crate) struct Polling {
     posted: Option<VecDeque<Packet>>,
     post: Option<Waker>,
     pub upgrade: Upgrade,
-    /// The last word was said: a closing session has answered its last GET.
-    said: bool,
+    farewell: Farewell,
+}
+
+/// How far a closing session has got with its last words.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Farewell {
+    #[default]
+    Unsaid,
+    /// What was queued has left; the close is for the next GET.
+    Queue,
+    /// It has answered its last GET.
+    All,
 }
 
 #[derive(Default)]
@@ -116,7 +126,8 @@ fn begin(session: &Arc<Session>) -> Begun {
     let closing = state.closing;
     let Some(polling) = &mut state.polling else { return Begun::Answered(Answer::Refused) };
     if let Some(reason) = closing {
-        let last = !polling.said && polling.get.is_none() && (reason == CloseReason::ClientClosed || reason.is_ours());
+        let unsaid = polling.farewell != Farewell::All;
+        let last = unsaid && polling.get.is_none() && (reason == CloseReason::ClientClosed || reason.is_ours());
         drop(state);
         let answer = if last { last_word(session, reason) } else { Answer::Refused };
         session.wake_task();
@@ -134,19 +145,24 @@ fn begin(session: &Arc<Session>) -> Begun {
     Begun::Waiting { probed: matches!(polling.upgrade, Upgrade::Probed) }
 }
 
-/// The answer to the last GET of a closing session: `6` to a client that closed, else what is queued and `1`.
+/// The answer to the last GET of a closing session: `6` to a client that closed, else `1`; or to the one before, what is
+/// queued.
+///
+/// Never both at once. The stock client hands events over a moment after it has read them, and a close at once: what comes
+/// with its close it keeps for the next connection, gives it to its handlers then, and asks for it again all the same.
 fn last_word(session: &Arc<Session>, reason: CloseReason) -> Answer {
     let mut state = session.state();
+    let queue = if reason.is_ours() { mem::take(&mut state.queue) } else { VecDeque::new() };
+    let is_last = queue.is_empty();
     if let Some(polling) = &mut state.polling {
-        polling.said = true;
+        polling.farewell = if is_last { Farewell::All } else { Farewell::Queue };
         polling.get = None;
     }
     if reason == CloseReason::ClientClosed {
         return Answer::Noop;
     }
-    let queue = if reason.is_ours() { mem::take(&mut state.queue) } else { VecDeque::new() };
     drop(state);
-    Answer::Packets(Delivery::new(session, queue, Some(&session.shared.packets.close)))
+    Answer::Packets(Delivery::new(session, queue, is_last.then_some(&session.shared.packets.close)))
 }
 
 /// A GET in flight. Dropped unanswered, it was aborted by its client.
@@ -308,9 +324,9 @@ impl Session {
         }
     }
 
-    /// Whether a closing session has nothing left to say over long-polling.
-    pub(super) fn has_said_all(&self) -> bool {
-        self.with_polling(|polling| polling.said).unwrap_or(true)
+    /// What a closing session has said over long-polling.
+    pub(super) fn farewell(&self) -> Farewell {
+        self.with_polling(|polling| polling.farewell).unwrap_or(Farewell::All)
     }
 
     pub(super) fn has_get(&self) -> bool {

@@ -425,6 +425,32 @@ async fn closing_says_what_was_queued_and_then_the_code() {
     }
 }
 
+/// The stock client would keep the events for its next connection, and be sent them again there.
+#[tokio::test]
+async fn a_poll_is_never_answered_with_events_and_the_close() {
+    let server = Server::start(quiet(), |io| io.ns("/", Namespace::new())).await;
+    let events = [Encoded::event_json("sale", &[]), Encoded::event_json("draining", &[])];
+    // Those that are queued when it closes, and those that come to a poll that waits.
+    for waits in [false, true] {
+        let mut peer = Peer::joined(server.addr, Transport::Polling).await;
+        let socket = one_socket(&server).await;
+        let closing = async {
+            if waits {
+                tokio::time::sleep(Duration::from_millis(30)).await;
+            }
+            socket.try_send(&events).unwrap();
+            socket.close(CloseReason::RESTART);
+        };
+        let (first, ()) = tokio::join!(peer.hears_at_once(), closing);
+        assert_eq!(first, events.each_ref().map(|event| Packet::from(event.text())));
+        // It takes its time over them.
+        tokio::time::sleep(Duration::from_millis(30)).await;
+        assert_eq!(peer.hears_at_once().await, [Packet::from("1")]);
+        assert_eq!(get(server.addr, &peer.uri()).await.status, StatusCode::BAD_REQUEST);
+        server.until("gone", |_| server.io.sockets("/").is_empty()).await;
+    }
+}
+
 #[tokio::test]
 async fn a_waiting_poll_hears_the_servers_close() {
     let server = Server::start(quiet(), |io| io.ns("/", Namespace::new())).await;
