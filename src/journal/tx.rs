@@ -54,6 +54,9 @@ impl MerchantTx {
         if let Some(once) = once
             && let Some(written) = once.answered(&mut sql, caller.merchant).await?
         {
+            // Now: dropped, it would hold the key's lock until its connection is back in the pool, and whoever asks again at
+            // once would be told that the request is still running. Whatever comes of it, the answer is known.
+            let _ = sql.rollback().await;
             return Ok(Begun::Again(written));
         }
         Ok(Begun::First(Self { sql, caller, now: begun.now, events: Vec::new() }))
