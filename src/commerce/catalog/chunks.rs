@@ -4,7 +4,7 @@ use super::Product;
 
 /// The most products that are put in one transaction: with [`CHUNK_BYTES_MAX`] it keeps an entry well below its limit.
 pub const CHUNK_ITEMS_MAX: usize = 200;
-/// The most bytes of names, codes and barcodes that are put in one transaction.
+/// The most bytes of names, codes and barcodes, as an entry has them, that are put in one transaction.
 pub const CHUNK_BYTES_MAX: usize = 64 * 1024;
 
 /// Cuts a list of products into chunks that are put in a transaction each.
@@ -30,19 +30,16 @@ pub fn chunks(products: &[Product]) -> impl Iterator<Item = &[Product]> {
 
 /// About how many bytes of text a product brings into an entry.
 fn weight(product: &Product) -> usize {
-    let texts = [&product.department, &product.category, &product.brand, &product.package];
-    let own: usize = product.name.len() + texts.into_iter().flatten().map(String::len).sum::<usize>();
-    let variants: usize = product
-        .variants
-        .iter()
-        .map(|it| {
-            it.sku.len()
-                + it.name.as_ref().map_or(0, String::len)
-                + it.barcodes.iter().map(String::len).sum::<usize>()
-                + 64
-        })
-        .sum();
-    own + variants
+    let own = [&product.department, &product.category, &product.brand, &product.package].into_iter().flatten();
+    let of_variants = product.variants.iter().flat_map(|it| [&it.sku].into_iter().chain(&it.name).chain(&it.barcodes));
+    let texts = [&product.name].into_iter().chain(own).chain(of_variants);
+    texts.map(|text| written(text)).sum::<usize>() + 64 * product.variants.len()
+}
+
+/// How many bytes a text takes as JSON: a quote and a backslash are two each. Other characters that JSON escapes never come
+/// here.
+fn written(text: &str) -> usize {
+    text.len() + text.matches(['"', '\\']).count()
 }
 
 #[cfg(test)]
@@ -58,5 +55,17 @@ mod tests {
         let wide: Vec<Product> =
             (0..3).map(|n| Product { name: "x".repeat(CHUNK_BYTES_MAX / 2), ..product(&n.to_string()) }).collect();
         assert_eq!(chunks(&wide).count(), 3);
+    }
+
+    #[test]
+    fn quotes_and_backslashes_weigh_what_they_take_in_an_entry() {
+        let named = |letter: &str| -> Vec<Product> {
+            let name = letter.repeat(CHUNK_BYTES_MAX / 2 - 100);
+            ["1", "2"].iter().map(|sku| Product { name: name.clone(), ..product(sku) }).collect()
+        };
+        assert_eq!(chunks(&named("x")).count(), 1);
+        for letter in ["\"", "\\"] {
+            assert_eq!(chunks(&named(letter)).count(), 2, "{letter}");
+        }
     }
 }
