@@ -11,18 +11,46 @@ async fn another_merchants_things_are_not_found() {
     let (bakery, rival) = (hub.merchant("Toko Roti").await, hub.merchant("Saingan").await);
     let bread = bakery.stocked("roti", 7_500, "10").await;
     let sale = bakery.post(&bakery.sales(), bakery.sale(&bread, "1", 7_500)).await.created();
+    let product = bakery.get("/v1/products").await.ok()["items"][0].clone();
+    let product_path = format!("/v1/products/{}", product["id"].as_str().unwrap());
     for path in [
+        product_path.clone(),
         format!("/v1/sales/{}", sale["id"].as_str().unwrap()),
+        format!("/v1/payments/{}/seen", sale["tenders"][0]["payment"].as_str().unwrap()),
         format!("/v1/outlets/{}", bakery.outlet),
+        format!("/v1/outlets/{}/presence", bakery.outlet),
+        format!("/v1/outlets/{}/sales", bakery.outlet),
         format!("/v1/outlets/{}/stock", bakery.outlet),
         format!("/v1/outlets/{}/stock/{bread}", bakery.outlet),
+        format!("/v1/outlets/{}/stock/{bread}/moves", bakery.outlet),
     ] {
+        assert_eq!(bakery.get(&path).await.status, 200, "{path} is there");
         rival.get(&path).await.refused(404, "not_found");
     }
-    rival.post(&bakery.sales(), bakery.sale(&bread, "1", 7_500)).await.refused(404, "not_found");
-    let foreign = rival.post(&rival.sales(), rival.sale(&bread, "1", 7_500)).await;
-    foreign.refused(422, "unknown_variant");
-    assert_eq!(bakery.stock_of(&bread).await, "9.000");
+    let cheap = json!({ "name": "roti", "variants": [{ "sku": "roti", "price_minor": 1 }] }).to_string();
+    let headers = [("idempotency-key", "cheap"), ("content-type", "application/json")];
+    let replaced = rival.owner().send("PUT", &product_path, &headers, cheap.into_bytes()).await.expect("an answer");
+    replaced.refused(404, "not_found");
+    let delivery = json!({ "reason": "received", "lines": [{ "variant": bread, "quantity": "1" }] });
+    let moves = |shop: &Shop<'_>| format!("/v1/outlets/{}/stock/moves", shop.outlet);
+    let register = json!({ "code": "R2", "name": "Kasir 2" });
+    for (path, body) in [
+        (bakery.sales(), bakery.sale(&bread, "1", 7_500)),
+        (moves(&bakery), delivery.clone()),
+        (format!("/v1/outlets/{}/registers", bakery.outlet), register),
+    ] {
+        rival.post(&path, body).await.refused(404, "not_found");
+    }
+    for (path, body, code) in [
+        (rival.sales(), rival.sale(&bread, "1", 7_500), "unknown_variant"),
+        (moves(&rival), delivery, "unknown_variant"),
+        (rival.sales(), rival.sale_at(bakery.register, &bread, "1", 7_500), "unknown_register"),
+    ] {
+        rival.post(&path, body).await.refused(422, code);
+    }
+    assert_eq!((bakery.get(&product_path).await.ok(), bakery.stock_of(&bread).await), (product, "9.000".to_owned()));
+    let registers = bakery.get(&format!("/v1/outlets/{}", bakery.outlet)).await.ok()["registers"].clone();
+    assert_eq!(registers.as_array().map(Vec::len), Some(1), "{registers}");
     // Its journal is another one, and a position of the other's is not taken for its own.
     assert!(rival.journal().await.iter().all(|it| !it.to_string().contains("roti")));
     let foreign = bakery.journal().await.pop().unwrap()["position"].as_str().unwrap().to_owned();
