@@ -28,7 +28,7 @@ pub enum Error {
     InFlight,
     /// A position cannot be served: the reader needs a snapshot.
     SnapshotRequired(tillwire_channels::wire::SnapshotRequired),
-    /// Too much at once; try again later.
+    /// Too much at once, and nothing was done; try again later.
     Busy { retry_after: Duration },
     /// Our own fault, or a dependency's. Logged once, at the edge; the caller sees only the trace id.
     Internal(anyhow::Error),
@@ -69,11 +69,20 @@ impl Error {
 impl<E: Into<anyhow::Error>> From<E> for Error {
     fn from(error: E) -> Self {
         let error = error.into();
-        // A pool without a free connection is overload and not a fault: whoever asks is told to come back.
         match error.downcast_ref::<sqlx::Error>() {
-            Some(sqlx::Error::PoolTimedOut) => Self::Busy { retry_after: Duration::from_secs(1) },
+            Some(cause) if is_overload(cause) => Self::Busy { retry_after: Duration::from_secs(1) },
             _ => Self::Internal(error),
         }
+    }
+}
+
+/// Whether no connection was free in time, or a lock (SQLSTATE 55P03): no fault, and nothing was done. Whoever asks is told
+/// to come back.
+fn is_overload(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::PoolTimedOut => true,
+        sqlx::Error::Database(refusal) => refusal.code().as_deref() == Some("55P03"),
+        _ => false,
     }
 }
 

@@ -250,6 +250,39 @@ async fn a_command_that_does_not_serialise_is_tried_three_times_and_leaves_what_
 }
 
 #[tokio::test]
+async fn a_sale_that_gets_no_lock_in_time_is_not_done_and_may_be_tried_again() {
+    let hub = TestHub::start().await;
+    let shop = hub.merchant("Toko Roti").await;
+    let bread = shop.stocked("roti", 7_500, "10").await;
+    let mut holder = PgConnection::connect(&hub.database.url("postgres")).await.unwrap();
+    // It is held half-way, and in its last statement.
+    for (held, left) in [("stock_levels", "9.000"), ("journal_heads", "8.000")] {
+        let (key, sale) = (Uuid::new_v4().to_string(), shop.sale(&bread, "1", 7_500));
+        let entries = shop.journal().await.len();
+        let hold = format!("begin; select 1 from {held} for update");
+        sqlx::raw_sql(AssertSqlSafe(hold)).execute(&mut holder).await.unwrap();
+        let late = shop.post_once(&key, &shop.sales(), sale.clone()).await;
+        late.refused(503, "busy");
+        assert_eq!(late.headers["retry-after"], "1");
+        sqlx::raw_sql("rollback").execute(&mut holder).await.unwrap();
+        assert_eq!(shop.journal().await.len(), entries);
+
+        let started = Instant::now();
+        let sold = loop {
+            let answer = shop.post_once(&key, &shop.sales(), sale.clone()).await;
+            // The first one's connection may still be on its way back, and hold the key's lock.
+            if answer.status != 409 || started.elapsed() > PATIENCE {
+                break answer;
+            }
+        };
+        sold.created();
+        assert!(!sold.headers.contains_key("idempotent-replayed"), "{held}: there was no answer to keep");
+        assert_eq!(shop.stock_of(&bread).await, left, "once");
+    }
+    hub.ledgers_add_up().await;
+}
+
+#[tokio::test]
 async fn time_is_bounded_in_the_transaction_itself_whatever_the_connection_allows() {
     let hub = TestHub::start().await;
     let shop = hub.merchant("Toko Roti").await;
