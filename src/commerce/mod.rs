@@ -5,6 +5,7 @@
 //! socket.
 
 pub mod catalog;
+mod clock;
 pub mod merchants;
 pub mod money;
 pub mod outlets;

@@ -9,6 +9,7 @@ use tillwire_channels::{Event, MerchantId, Moment, OutletId, Quantity, StaffId, 
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use super::clock::happened_at;
 use super::{decimal, quantity};
 use crate::error::{Error, OnConstraint, Result};
 use crate::journal::MerchantTx;
@@ -56,15 +57,16 @@ pub enum Change {
     To { counted: Quantity, expected: Quantity },
 }
 
-/// A movement: what moves, and why. Pointers name the line of the request that asked for it.
+/// A movement: what moves, and why.
 #[derive(Clone, Debug)]
 pub struct Movement {
     pub outlet: OutletId,
     pub reason: StockReason,
     pub document: Option<Uuid>,
-    pub occurred_at: Moment,
-    /// In the order of the variants, which is the order of locking.
-    pub changes: BTreeMap<VariantId, (Change, String)>,
+    /// By the clock of whoever moved it, if they say so.
+    pub occurred_at: Option<Moment>,
+    /// In the order of the variants, which is the order of locking; each with the line of the request that asked for it.
+    pub changes: BTreeMap<VariantId, (Change, usize)>,
 }
 
 /// Names of a variant, for events and answers.
@@ -80,17 +82,20 @@ pub async fn apply(
     movement: &Movement,
     names: &BTreeMap<VariantId, Named>,
 ) -> Result<Vec<LevelView>> {
+    let occurred_at = happened_at(movement.occurred_at, tx.now())?;
     let variants: Vec<Uuid> = movement.changes.keys().map(|variant| variant.0).collect();
     // Only what comes in, or is counted, can begin a level: nothing leaves where nothing was.
     if movement.reason != StockReason::Sale {
-        begin_levels(tx, movement.outlet, &variants).await?;
+        begin_levels(tx, movement.outlet, &variants)
+            .await
+            .on_constraint("stock_levels_variant_fkey", || unknown_variant(movement, names))?;
     }
     let on_hand = lock_levels(tx, movement.outlet, &variants).await?;
     let moved = decide(&movement.changes, &on_hand)?;
-    write(tx, movement, &moved).await?;
+    write(tx, movement, occurred_at, &moved).await?;
     let mut levels = Vec::with_capacity(moved.len());
     for Moved { variant, change, on_hand } in moved {
-        let Named { sku, name } = names.get(&variant).cloned().ok_or(Error::NotFound("variant"))?;
+        let Named { sku, name } = names.get(&variant).cloned().ok_or_else(|| unknown_variant(movement, names))?;
         levels.push(LevelView { variant, sku: sku.clone(), name: name.clone(), on_hand });
         let event = StockChanged {
             outlet: movement.outlet,
@@ -102,9 +107,16 @@ pub async fn apply(
             reason: movement.reason,
             document: movement.document,
         };
-        tx.append(&Event::StockChanged(event), movement.occurred_at)?;
+        tx.append(&Event::StockChanged(event), occurred_at)?;
     }
     Ok(levels)
+}
+
+/// Names the first line with a variant that the merchant does not have.
+fn unknown_variant(movement: &Movement, names: &BTreeMap<VariantId, Named>) -> Error {
+    let unknown = movement.changes.iter().filter(|(variant, _)| !names.contains_key(*variant));
+    let line = unknown.map(|(_, (_, line))| *line).min().unwrap_or_default();
+    Error::invalid("unknown_variant", format!("/lines/{line}/variant"), "There is no such variant.")
 }
 
 /// A level that changes.
@@ -117,24 +129,24 @@ struct Moved {
 
 /// What each level becomes, or why it cannot. Counts that find what was expected move nothing.
 fn decide(
-    changes: &BTreeMap<VariantId, (Change, String)>,
+    changes: &BTreeMap<VariantId, (Change, usize)>,
     on_hand: &BTreeMap<VariantId, Quantity>,
 ) -> Result<Vec<Moved>> {
     let mut moved = Vec::with_capacity(changes.len());
-    for (&variant, (change, pointer)) in changes {
+    for (&variant, &(change, line)) in changes {
         let before = on_hand.get(&variant).copied().unwrap_or(Quantity::ZERO);
-        let change = match *change {
+        let change = match change {
             Change::By(change) => change,
             Change::To { expected, .. } if expected != before => {
                 let detail = format!("There are {before}, not {expected}: count again.");
-                return Err(Error::conflict_at("count_is_stale", pointer, detail));
+                return Err(Error::conflict_at("count_is_stale", quantity_of(line), detail));
             }
-            Change::To { counted, .. } => out_of_range(counted.checked_add(before.negated()), pointer)?,
+            Change::To { counted, .. } => within_range(counted.checked_add(before.negated()), line)?,
         };
-        let after = out_of_range(before.checked_add(change), pointer)?;
+        let after = within_range(before.checked_add(change), line)?;
         if after < Quantity::ZERO {
             let detail = format!("There are {before}, and {} are wanted.", change.negated());
-            return Err(Error::conflict_at("out_of_stock", pointer, detail));
+            return Err(Error::conflict_at("out_of_stock", quantity_of(line), detail));
         }
         if change != Quantity::ZERO {
             moved.push(Moved { variant, change, on_hand: after });
@@ -143,8 +155,13 @@ fn decide(
     Ok(moved)
 }
 
-fn out_of_range(sum: Option<Quantity>, pointer: &str) -> Result<Quantity> {
-    sum.ok_or_else(|| Error::invalid("quantity_out_of_range", pointer, "The level would be out of range."))
+fn within_range(sum: Option<Quantity>, line: usize) -> Result<Quantity> {
+    sum.ok_or_else(|| Error::invalid("quantity_out_of_range", quantity_of(line), "The level would be out of range."))
+}
+
+/// Where in the request a line says how many.
+fn quantity_of(line: usize) -> String {
+    format!("/lines/{line}/quantity")
 }
 
 async fn begin_levels(tx: &mut MerchantTx, outlet: OutletId, variants: &[Uuid]) -> Result<()> {
@@ -159,8 +176,7 @@ async fn begin_levels(tx: &mut MerchantTx, outlet: OutletId, variants: &[Uuid]) 
     )
     .execute(tx.sql())
     .await
-    .on_constraint("stock_levels_outlet_fkey", || Error::NotFound("outlet"))
-    .on_constraint("stock_levels_variant_fkey", || Error::NotFound("variant"))?;
+    .on_constraint("stock_levels_outlet_fkey", || Error::NotFound("outlet"))?;
     Ok(())
 }
 
@@ -184,7 +200,7 @@ async fn lock_levels(
     rows.into_iter().map(|row| Ok((VariantId(row.variant_id), quantity(row.on_hand)?))).collect()
 }
 
-async fn write(tx: &mut MerchantTx, movement: &Movement, moved: &[Moved]) -> Result<()> {
+async fn write(tx: &mut MerchantTx, movement: &Movement, occurred_at: Moment, moved: &[Moved]) -> Result<()> {
     let (merchant, actor) = (tx.merchant(), tx.actor());
     let variants: Vec<Uuid> = moved.iter().map(|moved| moved.variant.0).collect();
     let moves: Vec<Uuid> = moved.iter().map(|_| Uuid::now_v7()).collect();
@@ -214,7 +230,7 @@ async fn write(tx: &mut MerchantTx, movement: &Movement, moved: &[Moved]) -> Res
         movement.reason.as_str(),
         movement.document,
         actor.0,
-        movement.occurred_at,
+        occurred_at,
     )
     .fetch_one(tx.sql())
     .await?;
@@ -342,7 +358,7 @@ mod tests {
     fn one(change: Change, before: Option<&str>) -> Result<Vec<Moved>> {
         let variant = VariantId(Uuid::nil());
         let on_hand = before.map(|before| (variant, before.parse().unwrap())).into_iter().collect();
-        decide(&[(variant, (change, "/lines/0".to_owned()))].into(), &on_hand)
+        decide(&[(variant, (change, 0))].into(), &on_hand)
     }
 
     fn by(quantity: &str) -> Change {

@@ -2,14 +2,14 @@
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::HeaderMap;
+use axum::http::{HeaderMap, HeaderValue, header};
 use futures_util::FutureExt;
 use garde::Validate;
 use serde::{Deserialize, Serialize};
 use tillwire_channels::{ProductId, VariantId};
 use utoipa::{IntoParams, ToSchema};
 
-use super::extract::{At, IdempotencyKey, Params, Valid};
+use super::extract::{At, IdempotencyKey, Params, Valid, printable};
 use super::problem::Problem;
 use super::reply::{Page, bounded, cursor};
 use crate::commerce::catalog::{
@@ -32,15 +32,15 @@ pub struct PutProduct {
     /// A UUID of your own. Left out, an import takes the product that has the first variant's SKU.
     #[garde(skip)]
     pub id: Option<ProductId>,
-    #[garde(length(chars, min = 1, max = 200))]
+    #[garde(length(chars, min = 1, max = 200), custom(printable))]
     pub name: String,
-    #[garde(inner(length(chars, max = 100)))]
+    #[garde(inner(length(chars, max = 100), custom(printable)))]
     pub department: Option<String>,
-    #[garde(inner(length(chars, max = 100)))]
+    #[garde(inner(length(chars, max = 100), custom(printable)))]
     pub category: Option<String>,
-    #[garde(inner(length(chars, max = 100)))]
+    #[garde(inner(length(chars, max = 100), custom(printable)))]
     pub brand: Option<String>,
-    #[garde(inner(length(chars, max = 100)))]
+    #[garde(inner(length(chars, max = 100), custom(printable)))]
     pub package: Option<String>,
     /// Whether it can be sold.
     #[garde(skip)]
@@ -57,15 +57,15 @@ pub struct PutVariant {
     /// A UUID of your own. Left out, the variant that has the SKU is meant, or a new one.
     #[garde(skip)]
     pub id: Option<VariantId>,
-    #[garde(length(chars, min = 1, max = 64))]
+    #[garde(length(chars, min = 1, max = 64), custom(printable))]
     pub sku: String,
     /// What tells it from the product's other variants.
-    #[garde(inner(length(chars, min = 1, max = 100)))]
+    #[garde(inner(length(chars, min = 1, max = 100), custom(printable)))]
     pub name: Option<String>,
     /// For one unit, in the currency's minor unit: whole rupiah.
     #[garde(range(min = 0, max = AMOUNT_MAX_MINOR))]
     pub price_minor: i64,
-    #[garde(length(max = BARCODES_MAX), inner(length(chars, min = 1, max = 64)))]
+    #[garde(length(max = BARCODES_MAX), inner(length(chars, min = 1, max = 64), custom(printable)))]
     #[serde(default)]
     pub barcodes: Vec<String>,
 }
@@ -109,6 +109,9 @@ pub async fn list(
     staff.may(Permission::ReadCatalog)?;
     let limit = bounded(params.limit, 50, PAGE_MAX)?;
     let after = cursor(params.cursor.as_deref())?.map(ProductId);
+    if let Some(Err(error)) = params.code.as_deref().map(|code| printable(code, &())) {
+        return Err(Error::invalid("invalid_parameter", "code", error.message()));
+    }
     let mut tx = ReadTx::begin(&hub.journal.pools.app, staff.caller()).await?;
     let products = match params.code {
         Some(code) => catalog::find(tx.sql(), staff.merchant, &code, after).await?,
@@ -161,8 +164,9 @@ pub async fn replace(
     if body.id.is_some_and(|given| given != id) {
         return Err(Error::invalid("invalid_field", "/id", "The path names another product."));
     }
-    let version = headers.get("if-match").map(version).transpose()?;
-    let once = key.once("PUT /v1/products/{product}", &bytes);
+    let condition = headers.get(header::IF_MATCH);
+    let version = condition.map(version).transpose()?;
+    let once = key.once_if("PUT /v1/products/{product}", &bytes, condition);
     let product = Product { id: Some(id), ..body.into() };
     hub.journal
         .write(staff.caller(), Some(once), 200, move |tx| {
@@ -171,7 +175,7 @@ pub async fn replace(
         .await
 }
 
-fn version(value: &axum::http::HeaderValue) -> Result<i64> {
+fn version(value: &HeaderValue) -> Result<i64> {
     value
         .to_str()
         .ok()

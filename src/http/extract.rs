@@ -2,7 +2,7 @@
 
 use axum::body::Bytes;
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
-use axum::http::{header, request::Parts};
+use axum::http::{HeaderValue, header, request::Parts};
 use garde::Validate;
 use serde::de::DeserializeOwned;
 
@@ -41,7 +41,14 @@ pub struct IdempotencyKey {
 impl IdempotencyKey {
     /// The key for a request with this body.
     pub fn once(self, route: &'static str, body: &[u8]) -> Once {
-        Once::new(route, self.key, &[self.path.as_bytes(), body])
+        self.once_if(route, body, None)
+    }
+
+    /// The key for a request with this body that is to be done only on a condition: under another it is another request.
+    pub fn once_if(self, route: &'static str, body: &[u8], condition: Option<&HeaderValue>) -> Once {
+        let mut request = vec![self.path.as_bytes(), body];
+        request.extend(condition.map(HeaderValue::as_bytes));
+        Once::new(route, self.key, &request)
     }
 }
 
@@ -93,6 +100,14 @@ where
         let body = parse::<T>(&bytes)?;
         body.validate().map_err(|report| Error::InvalidMany(faults(&report)))?;
         Ok(Self { body, bytes })
+    }
+}
+
+/// A text that can be printed in a line. The database keeps no NUL, and no receipt wants the other control characters.
+pub fn printable(text: &str, _: &()) -> garde::Result {
+    match text.contains(char::is_control) {
+        true => Err(garde::Error::new("must not have control characters")),
+        false => Ok(()),
     }
 }
 

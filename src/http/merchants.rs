@@ -7,7 +7,7 @@ use garde::Validate;
 use serde::Deserialize;
 use utoipa::ToSchema;
 
-use super::extract::{IdempotencyKey, Valid};
+use super::extract::{IdempotencyKey, Valid, printable};
 use super::problem::Problem;
 use crate::commerce::merchants::{self, MerchantView};
 use crate::error::Result;
@@ -20,7 +20,7 @@ use crate::journal::read::ReadTx;
 #[derive(Debug, Deserialize, Validate, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct OpenMerchant {
-    #[garde(length(chars, min = 1, max = 200))]
+    #[garde(length(chars, min = 1, max = 200), custom(printable))]
     pub name: String,
     /// ISO 4217, e.g. `IDR`. It cannot be changed later.
     #[garde(pattern(r"^[A-Z]{3}$"))]

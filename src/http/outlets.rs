@@ -8,7 +8,7 @@ use serde::Deserialize;
 use tillwire_channels::{OutletId, RegisterId};
 use utoipa::ToSchema;
 
-use super::extract::{At, IdempotencyKey, Params, Valid};
+use super::extract::{At, IdempotencyKey, Params, Valid, printable};
 use super::problem::Problem;
 use super::reply::{Page, PageParams};
 use crate::commerce::outlets::{self, NewOutlet, NewRegister, OutletView, PAGE_MAX, RegisterView};
@@ -28,10 +28,10 @@ pub struct OpenOutlet {
     /// Stands on receipts: capital letters, digits and hyphens.
     #[garde(pattern(r"^[A-Z0-9-]{1,16}$"))]
     pub code: String,
-    #[garde(length(chars, min = 1, max = 200))]
+    #[garde(length(chars, min = 1, max = 200), custom(printable))]
     pub name: String,
     /// An IANA name such as `Asia/Jakarta`.
-    #[garde(length(bytes, min = 1, max = 64))]
+    #[garde(length(bytes, min = 1, max = 64), custom(printable))]
     pub time_zone: String,
 }
 
@@ -45,7 +45,7 @@ pub struct EnrolRegister {
     /// Stands on receipts: capital letters, digits and hyphens.
     #[garde(pattern(r"^[A-Z0-9-]{1,16}$"))]
     pub code: String,
-    #[garde(length(chars, min = 1, max = 200))]
+    #[garde(length(chars, min = 1, max = 200), custom(printable))]
     pub name: String,
 }
 

@@ -4,6 +4,7 @@ use std::any::Any;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::body::Body;
 use axum::http::{HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
@@ -42,7 +43,7 @@ pub struct Problem {
 /// One thing that is wrong.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ProblemError {
-    /// A JSON pointer into the body, or the name of a parameter or header.
+    /// A JSON pointer into the body, or the name of a parameter, a header or another part of the request.
     pub pointer: String,
     pub code: &'static str,
     pub detail: String,
@@ -67,9 +68,10 @@ pub fn render(mut response: Response, uri: &Uri, trace_id: &str) -> Response {
         // Once, with the whole chain; the caller sees only the trace id.
         error!(error = format!("{cause:#}"), "A request failed");
     }
-    let problem = describe(&error, uri, trace_id);
-    let mut rendered = (response.status(), serde_json::to_vec(&problem).unwrap_or_default()).into_response();
-    let headers = rendered.headers_mut();
+    let problem = describe(&error, response.status(), uri, trace_id);
+    *response.body_mut() = Body::from(serde_json::to_vec(&problem).unwrap_or_default());
+    let headers = response.headers_mut();
+    headers.remove(header::CONTENT_LENGTH); // The empty body's, if somebody has measured it.
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
     if let Some(after) = retry_after(&error) {
         headers.insert(header::RETRY_AFTER, HeaderValue::from(after.as_secs().max(1)));
@@ -77,7 +79,7 @@ pub fn render(mut response: Response, uri: &Uri, trace_id: &str) -> Response {
     if matches!(*error, Error::Unauthenticated(_)) {
         headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     }
-    rendered
+    response
 }
 
 fn status(error: &Error) -> StatusCode {
@@ -89,6 +91,7 @@ fn status(error: &Error) -> StatusCode {
             StatusCode::BAD_REQUEST
         }
         Error::Invalid { code: "unsupported_media_type", .. } => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        Error::Invalid { code: "method_not_allowed", .. } => StatusCode::METHOD_NOT_ALLOWED,
         Error::Invalid { .. } | Error::InvalidMany(_) | Error::KeyReused => StatusCode::UNPROCESSABLE_ENTITY,
         Error::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
         Error::Conflict { code: "stale_version", .. } => StatusCode::PRECONDITION_FAILED,
@@ -99,8 +102,7 @@ fn status(error: &Error) -> StatusCode {
     }
 }
 
-fn describe(error: &Error, uri: &Uri, trace_id: &str) -> Problem {
-    let status = status(error);
+fn describe(error: &Error, status: StatusCode, uri: &Uri, trace_id: &str) -> Problem {
     let one = |code: &'static str, pointer: &str, detail: &str| {
         vec![ProblemError { pointer: pointer.to_owned(), code, detail: detail.to_owned() }]
     };
@@ -177,10 +179,8 @@ pub async fn no_such_route() -> Error {
     Error::NotFound("route")
 }
 
-pub async fn no_such_method() -> Response {
-    let mut response = Error::NotFound("method on this route").into_response();
-    *response.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
-    response
+pub async fn no_such_method() -> Error {
+    Error::invalid("method_not_allowed", "method", "This route has no such method; `Allow` names those that it has.")
 }
 
 /// A panic is our own fault; the process and the connection live on.

@@ -7,10 +7,9 @@ use garde::Validate;
 use serde::Deserialize;
 use tillwire_channels::event::Method;
 use tillwire_channels::{Moment, OutletId, PaymentId, Quantity, RegisterId, SaleId, VariantId};
-use time::Duration;
 use utoipa::ToSchema;
 
-use super::extract::{At, IdempotencyKey, Params, Valid};
+use super::extract::{At, IdempotencyKey, Params, Valid, printable};
 use super::problem::Problem;
 use super::reply::{Page, PageParams};
 use crate::commerce::money::AMOUNT_MAX_MINOR;
@@ -23,11 +22,6 @@ use crate::identity::{Permission, Staff};
 use crate::journal::Written;
 use crate::journal::read::ReadTx;
 
-/// How far a till's clock may be ahead of ours.
-const AHEAD_MAX: Duration = Duration::minutes(5);
-/// How late a till that was offline may hand something in.
-const LATE_MAX: Duration = Duration::days(31);
-
 /// Completes a sale.
 #[derive(Clone, Debug, Deserialize, Validate, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -38,7 +32,7 @@ pub struct CompleteSale {
     #[garde(skip)]
     pub register: RegisterId,
     /// The receipt's number, if the till has its own series; else the register's next one is taken.
-    #[garde(inner(length(chars, min = 1, max = 64)))]
+    #[garde(inner(length(chars, min = 1, max = 64), custom(printable)))]
     pub number: Option<String>,
     /// When it happened, by the till's clock; now, if it is left out.
     #[garde(skip)]
@@ -95,13 +89,13 @@ fn positive(quantity: &Quantity, _: &()) -> garde::Result {
 }
 
 impl CompleteSale {
-    fn draft(self, outlet: OutletId, now: Moment) -> Result<Draft> {
-        Ok(Draft {
+    fn draft(self, outlet: OutletId) -> Draft {
+        Draft {
             id: self.id.unwrap_or_else(SaleId::new),
             outlet,
             register: self.register,
             number: self.number,
-            occurred_at: moment_that_can_be(self.occurred_at, now)?,
+            occurred_at: self.occurred_at,
             lines: self
                 .lines
                 .into_iter()
@@ -123,20 +117,7 @@ impl CompleteSale {
                     tendered_minor,
                 })
                 .collect(),
-        })
-    }
-}
-
-/// Refuses moments that a working clock cannot report.
-pub fn moment_that_can_be(occurred_at: Option<Moment>, now: Moment) -> Result<Option<Moment>> {
-    match occurred_at {
-        Some(at) if at > now + AHEAD_MAX => {
-            Err(Error::invalid("occurred_at_in_future", "/occurred_at", "This has not happened yet, by our clock."))
         }
-        Some(at) if at < now - LATE_MAX => {
-            Err(Error::invalid("occurred_at_too_old", "/occurred_at", "This happened more than 31 days ago."))
-        }
-        other => Ok(other),
     }
 }
 
@@ -144,9 +125,7 @@ pub fn moment_that_can_be(occurred_at: Option<Moment>, now: Moment) -> Result<Op
 #[utoipa::path(post, path = "/v1/outlets/{outlet}/sales", tag = "sales", request_body = CompleteSale,
     params(("outlet" = OutletId, Path),
            ("Idempotency-Key" = String, Header, description = "New for each attempt that is not a repetition.")),
-    responses((status = 201, body = SaleView,
-               headers(("Tillwire-Position" = String, description = "Where in the journal it stands."))),
-              (status = "default", body = Problem)))]
+    responses((status = 201, body = SaleView), (status = "default", body = Problem)))]
 pub async fn complete(
     State(hub): State<Hub>,
     staff: Staff,
@@ -159,7 +138,7 @@ pub async fn complete(
         return Err(Error::Denied(Permission::Sell));
     }
     let once = key.once("POST /v1/outlets/{outlet}/sales", &bytes);
-    let draft = body.draft(outlet, Moment::now_utc())?;
+    let draft = body.draft(outlet);
     hub.journal.write(staff.caller(), Some(once), 201, move |tx| sales::complete(tx, draft.clone()).boxed()).await
 }
 
@@ -174,7 +153,7 @@ pub async fn get(State(hub): State<Hub>, staff: Staff, At(sale): At<SaleId>) -> 
     Ok(Json(sale))
 }
 
-/// Sales of an outlet, newest first.
+/// Sales of an outlet, the largest id first. Ids that the hub makes grow with time, so of those the newest come first.
 #[utoipa::path(get, path = "/v1/outlets/{outlet}/sales", tag = "sales",
     params(("outlet" = OutletId, Path), PageParams),
     responses((status = 200, body = Page<SaleSummary>), (status = "default", body = Problem)))]

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use tillwire_channels::{Role, StaffId};
 use utoipa::ToSchema;
 
-use super::extract::{At, IdempotencyKey, Params, Valid};
+use super::extract::{At, IdempotencyKey, Params, Valid, printable};
 use super::problem::Problem;
 use super::reply::{Page, PageParams};
 use crate::error::Result;
@@ -25,7 +25,7 @@ pub struct AddStaff {
     /// A UUID of your own; one is made if it is left out.
     #[garde(skip)]
     pub id: Option<StaffId>,
-    #[garde(length(chars, min = 1, max = 200))]
+    #[garde(length(chars, min = 1, max = 200), custom(printable))]
     pub name: String,
     #[garde(skip)]
     pub role: Role,

@@ -15,7 +15,6 @@ use uuid::Uuid;
 use super::extract::{At, IdempotencyKey, Params, Valid};
 use super::problem::Problem;
 use super::reply::{Page, PageParams};
-use super::sales::moment_that_can_be;
 use crate::commerce::catalog;
 use crate::commerce::stock::{self, Change, LINES_MAX, LevelView, MoveView, Movement, PAGE_MAX};
 use crate::error::{Error, Result};
@@ -76,17 +75,16 @@ pub struct Moved {
 }
 
 impl MoveStock {
-    fn movement(self, outlet: OutletId, now: Moment) -> Result<Movement> {
+    fn movement(self, outlet: OutletId) -> Result<Movement> {
         let mut changes = BTreeMap::new();
         for (at, line) in self.lines.into_iter().enumerate() {
             let change = change(self.reason, &line, at)?;
-            if changes.insert(line.variant, (change, format!("/lines/{at}/quantity"))).is_some() {
+            if changes.insert(line.variant, (change, at)).is_some() {
                 let detail = "This variant stands in the movement twice.";
                 return Err(Error::invalid("variant_repeated", format!("/lines/{at}/variant"), detail));
             }
         }
-        let occurred_at = moment_that_can_be(self.occurred_at, now)?.unwrap_or(now);
-        Ok(Movement { outlet, reason: self.reason, document: self.document, occurred_at, changes })
+        Ok(Movement { outlet, reason: self.reason, document: self.document, occurred_at: self.occurred_at, changes })
     }
 }
 
@@ -173,7 +171,7 @@ pub async fn apply(
 ) -> Result<Written> {
     staff.may_at(Permission::MoveStock, outlet)?;
     let once = key.once("POST /v1/outlets/{outlet}/stock/moves", &bytes);
-    let movement = body.movement(outlet, Moment::now_utc())?;
+    let movement = body.movement(outlet)?;
     hub.journal
         .write(staff.caller(), Some(once), 201, move |tx| {
             let movement = movement.clone();

@@ -40,7 +40,8 @@ pub async fn add(tx: &mut MerchantTx, new: NewStaff) -> Result<StaffView> {
     )
     .execute(tx.sql())
     .await
-    .on_constraint("staff_pkey", || Error::conflict_at("id_taken", "/id", "This id is in use."))?;
+    .on_constraint("staff_pkey", || Error::conflict_at("id_taken", "/id", "This id is in use."))
+    .on_constraint("staff_merchant_id_fkey", || Error::NotFound("merchant"))?;
     Ok(StaffView { id: new.id, name: new.name, role: new.role })
 }
 
@@ -91,7 +92,8 @@ pub async fn revoke(tx: &mut MerchantTx, staff: StaffId) -> Result<RevocationVie
         issued_until,
     )
     .fetch_one(tx.sql())
-    .await?;
+    .await
+    .on_constraint("revocations_merchant_id_fkey", || Error::NotFound("merchant"))?;
     tx.append(&Event::AccessRevoked(AccessRevoked { staff, issued_until }), now)?;
     Ok(RevocationView { staff, issued_until })
 }

@@ -9,7 +9,7 @@ use super::entry::{ENTRY_BYTES_MAX, Entry, seq_of, tag_of};
 use super::once::Once;
 use super::write::Written;
 use super::{Caller, pool};
-use crate::error::{Error, Result};
+use crate::error::{Error, OnConstraint, Result};
 
 /// A transaction of one merchant: its rows, and the events that tell of them.
 ///
@@ -155,7 +155,8 @@ impl MerchantTx {
             reply,
         )
         .execute(&mut *self.sql)
-        .await?;
+        .await
+        .on_constraint("idempotency_keys_merchant_id_fkey", || Error::NotFound("merchant"))?;
         Ok(())
     }
 }

@@ -10,8 +10,11 @@ use super::support::hub::{Answer, Shop, TestHub};
 
 /// Puts a product; only at this version, if one is given.
 async fn put(shop: &Shop<'_>, path: &str, version: Option<&str>, body: &Value) -> Answer {
-    let key = Uuid::new_v4().to_string();
-    let mut headers = vec![("idempotency-key", key.as_str()), ("content-type", "application/json")];
+    put_once(shop, &Uuid::new_v4().to_string(), path, version, body).await
+}
+
+async fn put_once(shop: &Shop<'_>, key: &str, path: &str, version: Option<&str>, body: &Value) -> Answer {
+    let mut headers = vec![("idempotency-key", key), ("content-type", "application/json")];
     headers.extend(version.map(|version| ("if-match", version)));
     shop.owner().send("PUT", path, &headers, body.to_string().into_bytes()).await.expect("an answer")
 }
@@ -70,6 +73,26 @@ async fn a_product_is_read_back_as_it_was_put_and_replaced_only_by_who_has_seen_
     put(&shop, &path, None, &other).await.refused(422, "invalid_field");
     assert_eq!((shop.get(&path).await.ok(), shop.journal().await.len()), (view, entries), "nothing changed");
     assert_eq!(put(&shop, &path, None, &coffee).await.ok()["version"], 3, "without a version it is replaced");
+}
+
+#[tokio::test]
+async fn a_key_stands_for_the_version_that_was_to_be_replaced_as_well() {
+    let hub = TestHub::start().await;
+    let shop = hub.merchant("Toko Kopi").await;
+    let coffee = json!({ "name": "Kopi", "variants": [{ "sku": "kopi", "price_minor": 15_000 }] });
+    let created = shop.post("/v1/products", coffee.clone()).await.created();
+    let path = format!("/v1/products/{}", created["id"].as_str().unwrap());
+    let first = put_once(&shop, "seen", &path, Some("\"1\""), &coffee).await;
+    assert_eq!(first.ok()["version"], 2);
+    for other in [Some("\"2\""), None] {
+        put_once(&shop, "seen", &path, other, &coffee).await.refused(422, "idempotency_key_reused");
+    }
+    assert_eq!(put_once(&shop, "unseen", &path, None, &coffee).await.ok()["version"], 3);
+    put_once(&shop, "unseen", &path, Some("\"3\""), &coffee).await.refused(422, "idempotency_key_reused");
+    // The same request again is answered as the first was, whatever has become of the product.
+    let again = put_once(&shop, "seen", &path, Some("\"1\""), &coffee).await;
+    assert_eq!((again.ok(), &again.headers["idempotent-replayed"]), (first.json(), &"true".parse().unwrap()));
+    assert_eq!(shop.get(&path).await.ok()["version"], 3);
 }
 
 #[tokio::test]

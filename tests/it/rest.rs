@@ -1,8 +1,12 @@
 //! Bad input gets a clear problem and changes nothing.
 
 use serde_json::json;
-use tillwire_channels::{OutletId, Role};
+use tillwire_channels::{MerchantId, Moment, OutletId, Role};
+use time::Duration;
+use time::format_description::well_known::Rfc3339;
+use uuid::Uuid;
 
+use super::support::caller::Caller;
 use super::support::hub::TestHub;
 
 #[tokio::test]
@@ -44,6 +48,171 @@ async fn bad_sales_name_the_field_and_change_nothing() {
     assert_eq!(shop.stock_of(&bread).await, "10.000");
     // What was refused is not remembered: the same key may be used for the corrected request.
     shop.post_once("k1", &shop.sales(), good()).await.created();
+}
+
+#[tokio::test]
+async fn a_text_with_a_control_character_is_refused_wherever_it_stands() {
+    let hub = TestHub::start().await;
+    let shop = hub.merchant("Toko Roti").await;
+    let bread = shop.stocked("roti", 7_500, "10").await;
+    let before = shop.journal().await.len();
+    let mut sale = shop.sale(&bread, "1", 7_500);
+    sale["number"] = json!("R1");
+    let product = json!({
+        "name": "Kue", "department": "Roti", "category": "Manis", "brand": "Sari", "package": "kotak",
+        "variants": [{ "sku": "kue", "name": "besar", "price_minor": 9_000, "barcodes": ["8991"] }],
+    });
+    let (outlets, registers) = ("/v1/outlets".to_owned(), format!("/v1/outlets/{}/registers", shop.outlet));
+    let words = ["/name", "/department", "/category", "/brand", "/package"];
+    let codes = ["/variants/0/sku", "/variants/0/name", "/variants/0/barcodes/0"];
+    let cases = [
+        ("/v1/merchant".to_owned(), json!({ "name": "Toko", "currency": "IDR" }), vec!["/name", "/currency"]),
+        (
+            outlets,
+            json!({ "code": "BDG", "name": "Bandung", "time_zone": "Asia/Jakarta" }),
+            vec!["/code", "/name", "/time_zone"],
+        ),
+        (registers, json!({ "code": "R2", "name": "Kasir 2" }), vec!["/code", "/name"]),
+        ("/v1/staff".to_owned(), json!({ "name": "Ani", "role": "cashier" }), vec!["/name"]),
+        ("/v1/products".to_owned(), product.clone(), [&words[..], &codes[..]].concat()),
+        (shop.sales(), sale, vec!["/number"]),
+    ];
+    for (path, good, pointers) in &cases {
+        for pointer in pointers {
+            // The first cannot be stored at all; the others only look as if they were not there.
+            for bad in ["\u{0}", "\n", "\u{1b}", "\u{7f}", "\u{85}"] {
+                let mut body = good.clone();
+                *body.pointer_mut(pointer).unwrap() = json!(format!("Ro{bad}ti"));
+                let problem = shop.post(path, body).await.refused(422, "invalid");
+                assert_eq!(problem["errors"][0]["pointer"], *pointer, "{problem}");
+            }
+        }
+    }
+    for code in ["%00", "89%0091", "8991%0A"] {
+        let problem = shop.get(&format!("/v1/products?code={code}")).await.refused(400, "invalid_parameter");
+        assert_eq!(problem["errors"][0]["pointer"], "code", "{problem}");
+    }
+    assert_eq!(shop.journal().await.len(), before);
+
+    // In an import it is that item's own matter.
+    let mut bad = product.clone();
+    bad["variants"][0]["barcodes"][0] = json!("8992\u{0}");
+    let imported = shop.post("/v1/products/import", json!({ "items": [bad, product] })).await.ok();
+    assert_eq!((&imported["created"], &imported["refused"]), (&json!(1), &json!(1)));
+    assert_eq!(imported["results"][0]["errors"][0]["pointer"], "/variants/0/barcodes/0");
+}
+
+#[tokio::test]
+async fn whoever_writes_for_a_merchant_that_is_not_open_yet_is_told_so() {
+    let hub = TestHub::start().await;
+    let token = hub.token(MerchantId::new(), Role::Owner, &[]);
+    let owner = Caller { address: hub.address, token: &token };
+    let product = json!({ "name": "Roti", "variants": [{ "sku": "roti", "price_minor": 7_500 }] });
+    let mut refused = product.clone();
+    refused["variants"] = json!([product["variants"][0], product["variants"][0]]);
+    let writes = [
+        ("/v1/outlets".to_owned(), json!({ "code": "JKT", "name": "Jakarta", "time_zone": "Asia/Jakarta" })),
+        ("/v1/products".to_owned(), product.clone()),
+        ("/v1/products/import".to_owned(), json!({ "items": [product] })),
+        // Nothing is put, and the answer alone is to be kept.
+        ("/v1/products/import".to_owned(), json!({ "items": [refused] })),
+        ("/v1/staff".to_owned(), json!({ "name": "Ani", "role": "cashier" })),
+        (format!("/v1/staff/{}/revocations", Uuid::now_v7()), json!({})),
+    ];
+    for (path, body) in &writes {
+        let key = Uuid::new_v4().to_string();
+        let answer = owner.post(&key, path, body.to_string().into_bytes()).await.expect("an answer");
+        assert_eq!(answer.refused(404, "not_found")["detail"], "There is no such merchant.", "{path}");
+    }
+    owner.creates("/v1/merchant", json!({ "name": "Toko Roti", "currency": "IDR" })).await;
+    for (path, body) in &writes {
+        let key = Uuid::new_v4().to_string();
+        let answer = owner.post(&key, path, body.to_string().into_bytes()).await.expect("an answer");
+        assert!([200, 201].contains(&answer.status), "{path}: {answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_method_that_a_route_does_not_have_is_refused_and_those_that_it_has_are_named() {
+    let hub = TestHub::start().await;
+    for (method, path, has) in [
+        ("DELETE", "/v1/merchant", &["GET", "POST"][..]),
+        ("PUT", "/v1/products", &["GET", "POST"][..]),
+        ("POST", "/v1/journal", &["GET"][..]),
+    ] {
+        let answer = hub.send(method, path, &[], vec![]).await;
+        let problem = answer.refused(405, "method_not_allowed");
+        assert_eq!((&problem["status"], &problem["title"]), (&json!(405), &json!("Method Not Allowed")), "{path}");
+        assert_eq!((&problem["type"], &problem["instance"]), (&json!("/problems/method_not_allowed"), &json!(path)));
+        let allowed: Vec<&str> = answer.headers["allow"].to_str().unwrap().split(',').collect();
+        assert!(has.iter().all(|method| allowed.contains(method)) && !allowed.contains(&method), "{path}: {allowed:?}");
+    }
+    let problem = hub.send("GET", "/v1/nowhere", &[], vec![]).await.refused(404, "not_found");
+    assert_eq!((&problem["status"], &problem["title"]), (&json!(404), &json!("Not Found")));
+}
+
+#[tokio::test]
+async fn stock_of_what_the_merchant_does_not_have_names_the_line_as_a_sale_does() {
+    let hub = TestHub::start().await;
+    let shop = hub.merchant("Toko Roti").await;
+    let (bread, cake) = (shop.stocked("roti", 7_500, "10").await, shop.stocked("kue", 9_000, "10").await);
+    let entries = shop.journal().await.len();
+    let moves = format!("/v1/outlets/{}/stock/moves", shop.outlet);
+    // Whatever the order of the ids, the first of those lines is named.
+    for unknown in [Uuid::nil(), Uuid::max()] {
+        let delivery = json!({ "reason": "received", "lines": [
+            { "variant": bread, "quantity": "1" },
+            { "variant": unknown, "quantity": "1" },
+            { "variant": cake, "quantity": "1" },
+            { "variant": Uuid::new_v4(), "quantity": "1" },
+        ] });
+        let problem = shop.post(&moves, delivery).await.refused(422, "unknown_variant");
+        assert_eq!(problem["errors"][0]["pointer"], "/lines/1/variant", "{problem}");
+        let count = json!({ "reason": "counted", "lines": [
+            { "variant": unknown, "quantity": "1", "expected_on_hand": "0" },
+        ] });
+        let problem = shop.post(&moves, count).await.refused(422, "unknown_variant");
+        assert_eq!(problem["errors"][0]["pointer"], "/lines/0/variant", "{problem}");
+    }
+    // Where both are unknown it is the outlet that is missing, as with a sale.
+    let nowhere = json!({ "reason": "received", "lines": [{ "variant": Uuid::nil(), "quantity": "1" }] });
+    let path = format!("/v1/outlets/{}/stock/moves", OutletId::new());
+    let problem = shop.post(&path, nowhere).await.refused(404, "not_found");
+    assert_eq!(problem["detail"], "There is no such outlet.");
+    assert_eq!((shop.journal().await.len(), shop.stock_of(&bread).await.as_str()), (entries, "10.000"));
+}
+
+/// No month goes by here: instead, the answer that is kept is made that of a request which is too old today.
+#[tokio::test]
+async fn what_was_answered_in_time_is_answered_again_when_it_has_become_too_old() {
+    let hub = TestHub::start().await;
+    let shop = hub.merchant("Toko Roti").await;
+    let bread = shop.stocked("roti", 7_500, "10").await;
+    let long_ago = (Moment::now_utc() - Duration::days(32)).format(&Rfc3339).unwrap();
+    let delivery = json!({ "reason": "received", "lines": [{ "variant": bread, "quantity": "1" }] });
+    for (path, now) in
+        [(shop.sales(), shop.sale(&bread, "1", 7_500)), (format!("/v1/outlets/{}/stock/moves", shop.outlet), delivery)]
+    {
+        let mut then = now.clone();
+        then["occurred_at"] = json!(long_ago);
+        let problem = shop.post(&path, then.clone()).await.refused(422, "occurred_at_too_old");
+        assert_eq!(problem["errors"][0]["pointer"], "/occurred_at");
+        let first = shop.post_once("once", &path, now).await;
+        let (view, left) = (first.created(), shop.stock_of(&bread).await);
+        // What the key stands for: path and body, each with its length before it.
+        let asked = format!(
+            "update idempotency_keys
+             set fingerprint = sha256(int8send(length($it${path}$it$)) || convert_to($it${path}$it$, 'UTF8')
+                                      || int8send(octet_length($it${then}$it$)) || convert_to($it${then}$it$, 'UTF8'))
+             where key = 'once' and reply = $it${reply}$it$",
+            reply = String::from_utf8_lossy(&first.body),
+        );
+        hub.database.psql(&asked).await;
+        let again = shop.post_once("once", &path, then).await;
+        assert_eq!((again.created(), again.position()), (view, first.position()), "{path}");
+        assert_eq!(again.headers["idempotent-replayed"], "true");
+        assert_eq!(shop.stock_of(&bread).await, left, "once");
+    }
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::Product;
 use super::known::Plan;
-use crate::error::Result;
+use crate::error::{Error, OnConstraint, Result};
 use crate::journal::MerchantTx;
 
 /// Writes what was decided.
@@ -59,7 +59,8 @@ async fn write_products(tx: &mut MerchantTx, plan: &Plan<'_>) -> Result<()> {
         &active,
     )
     .execute(tx.sql())
-    .await?;
+    .await
+    .on_constraint("products_merchant_id_fkey", || Error::NotFound("merchant"))?;
     Ok(())
 }
 

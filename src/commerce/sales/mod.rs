@@ -17,6 +17,7 @@ use self::place::Place;
 use self::ring_up::ring_up;
 use self::write::insert;
 use super::catalog::{self, Priced};
+use super::clock::happened_at;
 use super::stock::{self, Change, Movement, Named};
 use crate::error::{Error, Result};
 use crate::journal::MerchantTx;
@@ -37,6 +38,7 @@ pub struct Draft {
     pub register: RegisterId,
     /// The receipt's number, if the till has its own series.
     pub number: Option<String>,
+    /// By the till's clock, if it says so.
     pub occurred_at: Option<Moment>,
     pub lines: Vec<DraftLine>,
     /// A discount on the whole sale.
@@ -85,7 +87,7 @@ pub struct SaleView {
 
 /// Completes a sale: takes its lines from stock, records its tenders and tells the merchant.
 pub async fn complete(tx: &mut MerchantTx, draft: Draft) -> Result<SaleView> {
-    let occurred_at = draft.occurred_at.unwrap_or(tx.now());
+    let occurred_at = happened_at(draft.occurred_at, tx.now())?;
     let place = Place::lock(tx, &draft, occurred_at).await?;
     let prices = catalog::prices(tx, draft.lines.iter().map(|line| line.variant)).await?;
     let rung = ring_up(&draft, &prices)?;
@@ -110,17 +112,16 @@ pub async fn complete(tx: &mut MerchantTx, draft: Draft) -> Result<SaleView> {
     for tender in &sale.tenders {
         tx.append(&Event::PaymentCaptured(captured(&sale, tender)), occurred_at)?;
     }
-    let movement = taken(&draft, occurred_at)?;
+    let movement = taken(&draft)?;
     let names = prices.into_iter().map(|(id, Priced { sku, name, .. })| (id, Named { sku, name })).collect();
     stock::apply(tx, &movement, &names).await?;
     Ok(sale)
 }
 
 /// What a sale takes from stock: lines of the same variant together.
-fn taken(draft: &Draft, occurred_at: Moment) -> Result<Movement> {
-    let mut changes: BTreeMap<VariantId, (Change, String)> = BTreeMap::new();
+fn taken(draft: &Draft) -> Result<Movement> {
+    let mut changes: BTreeMap<VariantId, (Change, usize)> = BTreeMap::new();
     for (at, line) in draft.lines.iter().enumerate() {
-        let pointer = format!("/lines/{at}/quantity");
         let before = match changes.get(&line.variant) {
             Some((Change::By(before), _)) => *before,
             _ => Quantity::ZERO,
@@ -128,13 +129,19 @@ fn taken(draft: &Draft, occurred_at: Moment) -> Result<Movement> {
         let both = before.checked_add(line.quantity.negated()).ok_or_else(|| {
             Error::invalid(
                 "quantity_out_of_range",
-                &pointer,
+                format!("/lines/{at}/quantity"),
                 "The lines of this variant add up to more than is allowed.",
             )
         })?;
-        changes.insert(line.variant, (Change::By(both), pointer));
+        changes.insert(line.variant, (Change::By(both), at));
     }
-    Ok(Movement { outlet: draft.outlet, reason: StockReason::Sale, document: Some(draft.id.0), occurred_at, changes })
+    Ok(Movement {
+        outlet: draft.outlet,
+        reason: StockReason::Sale,
+        document: Some(draft.id.0),
+        occurred_at: draft.occurred_at,
+        changes,
+    })
 }
 
 fn completed(sale: &SaleView) -> SaleCompleted {
@@ -186,7 +193,7 @@ mod tests {
             discount_minor: 0,
             tenders: vec![],
         };
-        let movement = taken(&draft, Moment::UNIX_EPOCH).unwrap();
+        let movement = taken(&draft).unwrap();
         assert_eq!(movement.changes[&bread].0, Change::By("-3".parse().unwrap()));
     }
 }

@@ -103,7 +103,7 @@ pub struct SaleSummary {
     pub occurred_at: Moment,
 }
 
-/// Sales of an outlet, newest first, before a sale.
+/// Sales of an outlet before a sale, the largest id first: the newest, where the hub made the ids.
 pub async fn list(
     sql: &mut PgConnection,
     merchant: MerchantId,
