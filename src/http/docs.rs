@@ -3,8 +3,11 @@
 use axum::Router;
 use axum::http::{HeaderValue, header};
 use tower_http::set_header::SetResponseHeaderLayer;
+use utoipa::openapi::path::Operation;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
-use utoipa::openapi::{Components, InfoBuilder, LicenseBuilder, OpenApi, OpenApiBuilder, SecurityRequirement};
+use utoipa::openapi::{
+    Components, HeaderBuilder, InfoBuilder, LicenseBuilder, OpenApi, OpenApiBuilder, RefOr, SecurityRequirement,
+};
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
 use crate::hub::Hub;
@@ -36,9 +39,48 @@ pub fn description() -> OpenApi {
         .build()
 }
 
+/// Adds what is alike at every route and is said at none: names that are unique, what an answer means, where a write
+/// stands, and that problems are problem+json.
+pub fn complete(openapi: &mut OpenApi) {
+    for path in openapi.paths.paths.values_mut() {
+        if let Some(read) = &mut path.get {
+            complete_one(read, false);
+        }
+        for write in [&mut path.post, &mut path.put, &mut path.patch, &mut path.delete].into_iter().flatten() {
+            complete_one(write, true);
+        }
+    }
+}
+
+fn complete_one(operation: &mut Operation, is_write: bool) {
+    let tag = operation.tags.iter().flatten().next().cloned().unwrap_or_default();
+    operation.operation_id = operation.operation_id.take().map(|name| format!("{tag}_{name}"));
+    for (status, response) in &mut operation.responses.responses {
+        let RefOr::T(response) = response else { continue };
+        let is_good = status.starts_with('2');
+        let meaning = match (is_good, is_write) {
+            (true, false) => "What was asked for.",
+            (true, true) => "It is done, now or by an earlier request with the same key.",
+            (false, _) => "What went wrong: `code` says it to programs, `detail` to people.",
+        };
+        if response.description.is_empty() {
+            response.description = meaning.to_owned();
+        }
+        if !is_good && let Some(problem) = response.content.shift_remove("application/json") {
+            response.content.insert("application/problem+json".to_owned(), problem);
+        }
+        if is_good && is_write {
+            let place = "Where in the journal it stands. Missing where there is nothing to tell of: a merchant that \
+                opens, a count that found what was expected.";
+            let position = HeaderBuilder::new().description(Some(place)).build();
+            response.headers.insert("Tillwire-Position".to_owned(), position.into());
+        }
+    }
+}
+
 /// The whole document.
 pub fn openapi() -> OpenApi {
-    super::api().split_for_parts().1
+    super::api().1
 }
 
 pub fn router(openapi: OpenApi) -> Router<Hub> {

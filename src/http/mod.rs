@@ -26,6 +26,7 @@ use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use tokio::sync::Semaphore;
 use tower_http::catch_panic::CatchPanicLayer;
+use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -45,16 +46,17 @@ pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long an import may take.
 pub const IMPORT_TIMEOUT: Duration = Duration::from_secs(300);
 
-/// Every route of the REST API, with its description, within its bounds.
-fn api() -> OpenApiRouter<Hub> {
+/// Every route of the REST API within its bounds, and the description of all.
+fn api() -> (Router<Hub>, OpenApi) {
     let limits = Arc::new(Semaphore::new(REQUESTS_MAX));
     let usual = guard::Bounds { body_bytes_max: BODY_BYTES_MAX, timeout: REQUEST_TIMEOUT };
     let import = guard::Bounds { body_bytes_max: IMPORT_BYTES_MAX, timeout: IMPORT_TIMEOUT };
-    OpenApiRouter::with_openapi(docs::description()).merge(bounded(routes_of_one(), &limits, usual)).merge(bounded(
-        OpenApiRouter::new().routes(routes!(catalog::import)),
-        &limits,
-        import,
-    ))
+    let (routes, mut openapi) = OpenApiRouter::with_openapi(docs::description())
+        .merge(bounded(routes_of_one(), &limits, usual))
+        .merge(bounded(OpenApiRouter::new().routes(routes!(catalog::import)), &limits, import))
+        .split_for_parts();
+    docs::complete(&mut openapi);
+    (routes, openapi)
 }
 
 /// The last layer is the outermost: the bounds are there before anyone asks for them.
@@ -93,7 +95,7 @@ fn routes_of_one() -> OpenApiRouter<Hub> {
 pub fn router(hub: Hub, with_api: bool) -> Router {
     let mut routes = health::router();
     if with_api {
-        let (api, openapi) = api().split_for_parts();
+        let (api, openapi) = api();
         routes = routes.merge(api).merge(docs::router(openapi)).merge(page::router());
     }
     routes

@@ -30,7 +30,8 @@ pub struct PresenceView {
 
 /// Who is at an outlet now: everyone with a screen whose token is bound to it, once for each register. A gateway that died
 /// no longer counts after 15 seconds at most.
-#[utoipa::path(get, path = "/v1/outlets/{outlet}/presence", tag = "outlets", params(("outlet" = OutletId, Path)),
+#[utoipa::path(get, path = "/v1/outlets/{outlet}/presence", tag = "outlets", operation_id = "presence",
+    params(("outlet" = OutletId, Path)),
     responses((status = 200, body = PresenceView), (status = "default", body = Problem)))]
 pub async fn at(State(hub): State<Hub>, staff: Staff, At(outlet): At<OutletId>) -> Result<Json<PresenceView>> {
     staff.may_at(Permission::ReadPresence, outlet)?;
