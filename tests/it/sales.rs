@@ -2,6 +2,7 @@
 
 use serde_json::json;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
+use tillwire_channels::{OutletId, RegisterId};
 use uuid::Uuid;
 
 use super::support::hub::{BOTH_FACES, TestHub};
@@ -119,4 +120,73 @@ async fn of_200_buyers_of_the_last_unit_one_gets_it() {
     hub.ledgers_add_up().await;
     let sales = shop.journal().await.iter().filter(|it| it["event"]["type"] == "sale.completed").count();
     assert_eq!(sales, 1);
+}
+
+#[tokio::test]
+async fn registers_whose_codes_make_up_the_same_numbers_share_them_out() {
+    let hub = TestHub::start().await;
+    let shop = hub.merchant("Toko Roti").await;
+    let bread = shop.product("roti", 7_500).await;
+    let mut tills = Vec::new();
+    for (outlet_code, register_code) in [("A", "B-C"), ("A-B", "C")] {
+        let (outlet, register) = (OutletId::new(), RegisterId::new());
+        let body = json!({ "id": outlet, "code": outlet_code, "name": "Toko", "time_zone": "Asia/Jakarta" });
+        shop.post("/v1/outlets", body).await.created();
+        let body = json!({ "id": register, "code": register_code, "name": "Kasir" });
+        shop.post(&format!("/v1/outlets/{outlet}/registers"), body).await.created();
+        shop.owner().receives(outlet, &bread, "100").await;
+        tills.push((format!("/v1/outlets/{outlet}/sales"), shop.sale_at(register, &bread, "1", 7_500)));
+    }
+    let sells = async |till: usize| {
+        let (path, sale) = &tills[till];
+        shop.post(path, sale.clone()).await.created()["number"].as_str().unwrap().to_owned()
+    };
+    let mut numbers = Vec::new();
+    for till in [0, 1, 1, 0] {
+        numbers.push(sells(till).await);
+    }
+    assert_eq!(numbers, ["A-B-C-000001", "A-B-C-000002", "A-B-C-000003", "A-B-C-000004"]);
+    // Both at once, and one of them finds that the other was quicker.
+    for _ in 0..10 {
+        let (one, other) = tokio::join!(sells(0), sells(1));
+        numbers.extend([one, other]);
+    }
+    numbers.sort();
+    let all: Vec<String> = (1..=24).map(|n| format!("A-B-C-{n:06}")).collect();
+    assert_eq!(numbers, all);
+}
+
+#[tokio::test]
+async fn a_register_passes_over_numbers_that_a_till_has_brought() {
+    let hub = TestHub::start().await;
+    let shop = hub.merchant("Toko Roti").await;
+    let bread = shop.stocked("roti", 7_500, "100").await;
+    let numbered = |id: Uuid, number: &str| {
+        let mut sale = shop.sale(&bread, "1", 7_500);
+        sale["id"] = json!(id);
+        sale["number"] = json!(number);
+        sale
+    };
+    let sells = async || {
+        let sold = shop.post(&shop.sales(), shop.sale(&bread, "1", 7_500)).await.created();
+        sold["number"].as_str().unwrap().to_owned()
+    };
+    let brought = Uuid::new_v4();
+    shop.post(&shop.sales(), numbered(brought, "JKT-R1-000002")).await.created();
+    assert_eq!([sells().await, sells().await], ["JKT-R1-000001", "JKT-R1-000003"]);
+    // More than are looked at in one go, as by a till that numbered its own receipts for years.
+    let years = "insert into sales (merchant_id, sale_id, outlet_id, register_id, number, business_date, currency,
+                                    subtotal_minor, discount_minor, total_minor, actor_id, occurred_at)
+        select merchant_id, gen_random_uuid(), outlet_id, register_id, 'JKT-R1-' || lpad(n::text, 6, '0'),
+               current_date, 'IDR', 0, 0, 0, gen_random_uuid(), now()
+        from registers, generate_series(4, 2503) n";
+    hub.database.psql(years).await;
+    assert_eq!([sells().await, sells().await], ["JKT-R1-002504", "JKT-R1-002505"]);
+
+    // Whoever brings a number is told that it is taken, and whether by this very sale.
+    let again = shop.post(&shop.sales(), numbered(brought, "JKT-R1-000002")).await.refused(409, "sale_exists");
+    assert_eq!(again["errors"][0]["pointer"], "/id");
+    let other = shop.post(&shop.sales(), numbered(Uuid::new_v4(), "JKT-R1-000002")).await;
+    assert_eq!(other.refused(409, "receipt_number_taken")["errors"][0]["pointer"], "/number");
+    assert_eq!(sells().await, "JKT-R1-002506");
 }

@@ -4,6 +4,7 @@ mod payment;
 mod place;
 mod read;
 mod ring_up;
+mod series;
 mod write;
 
 use std::collections::BTreeMap;
@@ -15,7 +16,7 @@ use utoipa::ToSchema;
 
 use self::place::Place;
 use self::ring_up::ring_up;
-use self::write::insert;
+use self::write::{insert, refusal};
 use super::catalog::{self, Priced};
 use super::clock::happened_at;
 use super::stock::{self, Change, Movement, Named};
@@ -88,12 +89,12 @@ pub struct SaleView {
 /// Completes a sale: takes its lines from stock, records its tenders and tells the merchant.
 pub async fn complete(tx: &mut MerchantTx, draft: Draft) -> Result<SaleView> {
     let occurred_at = happened_at(draft.occurred_at, tx.now())?;
-    let place = Place::lock(tx, &draft, occurred_at).await?;
+    let mut place = Place::lock(tx, &draft, occurred_at).await?;
     let prices = catalog::prices(tx, draft.lines.iter().map(|line| line.variant)).await?;
     let rung = ring_up(&draft, &prices)?;
-    let sale = SaleView {
+    let mut sale = SaleView {
         id: draft.id,
-        number: draft.number.clone().unwrap_or(place.number),
+        number: draft.number.clone().unwrap_or_else(|| place.series.number()),
         outlet: draft.outlet,
         register: draft.register,
         business_date: place.business_date.to_string(),
@@ -106,7 +107,15 @@ pub async fn complete(tx: &mut MerchantTx, draft: Draft) -> Result<SaleView> {
         actor: tx.actor(),
         occurred_at,
     };
-    insert(tx, &sale, place.business_date).await?;
+    // Once, as a rule. But a till may have brought the register's next number, and what is free may be taken a moment
+    // later.
+    while !insert(tx, &sale, place.business_date).await? {
+        if draft.number.is_some() {
+            return Err(refusal(tx, &sale).await?);
+        }
+        place.series.pass_over(tx).await?;
+        sale.number = place.series.number();
+    }
     // The news first, its consequences after it.
     tx.append(&Event::SaleCompleted(completed(&sale)), occurred_at)?;
     for tender in &sale.tenders {

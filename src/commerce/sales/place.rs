@@ -3,13 +3,14 @@
 use tillwire_channels::Moment;
 
 use super::Draft;
+use super::series::Series;
 use crate::commerce::outlets;
 use crate::error::{Error, Result};
 use crate::journal::MerchantTx;
 
-/// Where a sale is made: its number, its day, its currency.
+/// Where a sale is made: the register's receipts, the day, the currency.
 pub(super) struct Place {
-    pub number: String,
+    pub series: Series,
     pub business_date: time::Date,
     pub currency: String,
 }
@@ -39,7 +40,7 @@ impl Place {
             return Err(Error::invalid("unknown_register", "/register", "This outlet has no such register."));
         };
         Ok(Self {
-            number: format!("{}-{}-{:06}", row.outlet_code, row.register_code, row.last_receipt),
+            series: Series::new(draft.register, &row.outlet_code, &row.register_code, row.last_receipt),
             business_date: row.business_date,
             currency: row.currency,
         })

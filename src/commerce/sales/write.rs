@@ -1,17 +1,21 @@
 //! Writing a sale: its row, its lines, its payments, a statement each.
+//!
+//! A number that another sale has does not spoil the transaction: the register's next number can still be tried.
 
 use super::SaleView;
 use crate::commerce::decimal;
 use crate::error::{Error, OnConstraint, Result};
 use crate::journal::MerchantTx;
 
-/// Writes a sale with its lines and payments.
-pub(super) async fn insert(tx: &mut MerchantTx, sale: &SaleView, business_date: time::Date) -> Result<()> {
+/// Writes a sale with its lines and payments, and answers whether it did: nothing is written if another sale has its
+/// number.
+pub(super) async fn insert(tx: &mut MerchantTx, sale: &SaleView, business_date: time::Date) -> Result<bool> {
     let merchant = tx.merchant();
-    sqlx::query!(
+    let written = sqlx::query!(
         "insert into sales (merchant_id, sale_id, outlet_id, register_id, number, business_date, currency,
                             subtotal_minor, discount_minor, total_minor, actor_id, occurred_at)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
+         on conflict on constraint sales_number_key do nothing",
         merchant.0,
         sale.id.0,
         sale.outlet.0,
@@ -27,12 +31,34 @@ pub(super) async fn insert(tx: &mut MerchantTx, sale: &SaleView, business_date: 
     )
     .execute(tx.sql())
     .await
-    .on_constraint("sales_pkey", || Error::conflict_at("sale_exists", "/id", "This sale is recorded already."))
-    .on_constraint("sales_number_key", || {
-        Error::conflict_at("receipt_number_taken", "/number", "Another sale has this receipt number.")
-    })?;
+    .on_constraint("sales_pkey", sale_exists)?
+    .rows_affected();
+    if written == 0 {
+        return Ok(false);
+    }
     insert_lines(tx, sale).await?;
-    insert_payments(tx, sale).await
+    insert_payments(tx, sale).await?;
+    Ok(true)
+}
+
+/// Why a sale was not written under the number that its till brought: it is recorded already, or another is.
+pub(super) async fn refusal(tx: &mut MerchantTx, sale: &SaleView) -> Result<Error> {
+    let merchant = tx.merchant();
+    let recorded = sqlx::query_scalar!(
+        r#"select exists (select from sales where merchant_id = $1 and sale_id = $2) as "recorded!""#,
+        merchant.0,
+        sale.id.0,
+    )
+    .fetch_one(tx.sql())
+    .await?;
+    if recorded {
+        return Ok(sale_exists());
+    }
+    Ok(Error::conflict_at("receipt_number_taken", "/number", "Another sale has this receipt number."))
+}
+
+fn sale_exists() -> Error {
+    Error::conflict_at("sale_exists", "/id", "This sale is recorded already.")
 }
 
 async fn insert_lines(tx: &mut MerchantTx, sale: &SaleView) -> Result<()> {
