@@ -1,6 +1,7 @@
 //! `MerchantTx`: rows and their entry, in one commit.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use sqlx::{PgConnection, PgPool, Postgres, Transaction};
 use tillwire_channels::{Event, MerchantId, Moment, StaffId, Stored};
@@ -10,6 +11,10 @@ use super::once::Once;
 use super::write::Written;
 use super::{Caller, pool};
 use crate::error::{Error, OnConstraint, Result};
+
+/// How long a transaction that comes to nothing may take to end. The answer is known by then, and does not wait for a
+/// database that says nothing.
+const ROLLBACK_MAX: Duration = Duration::from_secs(1);
 
 /// A transaction of one merchant: its rows, and the events that tell of them.
 ///
@@ -22,16 +27,9 @@ pub struct MerchantTx {
     events: Vec<Stored>,
 }
 
-/// What a transaction began as.
-pub(super) enum Begun {
-    First(MerchantTx),
-    /// The same request was answered before.
-    Again(Written),
-}
-
 impl MerchantTx {
-    /// Begins; with a key, only if no twin is running and none was answered.
-    pub(super) async fn begin(pool: &PgPool, caller: Caller, once: Option<&Once>) -> Result<Begun> {
+    /// Begins; with a key, only if no twin is running.
+    pub(super) async fn begin(pool: &PgPool, caller: Caller, once: Option<&Once>) -> Result<Self> {
         let mut sql = pool::begin(pool).await?;
         let lock = once.map(|once| once.lock_name(caller.merchant));
         let begun = sqlx::query!(
@@ -50,16 +48,16 @@ impl MerchantTx {
         if !begun.alone {
             return Err(Error::InFlight);
         }
-        refuse_revoked(&mut sql, caller).await?;
-        if let Some(once) = once
-            && let Some(written) = once.answered(&mut sql, caller.merchant).await?
-        {
-            // Now: dropped, it would hold the key's lock until its connection is back in the pool, and whoever asks again at
-            // once would be told that the request is still running. Whatever comes of it, the answer is known.
-            let _ = sql.rollback().await;
-            return Ok(Begun::Again(written));
+        Ok(Self { sql, caller, now: begun.now, events: Vec::new() })
+    }
+
+    /// Refuses a token that was revoked. Gives the stored answer if the same request was answered before.
+    pub(super) async fn admit(&mut self, once: Option<&Once>) -> Result<Option<Written>> {
+        refuse_revoked(&mut self.sql, self.caller).await?;
+        match once {
+            Some(once) => once.answered(&mut self.sql, self.caller.merchant).await,
+            None => Ok(None),
         }
-        Ok(Begun::First(Self { sql, caller, now: begun.now, events: Vec::new() }))
     }
 
     /// The connection, for the statements of a command. Each of them names the merchant.
@@ -87,16 +85,22 @@ impl MerchantTx {
         Ok(())
     }
 
-    /// The last statement and the commit: takes the next number, inserts the entry, stores the answer.
-    pub(super) async fn commit(mut self, once: Option<&Once>, status: u16, reply: &str) -> Result<Option<Entry>> {
-        let entry = if self.events.is_empty() {
+    /// The last statement before the commit: takes the next number, inserts the entry, stores the answer.
+    pub(super) async fn finish(&mut self, once: Option<&Once>, status: u16, reply: &str) -> Result<Option<Entry>> {
+        if self.events.is_empty() {
             self.keep_answer(once, status, reply).await?;
-            None
-        } else {
-            Some(self.number(once, status, reply).await?)
-        };
-        self.sql.commit().await?;
-        Ok(entry)
+            return Ok(None);
+        }
+        self.number(once, status, reply).await.map(Some)
+    }
+
+    pub(super) async fn commit(self) -> Result<()> {
+        Ok(self.sql.commit().await?)
+    }
+
+    /// Ends it with nothing done, and lets go of its locks. Whatever comes of that, the answer is known.
+    pub(super) async fn rollback(self) {
+        let _ = tokio::time::timeout(ROLLBACK_MAX, self.sql.rollback()).await;
     }
 
     async fn number(&mut self, once: Option<&Once>, status: u16, reply: &str) -> Result<Entry> {

@@ -12,7 +12,7 @@ use tracing::{Instrument, Span, debug};
 
 use super::entry::{Committed, Entry};
 use super::once::Once;
-use super::tx::{Begun, MerchantTx};
+use super::tx::MerchantTx;
 use super::{Caller, Pools};
 use crate::error::{Error, Result};
 
@@ -96,13 +96,19 @@ impl Journal {
         T: Serialize + Send + 'static,
         F: for<'t> Fn(&'t mut MerchantTx) -> BoxFuture<'t, Result<T>> + Send + Sync + 'static,
     {
-        let mut tx = match MerchantTx::begin(&self.pools.app, caller, once).await? {
-            Begun::First(tx) => tx,
-            Begun::Again(written) => return Ok(written),
+        let mut tx = MerchantTx::begin(&self.pools.app, caller, once).await?;
+        let (written, entry) = match run(&mut tx, once, status, command).await {
+            Ok((written, entry)) if !written.replayed => {
+                tx.commit().await?;
+                (written, entry)
+            }
+            over => {
+                // Now: dropped, it would hold the key's lock until its connection is back in the pool, and whoever asks
+                // again at once would be told that the request is still running.
+                tx.rollback().await;
+                return over.map(|(written, _)| written);
+            }
         };
-        let reply = serde_json::to_string(&command(&mut tx).await?)?;
-        let entry = tx.commit(once, status, &reply).await?;
-        let position = entry.as_ref().map(Entry::position);
         if let Some(entry) = entry {
             let committed = Committed::now(Arc::new(entry));
             metrics::counter!("tillwire_journal_entries_total").increment(1);
@@ -111,8 +117,29 @@ impl Journal {
                 metrics::counter!("tillwire_announcements_dropped_total").increment(1);
             }
         }
-        Ok(Written { status, reply, position, replayed: false })
+        Ok(written)
     }
+}
+
+/// Runs a command up to the commit, unless the same request was answered before. Gives the answer, and the entry that it is
+/// to be committed with, if anyone will hear of it.
+async fn run<T, F>(
+    tx: &mut MerchantTx,
+    once: Option<&Once>,
+    status: u16,
+    command: &F,
+) -> Result<(Written, Option<Entry>)>
+where
+    T: Serialize + Send + 'static,
+    F: for<'t> Fn(&'t mut MerchantTx) -> BoxFuture<'t, Result<T>> + Send + Sync + 'static,
+{
+    if let Some(written) = tx.admit(once).await? {
+        return Ok((written, None));
+    }
+    let reply = serde_json::to_string(&command(tx).await?)?;
+    let entry = tx.finish(once, status, &reply).await?;
+    let position = entry.as_ref().map(Entry::position);
+    Ok((Written { status, reply, position, replayed: false }, entry))
 }
 
 /// Whether the database chose this transaction as the one to give way.

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
-use tillwire_channels::{OutletId, RegisterId};
+use tillwire_channels::{OutletId, RegisterId, Role};
 use uuid::Uuid;
 
 use super::support::hub::{BOTH_FACES, TestHub};
@@ -120,6 +120,30 @@ async fn of_200_buyers_of_the_last_unit_one_gets_it() {
     hub.ledgers_add_up().await;
     let sales = shop.journal().await.iter().filter(|it| it["event"]["type"] == "sale.completed").count();
     assert_eq!(sales, 1);
+}
+
+#[tokio::test]
+async fn a_sale_that_was_refused_lets_go_of_its_key_before_it_is_told() {
+    let hub = TestHub::start().await;
+    let shop = hub.merchant("Toko Roti").await;
+    let bread = shop.stocked("roti", 7_500, "1").await;
+    let (path, too_many) = (shop.sales(), shop.sale(&bread, "2", 15_000));
+    for _ in 0..50 {
+        shop.post_once("basket", &path, too_many.clone()).await.refused(409, "out_of_stock");
+    }
+    // The corrected one, and what is refused from then on because of it.
+    shop.post_once("basket", &path, shop.sale(&bread, "1", 7_500)).await.created();
+    for _ in 0..50 {
+        shop.post_once("basket", &path, too_many.clone()).await.refused(422, "idempotency_key_reused");
+    }
+    let (staff, gone) = hub.token_of_someone(shop.merchant, Role::Cashier);
+    shop.post(&format!("/v1/staff/{staff}/revocations"), json!({})).await.created();
+    for _ in 0..50 {
+        let body = too_many.to_string().into_bytes();
+        shop.post_as(&gone, "another", &path, body).await.refused(401, "token_revoked");
+        shop.post_once("another", &path, too_many.clone()).await.refused(409, "out_of_stock");
+    }
+    assert_eq!(shop.stock_of(&bread).await, "0.000");
 }
 
 #[tokio::test]
