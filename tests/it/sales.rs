@@ -214,3 +214,42 @@ async fn a_register_passes_over_numbers_that_a_till_has_brought() {
     assert_eq!(other.refused(409, "receipt_number_taken")["errors"][0]["pointer"], "/number");
     assert_eq!(sells().await, "JKT-R1-002506");
 }
+
+/// `docs/decisions/0001-journal.md`: the catalogue is not locked, and the journal may tell of a new price before a sale at
+/// the old one.
+#[tokio::test]
+async fn a_sale_is_at_the_prices_that_were_read_when_it_was_rung_up() {
+    let hub = TestHub::start().await;
+    let shop = hub.merchant("Toko Roti").await;
+    let bread = shop.stocked("roti", 7_500, "10").await;
+    // Somebody is about to take the register's next number: a sale has its prices by then, and waits.
+    let mut holder = PgConnection::connect(&hub.database.url("postgres")).await.unwrap();
+    let hold =
+        "begin; insert into sales (merchant_id, sale_id, outlet_id, register_id, number, business_date, currency,
+                                          subtotal_minor, discount_minor, total_minor, actor_id, occurred_at)
+        select merchant_id, gen_random_uuid(), outlet_id, register_id, 'JKT-R1-000001', current_date, 'IDR', 0, 0, 0,
+               gen_random_uuid(), now()
+        from registers";
+    sqlx::raw_sql(hold).execute(&mut holder).await.unwrap();
+    let dearer = async {
+        hub.someone_is_locked_out().await;
+        let variant = json!({ "sku": "roti", "price_minor": 8_000 });
+        let import = json!({ "items": [{ "name": "roti", "variants": [variant] }] });
+        assert_eq!(shop.post("/v1/products/import", import).await.ok()["changed"], 1);
+        sqlx::raw_sql("rollback").execute(&mut holder).await.unwrap();
+    };
+    let path = shop.sales();
+    let (sold, ()) = tokio::join!(shop.post(&path, shop.sale(&bread, "1", 7_500)), dearer);
+    assert_eq!(sold.created()["total_minor"], 7_500);
+    let journal = shop.journal_of(&["product.changed", "sale.completed"]).await;
+    let told: Vec<_> = journal.iter().map(|(_, event)| event["type"].as_str().unwrap()).collect();
+    assert_eq!(told, ["product.changed", "product.changed", "sale.completed"]);
+    assert_eq!(journal[1].1["data"]["variants"][0]["price_minor"], 8_000);
+    assert_eq!(journal[2].1["data"]["lines"][0]["unit_price_minor"], 7_500);
+
+    // Once it was answered there is no other price, and whoever showed the old one is refused.
+    let mut stale = shop.sale(&bread, "1", 7_500);
+    stale["lines"][0]["unit_price_minor"] = json!(7_500);
+    shop.post(&shop.sales(), stale).await.refused(409, "price_changed");
+    shop.sells(&bread, 8_000).await;
+}

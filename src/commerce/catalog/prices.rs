@@ -19,6 +19,8 @@ pub struct Priced {
 }
 
 /// Prices and names of variants. What is missing is not the merchant's.
+///
+/// Nothing is locked: a sale is at the prices that it read. `docs/decisions/0001-journal.md` says what can be seen of that.
 pub async fn prices(
     tx: &mut MerchantTx,
     variants: impl Iterator<Item = VariantId>,
