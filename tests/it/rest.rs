@@ -1,6 +1,8 @@
 //! Bad input gets a clear problem and changes nothing.
 
 use serde_json::json;
+use sqlx::{Connection as _, PgConnection};
+use tillwire::commerce::outlets::REGISTERS_MAX;
 use tillwire_channels::{MerchantId, Moment, OutletId, Role};
 use time::Duration;
 use time::format_description::well_known::Rfc3339;
@@ -250,6 +252,34 @@ async fn a_sale_too_large_for_the_journal_is_refused_whole_and_may_be_sold_in_pa
     let part = shop.post_once("whole", &shop.sales(), sale(&variants[..50])).await.created();
     assert_eq!(part["number"], "JKT-R1-000001");
     assert_eq!(shop.stock_of(variants[0].as_str().unwrap()).await, "4.000");
+}
+
+#[tokio::test]
+async fn an_outlet_has_no_more_registers_than_it_may_also_when_two_are_enrolled_at_once() {
+    let hub = TestHub::start().await;
+    let shop = hub.merchant("Toko Roti").await;
+    // With the one that it has, all but one.
+    let almost_all = format!(
+        "insert into registers (merchant_id, register_id, outlet_id, code, name)
+         select merchant_id, gen_random_uuid(), outlet_id, 'N' || n, 'Kasir'
+         from outlets, generate_series(3, {REGISTERS_MAX}) n"
+    );
+    hub.database.psql(&almost_all).await;
+    let path = format!("/v1/outlets/{}/registers", shop.outlet);
+    let enrols = |code: &str| shop.post(&path, json!({ "code": code, "name": "Kasir" }));
+    // The first does not come to its end before the second has begun.
+    let mut holder = PgConnection::connect(&hub.database.url("postgres")).await.unwrap();
+    sqlx::raw_sql("begin; select 1 from journal_heads for update").execute(&mut holder).await.unwrap();
+    let both_wait = async {
+        hub.are_locked_out(2).await;
+        sqlx::raw_sql("rollback").execute(&mut holder).await.unwrap();
+    };
+    let (one, other, ()) = tokio::join!(enrols("X1"), enrols("X2"), both_wait);
+    let (enrolled, refused) = if one.status == 201 { (one, other) } else { (other, one) };
+    enrolled.created();
+    refused.refused(409, "too_many_registers");
+    let registers = hub.database.psql("select count(*) from registers").await;
+    assert_eq!(registers, REGISTERS_MAX.to_string());
 }
 
 #[tokio::test]

@@ -150,11 +150,16 @@ impl TestHub {
 
     /// Waits until a session of this hub's database waits for a lock that another holds.
     pub async fn someone_is_locked_out(&self) {
+        self.are_locked_out(1).await;
+    }
+
+    /// Waits until so many sessions do.
+    pub async fn are_locked_out(&self, sessions: u32) {
         let waiting = "select count(*) from pg_stat_activity
             where datname = current_database() and wait_event_type = 'Lock'";
         let started = Instant::now();
-        while self.database.psql(waiting).await.trim() == "0" {
-            assert!(started.elapsed() < PATIENCE, "nobody waits for a lock");
+        while self.database.psql(waiting).await.trim().parse::<u32>().expect("a count") < sessions {
+            assert!(started.elapsed() < PATIENCE, "fewer than {sessions} wait for a lock");
         }
     }
 
