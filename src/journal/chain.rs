@@ -6,7 +6,7 @@ use sqlx::PgPool;
 use tillwire_channels::{MerchantId, Position, Tag};
 
 use super::entry::{seq_of, tag_of};
-use crate::error::Error;
+use super::read::Head;
 
 /// The tag of an entry: the first eight bytes of `sha256(prev ‖ merchant ‖ seq ‖ events)`.
 pub fn tag(prev: Tag, merchant: MerchantId, seq: u64, events: &str) -> Tag {
@@ -43,6 +43,8 @@ pub enum Broken {
     BackInTime { seq: u64 },
     /// The head names another last entry than the journal has.
     Head { head: Position, last: Position },
+    /// There is a head and no entry, and the last entry is too young for retention.
+    Emptied { head: Position },
 }
 
 impl std::fmt::Display for Broken {
@@ -53,6 +55,9 @@ impl std::fmt::Display for Broken {
             Self::Changed { seq } => write!(f, "entry {seq} was changed after it was committed"),
             Self::BackInTime { seq } => write!(f, "entry {seq} was recorded before the one it follows"),
             Self::Head { head, last } => write!(f, "the head is at {head}, but the last entry is {last}"),
+            Self::Emptied { head } => {
+                write!(f, "the head is at {head}, but no entry is left, and retention has not come that far")
+            }
         }
     }
 }
@@ -61,9 +66,7 @@ impl std::fmt::Display for Broken {
 ///
 /// It compares with the head as it was at the beginning: entries that are committed meanwhile are checked too.
 pub async fn verify(pool: &PgPool, merchant: MerchantId) -> anyhow::Result<Result<Verified, Broken>> {
-    let Some(head) = super::read::head(pool, merchant).await.map_err(Error::into_anyhow)? else {
-        anyhow::bail!("no such merchant")
-    };
+    let Some((head, month)) = head(pool, merchant).await? else { anyhow::bail!("no such merchant") };
     let mut rows = sqlx::query!(
         "select seq, prev, tag, recorded_at, events from journal_entries where merchant_id = $1 order by seq",
         merchant.0
@@ -95,15 +98,40 @@ pub async fn verify(pool: &PgPool, merchant: MerchantId) -> anyhow::Result<Resul
             at_head = Some(own);
         }
     }
-    let head_position = Position::of_entry(head.seq, head.tag);
-    let last_position = last.map_or(Position::START, |(seq, tag, _)| Position::of_entry(seq, tag));
-    // An empty journal is whole if it never had an entry, or if retention took them all.
-    let fits = match at_head {
-        Some(tag) => tag == head.tag,
-        None => last.is_none(),
+    drop(rows); // Its connection may be needed below.
+    let Some((last, last_tag, _)) = last else {
+        let is_whole = match month {
+            Some(month) => !is_kept(pool, &month).await?,
+            None => head.seq == 0,
+        };
+        if !is_whole {
+            return Ok(Err(Broken::Emptied { head: head.position() }));
+        }
+        return Ok(Ok(Verified { first: head.seq + 1, entries, head: head.position() }));
     };
-    if !fits {
-        return Ok(Err(Broken::Head { head: head_position, last: last_position }));
+    if at_head != Some(head.tag) {
+        return Ok(Err(Broken::Head { head: head.position(), last: Position::of_entry(last, last_tag) }));
     }
-    Ok(Ok(Verified { first: first.unwrap_or(head.seq + 1), entries, head: head_position }))
+    Ok(Ok(Verified { first: first.unwrap_or(head.seq + 1), entries, head: head.position() }))
+}
+
+/// The head of a journal, and the month of its last entry; none if it never had an entry.
+async fn head(pool: &PgPool, merchant: MerchantId) -> anyhow::Result<Option<(Head, Option<String>)>> {
+    let row = sqlx::query!(
+        "select seq, tag, to_char(recorded_at at time zone 'utc', 'YYYY_MM') as month from journal_heads
+         where merchant_id = $1",
+        merchant.0
+    )
+    .fetch_optional(pool)
+    .await?;
+    row.map(|row| Ok((Head { seq: seq_of(row.seq)?, tag: tag_of(&row.tag)? }, row.month))).transpose()
+}
+
+/// Whether the entries of a month are still kept: retention drops all of them, or none.
+async fn is_kept(pool: &PgPool, month: &str) -> anyhow::Result<bool> {
+    let is_kept = sqlx::query_scalar!(
+        r#"select to_regclass('public.journal_entries_' || $1::text) is not null as "is_kept!""#,
+        month
+    );
+    Ok(is_kept.fetch_one(pool).await?)
 }

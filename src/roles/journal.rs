@@ -11,9 +11,11 @@ pub async fn run(config: Journal) -> anyhow::Result<()> {
         JournalCommand::Verify { feed_database_url, merchant } => {
             let pool = pool::open_for_owner(feed_database_url.expose_secret())?;
             match chain::verify(&pool, merchant).await? {
-                Ok(verified) if verified.entries == 0 => println!("No entries; the head is at {}.", verified.head),
-                Ok(verified) => {
-                    let chain::Verified { first, entries, head } = verified;
+                Ok(chain::Verified { entries: 0, head, .. }) if head.seq > 0 => {
+                    println!("No entries are left: retention has dropped them all. The head is at {head}.");
+                }
+                Ok(chain::Verified { entries: 0, head, .. }) => println!("No entries; the head is at {head}."),
+                Ok(chain::Verified { first, entries, head }) => {
                     println!("{entries} entries from number {first}, every link good; the head is at {head}.");
                 }
                 Err(broken) => bail!("the journal of {merchant} is broken: {broken}"),

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use tillwire::journal::chain::{self, Broken};
+use tillwire_channels::{Position, Tag};
 
 use super::support::hub::TestHub;
 use super::support::process::{Env, run};
@@ -93,13 +94,37 @@ async fn whoever_changes_history_is_found_out() {
     shop.stocked("roti", 7_500, "10").await;
     let verify = async || chain::verify(&hub.pools.feed, shop.merchant).await.unwrap();
     let whole = verify().await.unwrap();
-    let change = "update journal_entries set events = replace(events, '7500', '7501') where seq = 3";
-    hub.database.psql(change).await;
-    assert_eq!(verify().await, Err(Broken::Changed { seq: 3 }));
-    hub.database.psql("update journal_entries set events = replace(events, '7501', '7500') where seq = 3").await;
+    let head = whole.head;
+    let third: Position = shop.journal().await[2]["position"].as_str().unwrap().parse().unwrap();
+    let third = Position { event: None, ..third };
+    hub.database.psql("create table entries as table journal_entries; create table heads as table journal_heads").await;
+    let other = Tag([1, 2, 3, 4, 5, 6, 7, 8]);
+    for (change, finding) in [
+        (
+            "update journal_entries set events = replace(events, '7500', '7501') where seq = 3",
+            Broken::Changed { seq: 3 },
+        ),
+        ("delete from journal_entries where seq = 2", Broken::Hole { seq: 2 }),
+        ("update journal_entries set prev = '\\x0102030405060708' where seq = 1", Broken::Unchained { seq: 1 }),
+        ("update journal_entries set prev = '\\x0102030405060708' where seq = 3", Broken::Unchained { seq: 3 }),
+        (
+            "update journal_entries set recorded_at = recorded_at + interval '1 hour' where seq = 2",
+            Broken::BackInTime { seq: 3 },
+        ),
+        ("delete from journal_entries where seq = 4", Broken::Head { head, last: third }),
+        (
+            "update journal_heads set tag = '\\x0102030405060708'",
+            Broken::Head { head: Position::of_entry(4, other), last: head },
+        ),
+        ("delete from journal_entries", Broken::Emptied { head }),
+    ] {
+        hub.database.psql(change).await;
+        assert_eq!(verify().await, Err(finding), "{change}");
+        let as_it_was = "truncate journal_entries, journal_heads; insert into journal_entries table entries;
+            insert into journal_heads table heads";
+        hub.database.psql(as_it_was).await;
+    }
     assert_eq!(verify().await, Ok(whole));
-    hub.database.psql("delete from journal_entries where seq = 2").await;
-    assert_eq!(verify().await, Err(Broken::Hole { seq: 2 }));
 }
 
 #[tokio::test]
@@ -123,6 +148,11 @@ async fn verification_is_a_command_that_ends_with_its_finding() {
     assert_eq!((broken.code, broken.out.as_str()), (Some(1), ""));
     let finding = format!("the journal of {merchant} is broken: entry 1 was changed after it was committed");
     assert!(broken.err.contains(&finding), "{}", broken.err);
+    hub.database.psql("delete from journal_entries").await;
+    let emptied = said().await;
+    assert_eq!((emptied.code, emptied.out.as_str()), (Some(1), ""));
+    let finding = format!("is broken: the head is at {head}, but no entry is left");
+    assert!(emptied.err.contains(&finding), "{}", emptied.err);
 
     let nobody = verify("00000000-0000-7000-8000-000000000000").await;
     assert!(nobody.code == Some(1) && nobody.err.contains("no such merchant"), "{nobody:?}");

@@ -212,3 +212,29 @@ async fn old_partitions_are_dropped_by_the_owner_and_never_by_the_application() 
     assert_eq!(usize::try_from(made).unwrap(), dropped.len());
     owner.close().await;
 }
+
+#[tokio::test]
+async fn a_journal_without_entries_is_good_only_where_retention_took_them() {
+    let hub = TestHub::start().await;
+    let shop = hub.merchant("Toko Lama").await;
+    let head = entry_of(shop.journal().await.last().unwrap());
+    grow_old(&shop, seq_of(shop.journal().await.last().unwrap())).await;
+    let last = "update journal_heads set recorded_at = (select max(recorded_at) from journal_entries)";
+    hub.database.psql(last).await;
+    let (feed, merchant) = (hub.database.url("tillwire_feed"), shop.merchant.to_string());
+    let verify = ["journal", "verify", "--feed-database-url", &feed, "--merchant", &merchant];
+
+    hub.database.psql("delete from journal_entries").await;
+    let emptied = run(&verify, &Env::new()).await;
+    assert_eq!((emptied.code, emptied.out.as_str()), (Some(1), ""), "their month is still kept");
+    assert!(emptied.err.contains("no entry is left, and retention has not come that far"), "{}", emptied.err);
+    prune(&hub).await;
+    let good = run(&verify, &Env::new()).await;
+    let expected = format!("No entries are left: retention has dropped them all. The head is at {head}.\n");
+    assert_eq!((good.code, good.out), (Some(0), expected), "{}", good.err);
+
+    // Its journal goes on where it was.
+    shop.product("roti", 7_500).await;
+    let good = run(&verify, &Env::new()).await;
+    assert!(good.code == Some(0) && good.out.starts_with("1 entries from number 3, every link good"), "{good:?}");
+}
