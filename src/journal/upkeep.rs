@@ -14,6 +14,10 @@ const MONTHS_AHEAD: i32 = 3;
 const EVERY: Duration = Duration::from_secs(3600);
 /// How many rows are forgotten in one statement.
 const BATCH: i32 = 5_000;
+/// How often it is tried to drop a partition.
+const DROP_TRIES_MAX: u32 = 3;
+/// How long those who waited behind a try have before the next.
+const DROP_PAUSE: Duration = Duration::from_secs(1);
 
 /// Does the upkeep now and then every hour, until the node stops. `pool` is the application's.
 pub async fn run(pool: PgPool, stop: CancellationToken) {
@@ -75,10 +79,36 @@ pub async fn prune(pool: &PgPool, before: Moment) -> anyhow::Result<Vec<String>>
     .await?;
     let mut dropped = Vec::new();
     for partition in partitions {
-        // A name from the catalogue, which only `journal_partitions_ahead` gives: letters, digits and underscores.
-        let drop = sqlx::AssertSqlSafe(format!("drop table \"{}\"", partition.name));
-        sqlx::query(drop).execute(pool).await.with_context(|| format!("dropping {}", partition.name))?;
+        drop_partition(pool, &partition.name).await.with_context(|| format!("dropping {}", partition.name))?;
         dropped.push(partition.name);
     }
     Ok(dropped)
+}
+
+async fn drop_partition(pool: &PgPool, name: &str) -> anyhow::Result<()> {
+    let mut tried = 1;
+    loop {
+        match try_to_drop(pool, name).await {
+            Ok(()) => return Ok(()),
+            Err(error) if !is_locked_out(&error) => return Err(error.into()),
+            Err(error) if tried == DROP_TRIES_MAX => return Err(error).context("journals are being read; try later"),
+            Err(_) => tokio::time::sleep(DROP_PAUSE).await,
+        }
+        tried += 1;
+    }
+}
+
+async fn try_to_drop(pool: &PgPool, name: &str) -> sqlx::Result<()> {
+    let mut sql = super::pool::begin(pool).await?;
+    // It waits for all who read journals, and all who write to one wait behind it.
+    sqlx::raw_sql("set local lock_timeout = '1s'").execute(&mut *sql).await?;
+    // A name from the catalogue, which only `journal_partitions_ahead` gives: letters, digits and underscores.
+    let drop = sqlx::AssertSqlSafe(format!("drop table \"{name}\""));
+    sqlx::query(drop).execute(&mut *sql).await?;
+    sql.commit().await
+}
+
+/// Whether somebody else's lock was waited for in vain.
+fn is_locked_out(error: &sqlx::Error) -> bool {
+    error.as_database_error().is_some_and(|refusal| refusal.code().as_deref() == Some("55P03"))
 }

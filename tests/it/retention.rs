@@ -4,12 +4,13 @@
 use std::time::Instant;
 
 use serde_json::{Value, json};
+use sqlx::{Connection as _, PgConnection};
 use tillwire::journal::{pool, upkeep};
 use tillwire::node::Faces;
 use tillwire_channels::Moment;
 
 use super::support::hub::{Shop, TestHub};
-use super::support::process::{Env, run};
+use super::support::process::{Env, Outcome, run};
 use super::support::screen::Screen;
 
 /// The month before this one.
@@ -33,13 +34,22 @@ async fn grow_old(shop: &Shop<'_>, up_to: u64) {
 
 /// Drops what is older than this month, as an operator does.
 async fn prune(hub: &TestHub) {
+    let pruned = tries_to_prune(hub).await;
+    let expected = format!("Dropped {}.\n", old_partition(hub).await);
+    assert_eq!((pruned.code, pruned.out), (Some(0), expected), "{}", pruned.err);
+}
+
+async fn tries_to_prune(hub: &TestHub) -> Outcome {
     let now = hub.database.psql("select to_char(now() at time zone 'utc', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"')").await;
     let owner = hub.database.url("tillwire_migrate");
     let command = ["journal", "prune", "--migrate-database-url", &owner, "--before", now.trim()];
-    let pruned = run(&command, &Env::new()).await;
+    run(&command, &Env::new()).await
+}
+
+/// What the entries of last month are kept in.
+async fn old_partition(hub: &TestHub) -> String {
     let month = hub.database.psql(&format!("select to_char({LAST_MONTH}, 'YYYY_MM')")).await;
-    let expected = format!("Dropped journal_entries_{}.\n", month.trim());
-    assert_eq!((pruned.code, pruned.out), (Some(0), expected), "{}", pruned.err);
+    format!("journal_entries_{}", month.trim())
 }
 
 /// The position of a whole entry, as its events name it.
@@ -237,4 +247,26 @@ async fn a_journal_without_entries_is_good_only_where_retention_took_them() {
     shop.product("roti", 7_500).await;
     let good = run(&verify, &Env::new()).await;
     assert!(good.code == Some(0) && good.out.starts_with("1 entries from number 3, every link good"), "{good:?}");
+}
+
+#[tokio::test]
+async fn a_drop_that_tills_would_wait_behind_gives_up() {
+    let hub = TestHub::start().await;
+    let shop = hub.merchant("Toko Roti").await;
+    let bread = shop.stocked("roti", 7_500, "10").await;
+    grow_old(&shop, 2).await;
+    // Somebody reads for longer than anybody should wait.
+    let mut reader = PgConnection::connect(&hub.database.url("postgres")).await.unwrap();
+    sqlx::raw_sql("begin; select count(*) from journal_entries").execute(&mut reader).await.unwrap();
+    let selling = async {
+        hub.someone_is_locked_out().await;
+        shop.sells(&bread, 7_500).await;
+    };
+    let (gave_up, ()) = tokio::join!(tries_to_prune(&hub), selling);
+    assert_eq!((gave_up.code, gave_up.out.as_str()), (Some(1), ""));
+    let why = format!("dropping {}: journals are being read; try later: ", old_partition(&hub).await);
+    assert!(gave_up.err.contains(&why), "{}", gave_up.err);
+    sqlx::raw_sql("rollback").execute(&mut reader).await.unwrap();
+    prune(&hub).await;
+    shop.sells(&bread, 7_500).await;
 }
