@@ -17,7 +17,10 @@ const WALLS: &[(&str, &[&str])] = &[
             "crate::hub",
             "crate::node",
             "crate::roles",
+            "crate::screens",
             "axum",
+            "lapin",
+            "redis",
             "tillwire_socketio",
         ],
     ),
@@ -50,6 +53,23 @@ const WALLS: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "src/screens",
+        &[
+            "crate::commerce",
+            "crate::identity",
+            "crate::http",
+            "crate::bus",
+            "crate::gateway",
+            "crate::hub",
+            "crate::node",
+            "crate::roles",
+            "axum",
+            "lapin",
+            "redis",
+            "tillwire_socketio",
+        ],
+    ),
+    (
         "src/bus",
         &["crate::commerce", "crate::http", "crate::gateway", "crate::hub", "crate::node", "crate::roles", "axum"],
     ),
@@ -65,6 +85,15 @@ const WALLS: &[(&str, &[&str])] = &[
     ("channels/src", &["sqlx", "tokio", "tillwire", "axum"]),
     ("socketio/src", &["tillwire", "tillwire_channels", "sqlx"]),
     ("nemesis/src", &["tillwire", "tillwire_socketio", "sqlx", "axum"]),
+];
+
+/// What no statement of ours may have in it, and why.
+const NEVER: &[(&str, &str)] = &[
+    ("pg_notify", "takes a lock of the whole database when it commits"),
+    ("\"notify ", "takes a lock of the whole database when it commits"),
+    ("pglistener", "hears nothing behind a pooler"),
+    ("\"listen ", "hears nothing behind a pooler"),
+    (".persistent(false)", "is answered with another statement's rows behind a pooler"),
 ];
 
 #[test]
@@ -114,6 +143,34 @@ fn a_wall_is_seen_where_there_is_one() {
         assert!(!named(code, "crate::http") && !named(code, "axum"), "{code}");
     }
     assert!(!named("use tillwire_channels::Event;", "tillwire"));
+}
+
+#[test]
+fn no_statement_is_one_that_a_busy_database_or_a_pooler_cannot_bear() {
+    let migrations = fs::read_dir(root().join("migrations")).expect("the migrations");
+    let mut files = rust_files(&root().join("src"));
+    files.extend(migrations.map(|entry| entry.expect("a migration").path()));
+    assert!(files.iter().any(|file| file.ends_with("journal/tx.rs")) && files.iter().any(|file| is_sql(file)));
+    let found = files.iter().flat_map(|file| {
+        let code = fs::read_to_string(file).expect("a source file");
+        unbearable(&code).map(|why| format!("{}: {why}", file.display())).collect::<Vec<_>>()
+    });
+    assert_eq!(found.collect::<Vec<_>>(), [""; 0]);
+
+    // And it would say so.
+    for code in ["select pg_notify('a', 'b')", "sqlx::query(\"NOTIFY a\")", "query.persistent(false)"] {
+        assert_eq!(unbearable(code).count(), 1, "{code}");
+    }
+}
+
+/// What a file has in it that no statement may.
+fn unbearable(code: &str) -> impl Iterator<Item = String> {
+    let code = code.to_lowercase();
+    NEVER.iter().filter(move |(word, _)| code.contains(word)).map(|(word, why)| format!("{word} {why}"))
+}
+
+fn is_sql(file: &Path) -> bool {
+    file.extension().is_some_and(|it| it == "sql")
 }
 
 fn root() -> &'static Path {

@@ -4,9 +4,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_util::future::join_all;
 use serde_json::{Value, json};
-use tillwire_channels::{OutletId, Role};
+use tillwire::journal::chain;
+use tillwire_channels::{Event, OutletId, Role};
 
-use super::support::hub::{BOTH_FACES, TestHub};
+use super::support::hub::{BOTH_FACES, Shop, TestHub};
 use super::support::process::{TillwireProcess, environment};
 use super::support::screen::{End, Heard, Screen};
 use super::support::services::proxy::Proxy;
@@ -237,6 +238,71 @@ async fn g7_nobody_hears_another_merchant_or_more_than_the_role_may() {
     let asked = ["sales".to_owned(), format!("sales/{}", shop.outlet), format!("sales/{}", other.outlet)];
     let mut till = Screen::enters(hub.address, json!({ "token": bound, "channels": asked })).await;
     assert_eq!(till.hears("ready").await.body["joined"], json!([asked[1]]));
+}
+
+/// An entry with one event of a type that this version does not know, as a newer one would commit it.
+async fn a_newer_version_commits(shop: &Shop<'_>, kind: &str, channel: &str) {
+    assert!(!Event::KINDS.contains(&kind));
+    let event = json!({
+        "type": kind, "channels": [channel], "view": "till", "outlet": shop.outlet,
+        "occurred_at": "2026-11-29T00:00:00Z", "data": { "code": "HEMAT10" },
+    });
+    let commit = format!(
+        "with head as (
+             update journal_heads
+             set seq = seq + 1, prev = tag, recorded_at = clock_timestamp(),
+                 tag = substring(sha256(tag || uuid_send(merchant_id) || int8send(seq + 1)
+                                        || convert_to('[{event}]', 'UTF8')) from 1 for 8)
+             where merchant_id = '{}'
+             returning *
+         )
+         insert into journal_entries (merchant_id, seq, recorded_at, prev, tag, events)
+         select merchant_id, seq, recorded_at, prev, tag, '[{event}]' from head",
+        shop.merchant
+    );
+    shop.hub.database.psql(&commit).await;
+    chain::verify(&shop.hub.pools.feed, shop.merchant).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn an_event_that_this_version_does_not_know_goes_where_its_entry_says() {
+    let hub = TestHub::start().await;
+    let shop = hub.merchant("Toko Roti").await;
+    let bread = shop.stocked("roti", 7_500, "10").await;
+    let here = format!("sales/{}", shop.outlet);
+    let cashier = hub.token(shop.merchant, Role::Cashier, &[shop.outlet]);
+    let display = hub.token(shop.merchant, Role::Display, &[]);
+    let mut owner = shop.screen(&[&here]).await;
+    let before = owner.position.clone().unwrap();
+    let mut others = Vec::new();
+    for (token, channel) in [(&cashier, here.as_str()), (&display, here.as_str()), (&shop.owner, "stock")] {
+        let auth = json!({ "token": token, "channels": [channel] });
+        let mut screen = Screen::enters(hub.address, auth).await;
+        screen.hears("ready").await;
+        screen.hears("caught_up").await;
+        others.push(screen);
+    }
+    a_newer_version_commits(&shop, "voucher.redeemed", &here).await;
+    shop.sells(&bread, 7_500).await;
+
+    // Live, on its channel; and of its content what the view is known to show: all to the office, nothing to a till.
+    let live = [owner.hears("voucher.redeemed").await, owner.hears("sale.completed").await];
+    assert_eq!(live[0].data(), &json!({ "code": "HEMAT10" }));
+    let at_the_till = others[0].hears("voucher.redeemed").await;
+    assert_eq!((at_the_till.data(), &at_the_till.position), (&json!({}), &live[0].position));
+    // The least view that may see it is a till's; and this is not of stock.
+    others[1].hears("sale.completed").await;
+    others[2].hears("stock.changed").await;
+
+    // And to whoever comes back, on a node that has never heard of the merchant, and over REST.
+    let node = hub.node(BOTH_FACES, &[]).await;
+    let mut back = shop.screen_after(node.address, &[&here], &before).await;
+    assert_eq!(as_sent(&back.catches_up().await), as_sent(&live));
+    let auth = json!({ "token": display, "channels": [here], "after": before });
+    let mut back = Screen::enters(node.address, auth).await;
+    let names: Vec<String> = back.catches_up().await.into_iter().map(|heard| heard.name).collect();
+    assert_eq!(names, ["sale.completed"]);
+    assert_eq!(shop.journal_of(&["voucher.redeemed", "sale.completed"]).await, as_sent(&live));
 }
 
 #[tokio::test]

@@ -88,6 +88,22 @@ fn seq_of(position: &str) -> u64 {
 }
 
 #[tokio::test]
+async fn a_clock_that_is_put_back_does_not_take_the_journal_with_it() {
+    let hub = TestHub::start().await;
+    let shop = hub.merchant("Toko Roti").await;
+    let bread = shop.stocked("roti", 7_500, "10").await;
+    // As if it had been an hour later when the last entry was recorded.
+    hub.database.psql("update journal_heads set recorded_at = now() + interval '1 hour'").await;
+    for _ in 0..2 {
+        shop.sells(&bread, 7_500).await;
+    }
+    let then = "select count(*) from journal_entries join journal_heads using (merchant_id, recorded_at)
+        where recorded_at > now() + interval '30 minutes'";
+    assert_eq!(hub.database.psql(then).await, "2", "both are of the moment of the entry before them");
+    chain::verify(&hub.pools.feed, shop.merchant).await.unwrap().unwrap();
+}
+
+#[tokio::test]
 async fn whoever_changes_history_is_found_out() {
     let hub = TestHub::start().await;
     let shop = hub.merchant("Toko Roti").await;

@@ -303,6 +303,32 @@ async fn open_tables(sql: &mut PgConnection) -> Vec<String> {
     sqlx::query_scalar(query).fetch_all(sql).await.unwrap()
 }
 
+/// What could take a lock that no command asks for: constraints that may be looked at as late as at the commit, and
+/// triggers.
+async fn locks_out_of_turn(sql: &mut PgConnection) -> Vec<String> {
+    let query = "select conrelid::regclass::text || ' ' || conname from pg_constraint
+            where connamespace = 'public'::regnamespace and condeferrable
+        union all
+        select tgrelid::regclass::text || ' ' || tgname from pg_trigger where not tgisinternal
+        order by 1";
+    sqlx::query_scalar(query).fetch_all(sql).await.unwrap()
+}
+
+#[tokio::test]
+async fn the_catalogue_locks_nothing_that_a_command_does_not_ask_for() {
+    let hub = TestHub::start().await;
+    let mut sql = logged_in(&hub, "postgres").await;
+    assert_eq!(locks_out_of_turn(&mut sql).await, ["stock_moves insert_only"], "which looks at no row: it refuses");
+    for (change, found) in [
+        ("alter table payments alter constraint payments_sale_fkey deferrable", "payments payments_sale_fkey"),
+        ("create trigger too after insert on sales for each row execute function refuse_change()", "sales too"),
+    ] {
+        sqlx::raw_sql(AssertSqlSafe(format!("begin; {change}"))).execute(&mut sql).await.unwrap();
+        assert!(locks_out_of_turn(&mut sql).await.contains(&found.to_owned()), "{change}");
+        sqlx::raw_sql("rollback").execute(&mut sql).await.unwrap();
+    }
+}
+
 #[tokio::test]
 async fn the_catalogue_says_who_may_do_what_and_no_more() {
     let hub = TestHub::start().await;

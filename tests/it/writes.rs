@@ -186,6 +186,9 @@ async fn stock_is_locked_in_variant_order_whatever_the_order_of_the_lines() {
                 hub.someone_is_locked_out().await;
                 let free = "select variant_id from stock_levels order by variant_id for update skip locked";
                 let free = hub.database.psql(free).await;
+                // The head is for the last statement: whoever waits for stock keeps nobody else from it.
+                let head = hub.database.psql("select 1 from journal_heads for update skip locked").await;
+                assert_eq!(head, "1", "{path} waits for number {at}, and holds the head");
                 sqlx::raw_sql("rollback").execute(&mut holder).await.unwrap();
                 free.lines().map(str::to_owned).collect::<Vec<_>>()
             };
@@ -194,6 +197,31 @@ async fn stock_is_locked_in_variant_order_whatever_the_order_of_the_lines() {
             assert_eq!(free, variants[at + 1..], "{path} waits for number {at}");
         }
     }
+}
+
+#[tokio::test]
+async fn merchants_never_wait_for_each_other() {
+    let hub = TestHub::start().await;
+    let (bakery, rival) = (hub.merchant("Toko Roti").await, hub.merchant("Saingan").await);
+    let (bread, cake) = (bakery.stocked("roti", 7_500, "10").await, rival.stocked("kue", 9_000, "10").await);
+    // Whoever writes for the bakery comes no further than its journal's head.
+    let mut holder = PgConnection::connect(&hub.database.url("postgres")).await.unwrap();
+    sqlx::raw_sql("begin").execute(&mut holder).await.unwrap();
+    let lock = "select 1 from journal_heads where merchant_id = $1 for update";
+    sqlx::query(lock).bind(bakery.merchant.0).execute(&mut holder).await.unwrap();
+    let meanwhile = async {
+        hub.someone_is_locked_out().await;
+        for _ in 0..5 {
+            rival.sells(&cake, 9_000).await;
+        }
+        hub.someone_is_locked_out().await;
+        sqlx::raw_sql("rollback").execute(&mut holder).await.unwrap();
+    };
+    let path = bakery.sales();
+    let (sold, ()) = tokio::join!(bakery.post(&path, bakery.sale(&bread, "1", 7_500)), meanwhile);
+    sold.created();
+    assert_eq!(bakery.stock_of(&bread).await, "9.000");
+    assert_eq!(rival.stock_of(&cake).await, "5.000");
 }
 
 /// The journal alone, for commands that no route has.
