@@ -80,7 +80,7 @@ async fn sigterm_drains() {
     hub.until("closed", async |hub| hub.probe("/healthz").await.is_none()).await;
     assert_eq!(under_way.finish().await, "HTTP/1.1 201 Created");
     assert_eq!(hub.ended().await.code(), Some(0), "{}", hub.log());
-    assert!(hub.log().contains("Stopped") && !hub.log().contains("cut off"), "{}", hub.log());
+    assert!(hub.log().contains("Stopped") && !hub.log().contains("left behind"), "{}", hub.log());
 
     let mut hub = TillwireProcess::start(&["serve"], &env).await;
     assert_eq!(till.on_hand().await, "8.000");
