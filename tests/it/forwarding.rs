@@ -52,7 +52,7 @@ async fn two_gateways(hub: &TestHub) -> [TillwireProcess; 2] {
 
 /// Two gateways, and the balancer of `deploy/` before them.
 struct Door {
-    _balancer: Deployed,
+    balancer: Deployed,
     gateways: [TillwireProcess; 2],
     address: SocketAddr,
 }
@@ -75,7 +75,7 @@ impl Door {
                 told.contains(&format!(r#"haproxy_server_status{{proxy="gateways",server="{name}",state="UP"}} 1"#))
             };
             if GATEWAYS.into_iter().all(up) {
-                return Self { _balancer: balancer, gateways, address };
+                return Self { balancer, gateways, address };
             }
             assert!(started.elapsed() < PATIENCE, "the balancer does not see both gateways");
             sleep(POLL_INTERVAL).await;
@@ -184,6 +184,9 @@ async fn clients_that_only_poll_are_served_through_round_robin() {
     }
     let forwarded = door.counts("tillwire_gateway_forwarded_total", &[("outcome", "answered")]).await;
     assert!(forwarded.into_iter().all(|count| count > POLLING_CLIENTS), "{forwarded:?}");
+    // Whoever reads the log of the balancer learns of no session whose polls they could answer.
+    let log = door.balancer.log("haproxy");
+    assert!(log.contains(r#""GET /socket.io/ HTTP/1.1""#) && !log.contains("sid="), "{log}");
 }
 
 const POLLING: &str = "/socket.io/?EIO=4&transport=polling";

@@ -244,6 +244,21 @@ fn secrets_are_in_no_command() {
 }
 
 #[test]
+fn sessions_are_in_no_log() {
+    // Whoever knows the id of a session that polls can hear and speak in its stead, and it is in the query.
+    let haproxy = read(&root().join("deploy/haproxy/haproxy.cfg"));
+    let lines: Vec<&str> = haproxy.lines().map(str::trim).collect();
+    assert!(!lines.iter().any(|line| line.starts_with("option httplog")), "it logs whole requests");
+    let formats: Vec<&str> = lines.iter().filter_map(|line| line.strip_prefix("log-format ")).collect();
+    assert_eq!(formats.len(), 1, "one that replaces it");
+    let words: Vec<&str> = formats[0].split([' ', '/', '"', '\'']).collect();
+    assert!(words.contains(&"%HP"), "{words:?}");
+    for with_query in ["%r", "%{+Q}r", "%HU", "%HQ"] {
+        assert!(!words.contains(&with_query), "{words:?}");
+    }
+}
+
+#[test]
 fn the_image_is_built_from_all_that_the_code_needs() {
     let ignore = read(&root().join("deploy/tillwire/Dockerfile.dockerignore"));
     let kept: BTreeSet<&str> = ignore.lines().filter_map(|line| line.strip_prefix('!')).collect();

@@ -119,6 +119,11 @@ impl Deployed {
         command.status().await.expect("a program that checks health").success()
     }
 
+    /// Everything that a service has logged.
+    pub fn log(&self, name: &str) -> String {
+        fs::read_to_string(self.dirs[name].join(format!("{name}.out"))).expect("a log")
+    }
+
     /// Where a path of a service's container is here.
     fn path(&self, name: &str, target: &str) -> PathBuf {
         self.dirs[name].join(target.trim_start_matches('/'))
