@@ -19,7 +19,7 @@ use tracing::debug;
 use crate::{
     CloseReason, ConnectRequest, Encoded, Handshake, Refusal, SocketId, SocketRef,
     encoded::Kind,
-    engine::{Conversation, EngineSocket, Message, Session},
+    engine::{Conversation, EngineSocket, Message, Session, Standing},
     extract::{Call, Cause},
     handler::AnyHandler,
     io::Hub,
@@ -281,8 +281,12 @@ impl Conversation for Client {
         self.work.len() < config.incoming_events_max && self.work_bytes < INCOMING_PAYLOADS_MAX * config.max_payload
     }
 
-    fn is_established(&self) -> bool {
-        self.established
+    fn standing(&self) -> Standing {
+        if !self.sockets.is_empty() {
+            return Standing::Inside;
+        }
+        let asks = self.joining || self.work.iter().any(|work| matches!(work, Work::Join { .. }));
+        if asks { Standing::Asking } else { Standing::Outside }
     }
 
     fn poll_work(&mut self, cx: &mut Context<'_>) -> Poll<CloseReason> {

@@ -18,7 +18,7 @@ pub enum CloseReason {
     ConnectionLost,
     /// No pong came within `ping_timeout`.
     PingTimeout,
-    /// The client joined no namespace within `connect_timeout`.
+    /// The client was in no namespace for `connect_timeout`.
     ConnectTimeout,
     /// A packet, payload or frame broke the protocol.
     BadPacket,

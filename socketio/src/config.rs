@@ -33,9 +33,11 @@ pub struct Config {
     pub ping_bytes: usize,
     /// Largest message from a client in bytes: HTTP body, WebSocket message and frame. 64 KiB.
     pub max_payload: usize,
-    /// Time a client has to join its first namespace. 45 s.
+    /// Time a client has to ask for its first namespace, and the server to let it in; also how long a client may stay that has
+    /// left them all. 45 s.
     pub connect_timeout: Duration,
-    /// Time an upgrade to WebSocket may take, from the request to packet `5`. 10 s.
+    /// Time an upgrade to WebSocket may take, from the request to the answer of its probe. Packet `5` is waited for as long as the
+    /// session lives, for its client has stopped polling. 10 s.
     pub upgrade_timeout: Duration,
     /// A WebSocket whose peer takes no byte for this long is closed. 30 s. What counts is the kernel taking bytes from us, and Linux
     /// says that it may only when a third of the send buffer is free: the listener should cap `SO_SNDBUF` (64 KiB, say), or a

@@ -14,7 +14,7 @@ use tokio::time::Sleep;
 use tracing::debug;
 
 use super::{
-    Conversation, Message, Registered, Session,
+    Conversation, Message, Registered, Session, Standing,
     packet::{Head, Packet, head},
     polling::{CLOSE_GRACE, FAREWELL_WAIT, Farewell, Found, TIMER_SLACK},
     websocket::{Heard, WebSocket},
@@ -29,7 +29,10 @@ pub(super) struct Driver<C> {
     timer: Pin<Box<Sleep>>,
     ping_at: Instant,
     pong_due: Option<Instant>,
+    /// When a peer that takes part in nothing is sent away.
     connect_by: Option<Instant>,
+    /// Whether that was put off because it had asked.
+    has_asked: bool,
 }
 
 impl<C: Conversation> Driver<C> {
@@ -39,7 +42,16 @@ impl<C: Conversation> Driver<C> {
         let ping_at = opened_at + config.ping_interval;
         let connect_by = Some(opened_at + config.connect_timeout);
         let timer = Box::pin(tokio::time::sleep_until(ping_at.into()));
-        Box::new(Driver { registered, conversation, socket, timer, ping_at, pong_due: None, connect_by })
+        Box::new(Driver {
+            registered,
+            conversation,
+            socket,
+            timer,
+            ping_at,
+            pong_due: None,
+            connect_by,
+            has_asked: false,
+        })
     }
 
     /// Runs the session to its end.
@@ -167,9 +179,7 @@ impl<C: Conversation> Driver<C> {
     }
 
     fn overdue(&mut self, now: Instant) -> Option<CloseReason> {
-        if self.connect_by.is_some() && self.conversation.is_established() {
-            self.connect_by = None;
-        }
+        self.keep_connect_clock(now);
         if self.connect_by.is_some_and(|by| now >= by) {
             return Some(CloseReason::ConnectTimeout);
         }
@@ -184,6 +194,21 @@ impl<C: Conversation> Driver<C> {
             self.wait_for_pong(now);
         }
         None
+    }
+
+    /// A peer has a while to ask, and we have as long again to answer. Whoever asks a second time goes on with what is left of
+    /// that, or wrong tokens would keep a session open; whoever has left begins anew.
+    fn keep_connect_clock(&mut self, now: Instant) {
+        let standing = self.conversation.standing();
+        if standing == Standing::Inside {
+            (self.connect_by, self.has_asked) = (None, false);
+            return;
+        }
+        let asks_first = standing == Standing::Asking && !self.has_asked;
+        if asks_first || self.connect_by.is_none() {
+            self.connect_by = Some(now + self.session().shared.config.connect_timeout);
+        }
+        self.has_asked |= asks_first;
     }
 
     fn next_deadline(&self) -> Instant {
@@ -228,7 +253,6 @@ async fn part_websocket(socket: &mut WebSocket, session: &Arc<Session>, reason: 
         let (code, text) = reason.frame();
         socket.part(Some(session), code, text).await;
     }
-    socket.abandon(session);
 }
 
 /// Ends long-polling: the GET in flight gets the last word; where there is more to say, the next GET is waited for.
@@ -250,5 +274,59 @@ async fn part_polling(session: &Arc<Session>, reason: CloseReason) {
             Ok(now) => said = now,
             Err(_) => return,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{convert::Infallible, sync::Mutex};
+
+    use hyper::{Request, body::Incoming, server::conn::http1, service::service_fn, upgrade::OnUpgrade};
+    use hyper_util::rt::TokioIo;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+
+    use super::*;
+    use crate::{
+        Config, Encoded, Transport,
+        engine::{Shared, http::begin_websocket},
+    };
+
+    /// How many bytes lie between the two ends of a WebSocket.
+    const PIPE_BYTES: usize = 1024;
+
+    /// A WebSocket in memory, and what its peer has of it.
+    async fn websocket() -> (Box<WebSocket>, DuplexStream) {
+        let (mut here, there) = tokio::io::duplex(PIPE_BYTES);
+        let (asked, asks) = tokio::sync::oneshot::channel::<OnUpgrade>();
+        let asked = Mutex::new(Some(asked));
+        let serve = service_fn(move |mut request: Request<Incoming>| {
+            let asked = asked.lock().unwrap().take().expect("one request");
+            assert!(asked.send(hyper::upgrade::on(&mut request)).is_ok());
+            let reply = begin_websocket(request.headers()).expect("a WebSocket");
+            async move { Ok::<_, Infallible>(reply) }
+        });
+        let connection = http1::Builder::new().serve_connection(TokioIo::new(there), serve).with_upgrades();
+        tokio::spawn(async move { _ = connection.await });
+        let request = "GET / HTTP/1.1\r\nHost: h\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\
+                       Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+        here.write_all(request.as_bytes()).await.unwrap();
+        let mut reply = Vec::new();
+        while !reply.ends_with(b"\r\n\r\n") {
+            reply.push(here.read_u8().await.unwrap());
+        }
+        let upgraded = asks.await.unwrap().await.unwrap();
+        (WebSocket::new(upgraded, PIPE_BYTES), here)
+    }
+
+    #[tokio::test]
+    async fn a_goodbye_that_nobody_takes_was_no_packet_of_the_queue() {
+        let (mut socket, _peer) = websocket().await;
+        let session = Session::new("sid".into(), Shared::new(Config::default()), Transport::WebSocket);
+        // To the last byte, so that the goodbye cannot even begin.
+        let full = Encoded::text_frame(&"x".repeat(PIPE_BYTES - 4));
+        assert_eq!(full.size(), PIPE_BYTES);
+        socket.say(full).await.unwrap();
+        part_websocket(&mut socket, &session, CloseReason::BadPacket).await;
+        assert_eq!(session.state().packets, 0);
     }
 }

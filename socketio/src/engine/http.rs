@@ -190,10 +190,23 @@ impl<A: Application> EngineService<A> {
                 }
                 Some(socket)
             };
-            match tokio::time::timeout(shared.config.upgrade_timeout, probing).await {
-                Ok(Some(socket)) => session.upgraded(socket),
-                _ if claimed => session.upgrade_failed(),
-                _ => {}
+            let Ok(Some(mut socket)) = tokio::time::timeout(shared.config.upgrade_timeout, probing).await else {
+                if claimed {
+                    session.upgrade_failed();
+                }
+                return;
+            };
+            // From here on the client may have gone over without our having heard of it, and has stopped polling in any case. If
+            // it is gone altogether, the session's heartbeat says so.
+            let told = tokio::select! {
+                told = expect(&mut socket, "5") => told,
+                _ = session.closed() => None,
+            };
+            if told.is_some() {
+                session.upgraded(socket);
+            } else {
+                session.upgrade_failed();
+                socket.part(None, 1002, "upgrade failed").await;
             }
         });
     }
@@ -227,13 +240,12 @@ pub(super) async fn accept(shared: &Shared, on_upgrade: OnUpgrade) -> Option<Box
     Some(WebSocket::new(upgraded, shared.config.max_payload))
 }
 
-/// `2probe`, `3probe`, `5`: the way from polling to WebSocket.
+/// `2probe`, `3probe`: what comes before `5` on the way from polling to WebSocket.
 async fn probe(socket: &mut WebSocket, session: &Session) -> Option<()> {
     expect(socket, "2probe").await?;
     // Before the answer leaves, so that a GET sent upon it already finds the session probed.
     session.probed();
-    socket.say(session.shared.packets.probed.clone()).await.ok()?;
-    expect(socket, "5").await
+    socket.say(session.shared.packets.probed.clone()).await.ok()
 }
 
 async fn expect(socket: &mut WebSocket, packet: &str) -> Option<()> {

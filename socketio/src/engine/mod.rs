@@ -66,9 +66,9 @@ pub trait Conversation: Send + 'static {
         true
     }
 
-    /// Whether the peer has done what `connect_timeout` waits for.
-    fn is_established(&self) -> bool {
-        true
+    /// How the peer stands to what `connect_timeout` waits for.
+    fn standing(&self) -> Standing {
+        Standing::Inside
     }
 
     /// Moves the conversation's own work on; ready with a reason to close.
@@ -83,6 +83,17 @@ pub trait Conversation: Send + 'static {
 
     /// The session has ended.
     fn finish(self, reason: CloseReason) -> impl Future<Output = ()> + Send;
+}
+
+/// How a peer stands to what its session is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It has not asked yet, was refused, or has left.
+    Outside,
+    /// It has asked, and it is our turn.
+    Asking,
+    /// It takes part.
+    Inside,
 }
 
 /// A message from a client.

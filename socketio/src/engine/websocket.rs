@@ -222,12 +222,6 @@ impl WebSocket {
         Ok(())
     }
 
-    /// Gives back what will never be written.
-    pub fn abandon(&mut self, session: &Session) {
-        session.written(self.batch.len(), self.batch.iter().map(Encoded::size).sum());
-        self.batch.clear();
-    }
-
     fn poll_batch(&mut self, cx: &mut Context<'_>, session: Option<&Session>) -> Poll<io::Result<()>> {
         loop {
             if self.offset == 0 {

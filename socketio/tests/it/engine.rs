@@ -8,7 +8,7 @@ use tillwire_socketio::Transport;
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::{
-    peer::{BOTH, ENGINE, End, Packet, Peer, get, http, post, websocket},
+    peer::{BOTH, ENGINE, End, Packet, Peer, SOCKET, Socket, get, http, post, websocket},
     server::{Server, beating, quiet},
 };
 
@@ -297,6 +297,39 @@ async fn a_failed_upgrade_leaves_polling_alive() {
     peer.upgrades().await;
     peer.says("4upgraded").await;
     assert_eq!(peer.hears().await, Packet::from("4upgraded"));
+}
+
+/// A WebSocket on a polling session, whose probe was answered.
+async fn probed(peer: &Peer) -> Socket {
+    let upgrade = format!("{}?EIO=4&transport=websocket&sid={}", peer.path, peer.sid());
+    let mut socket = websocket(peer.addr, &upgrade, &[]).await.unwrap();
+    socket.send(Message::text("2probe")).await.unwrap();
+    assert_eq!(socket.next().await.unwrap().unwrap(), Message::text("3probe"));
+    socket
+}
+
+#[tokio::test]
+async fn a_client_whose_probe_was_answered_may_take_its_time_to_go_over() {
+    let config = tillwire_socketio::Config { upgrade_timeout: Duration::from_millis(100), ..quiet() };
+    let server = Server::echo(config).await;
+    let peer = Peer::open(server.addr, ENGINE, Transport::Polling).await;
+    let mut socket = probed(&peer).await;
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    socket.send(Message::text("5")).await.unwrap();
+    socket.send(Message::text("4hello")).await.unwrap();
+    assert_eq!(socket.next().await.unwrap().unwrap(), Message::text("4hello"));
+    assert_eq!(get(server.addr, &peer.uri()).await.status, StatusCode::BAD_REQUEST);
+}
+
+#[tokio::test]
+async fn a_client_that_never_goes_over_answers_no_ping_and_is_gone() {
+    let server = Server::start(beating(300, 300), |_| {}).await;
+    let peer = Peer::open(server.addr, SOCKET, Transport::Polling).await;
+    let mut socket = probed(&peer).await; // And it polls no more.
+    let told = tokio::time::timeout(Duration::from_secs(5), socket.next()).await.expect("an end in time");
+    assert!(matches!(told, Some(Ok(Message::Close(Some(_))))), "{told:?}");
+    let timed_out = tillwire_socketio::CloseReason::PingTimeout;
+    server.until("it is gone", |it| (it.closed(timed_out), it.sessions_polling) == (1, 0)).await;
 }
 
 #[tokio::test]

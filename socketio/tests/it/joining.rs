@@ -5,7 +5,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering::SeqCst},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use futures_util::{SinkExt, StreamExt};
@@ -144,6 +144,32 @@ async fn a_join_is_given_up_when_its_client_is_heard_of_no_more() {
         let (server, door) = guarded(Config { connect_timeout: Duration::from_millis(100), ..quiet() }).await;
         let _patient = who_waits(&server, &door, transport, "40").await;
         was_given_up(&server, &door, CloseReason::ConnectTimeout).await;
+    }
+}
+
+#[tokio::test]
+async fn who_asks_in_time_has_as_long_again_to_be_let_in_and_who_asks_anew_has_not() {
+    const LONG: Duration = Duration::from_secs(1);
+    let config = || Config { connect_timeout: LONG, ..quiet() };
+    for transport in BOTH {
+        let (server, door) = guarded(config()).await;
+        let mut peer = Peer::open(server.addr, SOCKET, transport).await;
+        tokio::time::sleep(LONG * 3 / 4).await;
+        peer.says("40").await;
+        tokio::time::sleep(LONG * 3 / 4).await;
+        door.decisions.add_permits(1);
+        assert!(peer.hears_text().await.starts_with("40{"));
+
+        let (server, door) = guarded(config()).await;
+        let mut peer = Peer::open(server.addr, SOCKET, transport).await;
+        let begun = Instant::now();
+        while server.io.counters().closed(CloseReason::ConnectTimeout) == 0 {
+            assert!(begun.elapsed() < 4 * LONG, "it is still there after {} refusals", door.counts()[0]);
+            peer.says(r#"40{"token":"wrong"}"#).await;
+            tokio::time::sleep(LONG / 8).await;
+            door.decisions.add_permits(1);
+        }
+        assert!(door.counts()[0] > 1 && door.counts()[2] == 0, "{:?}", door.counts());
     }
 }
 

@@ -242,6 +242,32 @@ async fn a_client_that_never_connects_is_closed() {
 }
 
 #[tokio::test]
+async fn a_client_that_has_left_everything_comes_back_soon_or_is_closed() {
+    let config = Config { connect_timeout: Duration::from_millis(300), ..quiet() };
+    let server = Server::start(config, echo).await;
+    for (transport, count) in BOTH.into_iter().zip(1..) {
+        let mut back = Peer::joined(server.addr, transport).await;
+        back.says("41").await;
+        back.says("40").await;
+        reply_of(&back.hears_text().await, "40");
+        let mut elsewhere = Peer::joined(server.addr, transport).await;
+        elsewhere.says("40/custom").await;
+        reply_of(&elsewhere.hears_text().await, "40/custom,");
+        assert_eq!(elsewhere.hears_text().await, r#"42/custom,["auth",{}]"#);
+        elsewhere.says("41").await;
+        let mut gone = Peer::joined(server.addr, transport).await;
+        gone.says("41").await;
+        let (_, end) = gone.ends().await;
+        assert!(matches!(end, End::Refused | End::Closed(1008, _)), "{end:?}");
+        server.until("it is closed", |counters| counters.closed(CloseReason::ConnectTimeout) == count).await;
+        back.says(r#"42["message"]"#).await;
+        assert_eq!(back.hears_text().await, r#"42["message-back"]"#);
+        elsewhere.says("40").await;
+        reply_of(&elsewhere.hears_text().await, "40");
+    }
+}
+
+#[tokio::test]
 async fn events_are_acknowledged_with_text_and_with_bytes() {
     let server = Server::start(quiet(), echo).await;
     for transport in BOTH {
