@@ -27,6 +27,7 @@ pub mod hub;
 mod listener;
 pub mod node;
 pub mod roles;
+mod server;
 
 // A client of its own hub, to try it with.
 pub mod demo;

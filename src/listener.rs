@@ -30,7 +30,11 @@ const CONNECTIONS_MIN: usize = 16;
 /// How long the listener rests after a connection could not be accepted: descriptors are freed meanwhile, or not.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How long a connection may be open without a byte of a request.
-const SILENCE_MAX: Duration = Duration::from_secs(10);
+pub const SILENCE_MAX: Duration = Duration::from_secs(10);
+/// How long a peer may take nothing of what it is sent. One that reads 1 KB/s takes something every 22 s: the kernel may
+/// hold 64 KB for it (see `SEND_BUFFER_BYTES` in `node.rs`) and takes more when a third of that is free. A WebSocket has a
+/// deadline of its own, which is sooner, and says why.
+const STALL_MAX: Duration = Duration::from_secs(45);
 /// The longest `Retry-After`, in seconds; each is told another, or all would come back together.
 const RETRY_AFTER_MAX: u64 = 5;
 
@@ -69,7 +73,7 @@ impl Listener {
     pub fn new(listener: TcpListener, free: Arc<Semaphore>, tasks: TaskTracker) -> Self {
         let lingering = Arc::new(Semaphore::new(LINGERING_MAX));
         // What first appears when it happens has not risen, says Prometheus.
-        for reason in ["file_descriptors", "accept_failed", "silent"] {
+        for reason in ["file_descriptors", "accept_failed", "silent", "stalled"] {
             metrics::counter!("tillwire_connections_refused_total", "reason" => reason).increment(0);
         }
         Self { listener, free, lingering, tasks, is_failing: false }
@@ -146,16 +150,34 @@ fn is_the_peers(error: &io::Error) -> bool {
 }
 
 /// A connection that has its place among them, and gives it back when it is dropped. One that says nothing at first is
-/// cut.
+/// cut, and so is one that takes nothing of what it is sent.
 pub struct Connection {
     stream: TcpStream,
     silence: Option<Pin<Box<Sleep>>>,
+    /// Runs while the peer takes nothing.
+    stall: Option<Pin<Box<Sleep>>>,
+    is_stalled: bool,
     _place: OwnedSemaphorePermit,
 }
 
 impl Connection {
     fn new(stream: TcpStream, place: OwnedSemaphorePermit) -> Self {
-        Self { stream, silence: Some(Box::pin(sleep(SILENCE_MAX))), _place: place }
+        let silence = Some(Box::pin(sleep(SILENCE_MAX)));
+        Self { stream, silence, stall: None, is_stalled: false, _place: place }
+    }
+
+    /// What came of a write: one that waits for the peer does not wait for ever.
+    fn in_time<T>(&mut self, write: Poll<io::Result<T>>, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
+        if write.is_ready() {
+            self.stall = None;
+            return write;
+        }
+        let stall = self.stall.get_or_insert_with(|| Box::pin(sleep(STALL_MAX)));
+        ready!(stall.as_mut().poll(cx));
+        if !std::mem::replace(&mut self.is_stalled, true) {
+            metrics::counter!("tillwire_connections_refused_total", "reason" => "stalled").increment(1);
+        }
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 }
 
@@ -175,7 +197,8 @@ impl AsyncRead for Connection {
 
 impl AsyncWrite for Connection {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
+        let write = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.in_time(write, cx)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -191,7 +214,8 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+        let write = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
+        self.in_time(write, cx)
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use axum::Router;
 use axum::serve::ListenerExt;
 use futures_util::future::BoxFuture;
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -25,7 +24,7 @@ use crate::hub::Hub;
 use crate::identity::tokens::Verifier;
 use crate::journal::{Journal, Pools, pool, upkeep};
 use crate::listener::{self, Listener};
-use crate::{config, http, telemetry};
+use crate::{config, http, server, telemetry};
 
 /// How long requests, screens and writes that are under way may take to end, each.
 pub const FINISH_MAX: Duration = Duration::from_secs(30);
@@ -61,7 +60,7 @@ pub struct Node {
     closing: CancellationToken,
     /// Cancelled when nothing new can come any more.
     ended: CancellationToken,
-    listeners: [JoinHandle<std::io::Result<()>>; 2],
+    listeners: [JoinHandle<()>; 2],
     gateway: Option<Gateway>,
     tasks: TaskTracker,
     pools: Pools,
@@ -125,9 +124,13 @@ impl Node {
             routes = routes.merge(gateway.router());
         }
         tasks.spawn(telemetry::sort(metrics.clone(), ended.clone()));
+        let public = Listener::new(public, connections, tasks.clone());
+        // Small answers must not wait for company: Nagle's algorithm costs 40 ms.
+        let private = private.tap_io(|stream| _ = stream.set_nodelay(true));
+        // `stopped` waits for both.
         let listeners = [
-            serve_public(Listener::new(public, connections, tasks.clone()), routes, closing.clone()),
-            serve(private, http::metrics_router(metrics), closing.clone()),
+            tokio::spawn(server::serve(public, routes, closing.clone())),
+            tokio::spawn(server::serve(private, http::metrics_router(metrics), closing.clone())),
         ];
         info!("Serving on http://{}, metrics on http://{}", addresses.0, addresses.1);
         Ok(Self {
@@ -199,22 +202,4 @@ fn limits(config: config::Limits, connections_max: usize) -> gateway::Limits {
         handshakes: pace(config.handshakes_per_second, config.handshakes_per_second / 4),
         trusted_proxies: config.trusted_proxies,
     }
-}
-
-/// The public's, who are told from one another by their addresses.
-fn serve_public(listener: Listener, routes: Router, closing: CancellationToken) -> JoinHandle<std::io::Result<()>> {
-    // Only a tapped listener is known to tell addresses.
-    let routes = routes.into_make_service_with_connect_info::<SocketAddr>();
-    let serving = axum::serve(listener.tap_io(|_| {}), routes).with_graceful_shutdown(closing.cancelled_owned());
-    tokio::spawn(serving.into_future()) // Its owner waits for it in `stopped`.
-}
-
-fn serve(listener: TcpListener, routes: Router, closing: CancellationToken) -> JoinHandle<std::io::Result<()>> {
-    // Small answers must not wait for company: Nagle's algorithm costs 40 ms.
-    let listener = listener.tap_io(|stream| {
-        let _ = stream.set_nodelay(true);
-    });
-    let routes = routes.into_make_service_with_connect_info::<SocketAddr>();
-    let serving = axum::serve(listener, routes).with_graceful_shutdown(closing.cancelled_owned());
-    tokio::spawn(serving.into_future()) // Its owner waits for it in `stopped`.
 }

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -313,6 +313,43 @@ async fn g5_whoever_stops_reading_is_gone_at_the_deadline_and_nobody_is_delayed(
     site.sells_before(&mut fast, 1).await;
     returns(&site, &after).await;
     drop((stopped, unread));
+}
+
+#[tokio::test]
+async fn whoever_stops_reading_an_answer_is_cut_and_a_slow_reader_of_it_gets_all() {
+    // Much more than kernels hold of it.
+    let asks = "GET /docs/swagger-ui.css HTTP/1.1\r\nhost: tillwire\r\nconnection: close\r\n\r\n";
+    let mut site = Site::open(&[]).await;
+    let mut streams = Vec::new();
+    for _ in 0..2 {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(4 * 1024).unwrap();
+        let mut stream = socket.connect(site.hub.public).await.unwrap();
+        stream.write_all(asks.as_bytes()).await.unwrap();
+        streams.push(stream);
+    }
+    let (mut slow, stopped) = (streams.remove(0), streams.remove(0));
+    let (over, mut answer) = (AtomicBool::new(false), Vec::new());
+    let reading = async {
+        let mut second = [0; SLOW_BYTES as usize];
+        while !over.load(Ordering::Relaxed) {
+            let bytes = slow.read(&mut second).await.expect("it stays");
+            answer.extend_from_slice(&second[..bytes]);
+            sleep(Duration::from_secs(1)).await;
+        }
+    };
+    let waiting = async {
+        site.counted("tillwire_connections_refused_total", &[("reason", "stalled")], 1.0).await;
+        over.store(true, Ordering::Relaxed);
+    };
+    tokio::join!(reading, waiting);
+    drop(stopped);
+    slow.read_to_end(&mut answer).await.expect("the rest");
+    let head = answer.windows(4).position(|it| it == b"\r\n\r\n").expect("a head");
+    let text = String::from_utf8_lossy(&answer[..head]).to_lowercase();
+    let length = text.lines().find_map(|line| line.strip_prefix("content-length: ")).expect("a length");
+    let length: usize = length.parse().expect("a number");
+    assert!(length > 100_000 && answer.len() == head + 4 + length, "{} of {length} bytes", answer.len());
 }
 
 #[tokio::test]
