@@ -219,7 +219,7 @@ export interface Ready {
 
 /** The `data` of a refused connection, beside its `message`. */
 export interface Refused {
-  /** `unauthenticated`, `invalid_auth`, `unavailable` … */
+  /** `unauthenticated`, `invalid_auth`, `unknown_merchant` … */
   code: string;
   /** Whether trying again later with the same token can help. */
   retry: boolean;

@@ -208,7 +208,7 @@ pub struct Acknowledged {
 /// The `data` of a refused connection, beside its `message`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema, TS)]
 pub struct Refused {
-    /// `unauthenticated`, `invalid_auth`, `unavailable` …
+    /// `unauthenticated`, `invalid_auth`, `unknown_merchant` …
     pub code: String,
     /// Whether trying again later with the same token can help.
     pub retry: bool,

@@ -88,12 +88,17 @@ impl Door {
     ///
     /// # Errors
     /// What the client is told.
-    pub async fn admit(&self, mut request: ConnectRequest) -> Result<(ConnectRequest, Admission, Place), Refusal> {
+    pub async fn admit(
+        &self,
+        mut request: ConnectRequest,
+    ) -> Result<(ConnectRequest, Admission, Option<Place>), Refusal> {
         let asked = self.read(&request)?;
+        // Kept while the database is asked again: nobody else shall have it meanwhile.
+        let mut place = None;
         for _ in 0..TRIES_MAX {
             if self.feeds.vouches() {
-                match self.try_admit(&asked, &mut request).await {
-                    Ok((admission, place)) => return Ok((request, admission, place)),
+                match self.try_admit(&asked, &mut request, &mut place).await {
+                    Ok(admission) => return Ok((request, admission, place)),
                     Err(NotIn::Full(full)) => return Err(refusal_when(full)),
                     Err(NotIn::Yet(Error::Unauthenticated(why))) => return Err(refusal(why, "The token is revoked.")),
                     Err(NotIn::Yet(Error::NotFound(_))) => {
@@ -104,7 +109,8 @@ impl Door {
             }
             tokio::time::sleep(RETRY_AFTER).await;
         }
-        Err(refusal("unavailable", "The hub cannot say now whether the token is good."))
+        count_refused("unavailable");
+        Err(Refusal::closing(CloseReason::Server { code: 1013, text: "unavailable" }))
     }
 
     /// Says to every node that this connection of a screen is the one that lives. A full queue is a slow bus: what is
@@ -128,10 +134,17 @@ impl Door {
         Ok(Asked { staff, connect, after })
     }
 
+    /// Takes a place, unless an earlier try has.
+    ///
     /// # Errors
     /// [`Error::Unauthenticated`] if the token was revoked, [`Error::NotFound`] if there is no such merchant; others if
     /// the database does not answer.
-    async fn try_admit(&self, asked: &Asked, request: &mut ConnectRequest) -> Result<(Admission, Place), NotIn> {
+    async fn try_admit(
+        &self,
+        asked: &Asked,
+        request: &mut ConnectRequest,
+        place: &mut Option<Place>,
+    ) -> Result<Admission, NotIn> {
         let Asked { staff, connect, after } = asked;
         let feed = self.feeds.open(staff.merchant).await?;
         if feed.is_revoked(staff) {
@@ -142,7 +155,9 @@ impl Door {
         let brought = self.brought(staff, connect, &keys, now).await?;
         // Before the database is asked what it had joined.
         let screen = brought.as_ref().map_or(request.id(), |brought| brought.id);
-        let place = self.places.take(staff.merchant, staff.token, screen)?;
+        if place.is_none() {
+            *place = Some(self.places.take(staff.merchant, staff.token, screen)?);
+        }
         let why = match brought {
             Ok(brought) => {
                 let mut left = self.find_left(staff, brought).await?;
@@ -155,18 +170,18 @@ impl Door {
                     count_resumed("recovered");
                     let (joined, after, began_at) = (left.joined, Some(left.position), Some(left.began_at));
                     let (staff, age) = (staff.clone(), left.age);
-                    return Ok((Admission { staff, joined, denied, after, epoch, began_at, age }, place));
+                    return Ok(Admission { staff, joined, denied, after, epoch, began_at, age });
                 }
                 // It will be told why; until then it goes on where it was.
                 count_resumed("position_unserved");
-                return Ok((self.welcome(asked, Some(left.position), &feed, &keys, request, epoch)?, place));
+                return Ok(self.welcome(asked, Some(left.position), &feed, &keys, request, epoch)?);
             }
             Err(why) => why,
         };
         if let Some(why) = why {
             count_resumed(why);
         }
-        Ok((self.welcome(asked, *after, &feed, &keys, request, epoch)?, place))
+        Ok(self.welcome(asked, *after, &feed, &keys, request, epoch)?)
     }
 
     /// Lets one in that does not return: with a new private id.

@@ -38,7 +38,8 @@ const CONNECT_MAX: Duration = Duration::from_secs(1);
 const ANSWER_SLACK: Duration = Duration::from_secs(5);
 /// What is kept of connections to each node that nobody uses.
 const IDLE_CONNECTIONS_MAX: usize = 8;
-const IDLE_MAX: Duration = Duration::from_secs(10);
+/// Sooner than the other node cuts one: a connection that was made and not needed has not said a byte yet.
+const IDLE_MAX: Duration = Duration::from_secs(5);
 /// The longest `Retry-After`, in seconds; each is told another, or all would come back together.
 const RETRY_AFTER_MAX: u64 = 5;
 /// What the kernel may hold for one connection, in each direction, in bytes: a screen that reads slowly would else have
@@ -99,6 +100,11 @@ impl Forwarder {
             .build(connector);
         let tunnels = Arc::new(Tunnels::new(tasks, stop));
         Self { naming, client, lanes: Arc::new(lanes), tunnels, answer_max: poll_max + ANSWER_SLACK }
+    }
+
+    /// How many WebSockets came in here and live elsewhere.
+    pub fn tunnels(&self) -> usize {
+        self.tunnels.count()
     }
 
     /// Closes the WebSockets that came in here and live elsewhere, `slice` at a time with a pause between.
@@ -300,6 +306,13 @@ fn strip(headers: &mut HeaderMap, is_upgrade: bool) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::listener::SILENCE_MAX;
+
+    #[test]
+    fn no_connection_is_kept_until_the_other_node_cuts_it() {
+        // It is looked once in so long which have been kept for as long.
+        assert!(2 * IDLE_MAX <= SILENCE_MAX);
+    }
 
     #[test]
     fn a_lane_that_is_full_holds_nobody_up_elsewhere() {

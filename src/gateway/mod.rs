@@ -63,13 +63,17 @@ pub use snapshots::{State, StateOf};
 use source::Source;
 use witness::Witness;
 
-/// A connection that has not said who it is within this time is closed.
+/// A connection that has not said who it is within this time is closed, and so is one that we have not let in within as
+/// long again.
 const CONNECT_MAX: Duration = Duration::from_secs(5);
 /// How many packets are queued for one screen. An entry of 256 KiB has fewer events, and must fit.
 const QUEUE_PACKETS_MAX: usize = 2_048;
 /// A node that goes away closes so many screens at a time, with a pause between: they come back elsewhere at that pace.
 pub const CLOSE_SLICE: usize = 100;
 pub const CLOSE_PAUSE: Duration = Duration::from_millis(100);
+/// In so many slices at most, and as many again for those who only came in here: a node has 30 s for all of it, and the
+/// last must be told as well.
+const CLOSE_SLICES_MAX: usize = 100;
 
 /// What a gateway is told.
 pub struct Options {
@@ -202,8 +206,30 @@ impl Gateway {
     pub async fn drain(&self) {
         self.io.refuse_new();
         self.feeds.tell_draining();
-        self.io.close_all_in_slices(CLOSE_SLICE, CLOSE_PAUSE, CloseReason::RESTART).await;
-        self.forwarder.close_in_slices(CLOSE_SLICE, CLOSE_PAUSE).await;
+        let counted = self.io.counters();
+        let slice = slice_of(counted.sessions_polling + counted.sessions_websocket);
+        self.io.close_all_in_slices(slice, CLOSE_PAUSE, CloseReason::RESTART).await;
+        self.forwarder.close_in_slices(slice_of(self.forwarder.tunnels()), CLOSE_PAUSE).await;
         self.io.shutdown().await;
+    }
+}
+
+/// How many are closed at a time, of so many.
+fn slice_of(count: usize) -> usize {
+    CLOSE_SLICE.max(count.div_ceil(CLOSE_SLICES_MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn however_many_there_are_they_leave_in_time() {
+        for count in [0, 1, CLOSE_SLICE, 16_384, 65_535, 1_000_000] {
+            let pauses = count.div_ceil(slice_of(count)) as u32;
+            // Both kinds, and time is left for the last words.
+            assert!(2 * pauses * CLOSE_PAUSE <= Duration::from_secs(20), "{count}");
+        }
+        assert_eq!((slice_of(0), slice_of(230)), (CLOSE_SLICE, CLOSE_SLICE));
     }
 }

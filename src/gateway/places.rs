@@ -41,8 +41,8 @@ pub struct Places {
 struct Taken {
     by_token: HashMap<Uuid, usize>,
     by_merchant: HashMap<MerchantId, usize>,
-    /// Which place a screen holds: the latest, if it has two for a moment.
-    by_screen: HashMap<SocketId, Holder>,
+    /// The places that a screen holds, the latest last: for a moment there may be several.
+    by_screen: HashMap<SocketId, Vec<Holder>>,
     last: u64,
 }
 
@@ -72,7 +72,7 @@ impl Places {
     /// If there is none.
     pub fn take(self: &Arc<Self>, merchant: MerchantId, token: Uuid, screen: SocketId) -> Result<Place, Full> {
         let mut taken = self.lock();
-        let earlier = taken.by_screen.get(&screen);
+        let earlier = taken.by_screen.get(&screen).and_then(|held| held.last());
         let (replaced_of_token, replaced) = (earlier.is_some_and(|it| it.token == token), earlier.is_some());
         if is_full(&taken.by_token, &token, self.token_max, replaced_of_token) {
             return Err(Full::OfToken);
@@ -84,7 +84,7 @@ impl Places {
         *taken.by_merchant.entry(merchant).or_default() += 1;
         taken.last += 1;
         let number = taken.last;
-        taken.by_screen.insert(screen, Holder { number, token });
+        taken.by_screen.entry(screen).or_insert_with(|| Vec::with_capacity(1)).push(Holder { number, token });
         Ok(Place { places: self.clone(), number, merchant, screen, token })
     }
 
@@ -108,9 +108,8 @@ impl Place {
         }
         *taken.by_token.entry(token).or_default() += 1;
         one_less(&mut taken.by_token, &self.token);
-        if let Some(holder) = taken.by_screen.get_mut(&self.screen).filter(|it| it.number == self.number) {
-            holder.token = token;
-        }
+        let held = taken.by_screen.get_mut(&self.screen).into_iter().flatten();
+        held.filter(|it| it.number == self.number).for_each(|it| it.token = token);
         self.token = token;
         Ok(())
     }
@@ -121,8 +120,11 @@ impl Drop for Place {
         let mut taken = self.places.lock();
         one_less(&mut taken.by_token, &self.token);
         one_less(&mut taken.by_merchant, &self.merchant);
-        if taken.by_screen.get(&self.screen).is_some_and(|it| it.number == self.number) {
-            taken.by_screen.remove(&self.screen);
+        if let Some(held) = taken.by_screen.get_mut(&self.screen) {
+            held.retain(|it| it.number != self.number);
+            if held.is_empty() {
+                taken.by_screen.remove(&self.screen);
+            }
         }
     }
 }
@@ -176,6 +178,19 @@ mod tests {
         assert_eq!(places.take(merchant, token, SocketId::random()).err(), Some(Full::OfToken));
         let third = places.take(merchant, fresh, screen).unwrap();
         drop((second, third));
+        assert!(places.lock().by_screen.is_empty());
+    }
+
+    #[test]
+    fn who_tried_to_come_back_and_gave_up_may_try_again() {
+        let (places, merchant, [token]) = (Places::new(Some(1), Some(1)), MerchantId::new(), tokens());
+        let screen = SocketId::random();
+        let first = places.take(merchant, token, screen).unwrap();
+        for _ in 0..3 {
+            drop(places.take(merchant, token, screen).expect("it still has the place that it had"));
+        }
+        assert_eq!(places.take(merchant, token, SocketId::random()).err(), Some(Full::OfToken));
+        drop(first);
         assert!(places.lock().by_screen.is_empty());
     }
 

@@ -137,7 +137,7 @@ fn feed_of(socket: &SocketRef) -> Option<&Arc<Feed>> {
 /// Before CONNECT is answered.
 async fn admit(request: ConnectRequest, door: Arc<Door>) -> Result<ConnectRequest, Refusal> {
     let (mut request, admission, place) = door.admit(request).await?;
-    let place = Mutex::new(Some(place));
+    let place = Mutex::new(place);
     let (feed, visit, seen) = (OnceLock::new(), Mutex::default(), Mutex::default());
     request.insert(Arc::new(Seat { admission, feed, place, visit, seen }));
     Ok(request)
@@ -178,6 +178,15 @@ async fn connected(socket: SocketRef, door: Arc<Door>) {
     socket.close(CloseReason::Server { code: 1013, text: "unavailable" });
 }
 
+/// Whoever has gone is not kept on our lists while the database is asked, one after the other, for all that it had still to
+/// say: none of it was acknowledged.
+///
+/// # Errors
+/// A word for that.
+fn still_here(socket: &SocketRef) -> Result<(), &'static str> {
+    if socket.is_connected() { Ok(()) } else { Err("not_ready") }
+}
+
 /// Changes what a screen has joined: stored before it happens, so that whoever was told of it finds it so on any node.
 /// Answers also whether the screen is behind now and has to be brought on.
 ///
@@ -189,6 +198,7 @@ async fn rejoin(
     change: impl FnOnce(&Staff, &mut Vec<Joined>, Position) -> Vec<Denied>,
 ) -> Result<(wire::Joined, bool), &'static str> {
     let feed = feed_of(socket).ok_or("not_ready")?;
+    still_here(socket)?;
     let _turn = door.rolls.turn(socket).await;
     let plan = feed.plan(socket, change).ok_or("not_ready")?;
     if plan.is_change {
@@ -237,6 +247,7 @@ async fn renew(socket: &SocketRef, door: &Door, token: &str) -> Result<wire::Joi
 async fn bear_witness(socket: &SocketRef, door: &Door, position: Position) -> Result<(), &'static str> {
     let seat = socket.extension::<Arc<Seat>>().ok_or("not_ready")?;
     let feed = seat.feed.get().ok_or("not_ready")?;
+    still_here(socket)?;
     let (staff, told) = feed.listens(socket, Topic::Payments).ok_or("not_ready")?;
     if told.is_empty() {
         return Err("not_listening");

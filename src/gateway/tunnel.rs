@@ -14,6 +14,7 @@ use std::time::Duration;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::time::{Sleep, sleep};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -21,6 +22,9 @@ use tokio_util::task::TaskTracker;
 const OPEN_MAX: Duration = Duration::from_secs(10);
 /// How long the rest of a tunnel may take to end when one end has.
 const LAST_WORDS_MAX: Duration = Duration::from_secs(2);
+/// How long an end may take nothing of what is held for it: meanwhile the other is not read, and might be gone. One that
+/// reads 1 KB/s takes something every 43 s at most, when a third of what the kernel may hold for it, 128 KB, is free.
+const HELD_MAX: Duration = Duration::from_secs(60);
 /// How much is passed on at a time. On the stack, so that an idle tunnel keeps nothing.
 const CHUNK_BYTES: usize = 8 * 1024;
 /// A frame that closes with code 1012, service restart.
@@ -50,9 +54,14 @@ impl Tunnels {
             let _held = (listed, place);
             let both = async { tokio::try_join!(client, node) };
             if let Ok(Ok((client, node))) = tokio::time::timeout(OPEN_MAX, both).await {
-                carry(TokioIo::new(client), TokioIo::new(node), &told).await;
+                carry(TokioIo::new(client), TokioIo::new(node), HELD_MAX, &told).await;
             }
         });
+    }
+
+    /// How many there are now.
+    pub fn count(&self) -> usize {
+        self.lock().len()
     }
 
     /// Closes every tunnel there is now, `slice` at a time with a pause between.
@@ -82,13 +91,13 @@ impl Drop for Listed {
     }
 }
 
-/// Passes bytes on, both ways, until an end closes or `told` says so.
-async fn carry<C, N>(mut client: C, mut node: N, told: &CancellationToken)
+/// Passes bytes on, both ways, until an end closes, takes nothing for `held_max`, or `told` says so.
+async fn carry<C, N>(mut client: C, mut node: N, held_max: Duration, told: &CancellationToken)
 where
     C: AsyncRead + AsyncWrite + Unpin,
     N: AsyncRead + AsyncWrite + Unpin,
 {
-    let (mut up, mut down, mut frames) = (Way::default(), Way::default(), Frames::default());
+    let (mut up, mut down, mut frames) = (Way::new(held_max), Way::new(held_max), Frames::default());
     let ended = poll_fn(|cx| {
         if let Poll::Ready(ended) = up.poll(&mut client, &mut node, cx, |_| Take::All) {
             return Poll::Ready((true, ended));
@@ -142,14 +151,20 @@ enum Take {
 }
 
 /// One direction of a tunnel.
-#[derive(Default)]
 struct Way {
     /// What was read and has not been taken yet; nothing is read meanwhile.
     held: Vec<u8>,
+    held_max: Duration,
+    /// Runs while nothing of it is taken.
+    stall: Option<Pin<Box<Sleep>>>,
     ended: bool,
 }
 
 impl Way {
+    fn new(held_max: Duration) -> Self {
+        Self { held: Vec::new(), held_max, stall: None, ended: false }
+    }
+
     /// Passes on what there is, or what `take` says of it. Ready when that has ended and everything was taken.
     fn poll<R, W>(
         &mut self,
@@ -189,10 +204,17 @@ impl Way {
 
     fn poll_held<W: AsyncWrite + Unpin>(&mut self, sink: &mut W, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.held.is_empty() {
-            match ready!(Pin::new(&mut *sink).poll_write(cx, &self.held))? {
-                0 => return Poll::Ready(Err(ErrorKind::WriteZero.into())),
-                written => drop(self.held.drain(..written)),
+            match Pin::new(&mut *sink).poll_write(cx, &self.held)? {
+                Poll::Ready(0) => return Poll::Ready(Err(ErrorKind::WriteZero.into())),
+                Poll::Ready(written) => drop(self.held.drain(..written)),
+                Poll::Pending => {
+                    let held_max = self.held_max;
+                    let stall = self.stall.get_or_insert_with(|| Box::pin(sleep(held_max)));
+                    ready!(stall.as_mut().poll(cx));
+                    return Poll::Ready(Err(ErrorKind::TimedOut.into()));
+                }
             }
+            self.stall = None;
         }
         self.held = Vec::new();
         Poll::Ready(Ok(()))
@@ -297,7 +319,7 @@ mod tests {
             let told = CancellationToken::new();
             let carrying = tokio::spawn({
                 let told = told.clone();
-                async move { carry(client, node, &told).await }
+                async move { carry(client, node, HELD_MAX, &told).await }
             });
             let reading = tokio::spawn(async move {
                 let mut heard = Vec::new();
@@ -321,7 +343,7 @@ mod tests {
     #[tokio::test]
     async fn what_was_said_last_still_arrives() {
         let ((mut screen, client), (node, mut owner)) = (duplex(16), duplex(16));
-        tokio::spawn(async move { carry(client, node, &CancellationToken::new()).await });
+        tokio::spawn(async move { carry(client, node, HELD_MAX, &CancellationToken::new()).await });
         let said = frame(1_000, false);
         owner.write_all(&said[..10]).await.unwrap();
         let saying = async {
@@ -331,5 +353,37 @@ mod tests {
         let mut heard = Vec::new();
         let ((), read) = tokio::join!(saying, screen.read_to_end(&mut heard));
         assert_eq!((read.unwrap(), heard == said), (said.len(), true));
+    }
+
+    #[tokio::test]
+    async fn an_end_that_takes_nothing_ends_the_tunnel_and_a_slow_one_does_not() {
+        const HELD_MAX: Duration = Duration::from_millis(400);
+        let tunnel = || {
+            let ((screen, client), (node, owner)) = (duplex(64), duplex(64));
+            let carrying = async move { carry(client, node, HELD_MAX, &CancellationToken::new()).await };
+            (screen, owner, tokio::spawn(carrying))
+        };
+        for owner_says in [true, false] {
+            let (mut screen, mut owner, carrying) = tunnel();
+            let silent = if owner_says {
+                owner.write_all(&[b'x'; 100]).await.unwrap();
+                drop(owner); // Nobody sees it, as long as something is held.
+                screen
+            } else {
+                screen.write_all(&[b'x'; 100]).await.unwrap();
+                drop(screen);
+                owner
+            };
+            tokio::time::timeout(20 * HELD_MAX, carrying).await.expect("an end in time").unwrap();
+            drop(silent);
+        }
+
+        let (mut screen, mut owner, carrying) = tunnel();
+        owner.write_all(&[b'x'; 180]).await.unwrap();
+        for _ in 0..18 {
+            tokio::time::sleep(HELD_MAX / 4).await;
+            screen.read_exact(&mut [0; 10]).await.unwrap();
+        }
+        assert!(!carrying.is_finished());
     }
 }

@@ -10,7 +10,7 @@ use tillwire_channels::wire::CHANNELS_MAX;
 use tillwire_channels::{OutletId, Role, StaffId};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::support::caller::{Caller, bearer};
 use super::support::hub::{Answer, request};
@@ -18,6 +18,7 @@ use super::support::line::Line;
 use super::support::process::{Env, TillwireProcess, environment, run_within};
 use super::support::screen::{End, Screen};
 use super::support::services::postgres::{Database, Postgres};
+use super::support::services::proxy::Proxy;
 use super::support::till::Till;
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -324,6 +325,59 @@ async fn who_says_nothing_is_cut_soon() {
     site.counted("tillwire_gateway_closed_total", ("reason", "connect_timeout"), 2.0).await;
     site.counted("tillwire_connections_refused_total", ("reason", "silent"), 1.0).await;
     goes_on(&mut there).await;
+}
+
+#[tokio::test]
+async fn a_byte_or_one_request_keeps_no_connection_for_ever_and_a_poll_waits_as_long_as_it_has_to() {
+    /// Longer than the balancer and other nodes keep a connection that nobody uses.
+    const KEPT: Duration = Duration::from_secs(25);
+    // A poll that is answered later than a connection that says nothing is closed.
+    let site = Site::open(&[("TILLWIRE_PING_SECONDS", "40")]).await;
+    let begun = Instant::now();
+    let ends = async |said: &str| {
+        let mut stream = TcpStream::connect(site.hub.public).await.unwrap();
+        stream.write_all(said.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.expect("an end in order");
+        (answer, begun.elapsed())
+    };
+    let polls = async {
+        let mut line = Line::polling(site.hub.public).await.unwrap();
+        line.say(format!("40{}", json!({ "token": site.token() }))).await;
+        while line.next().await.expect("it is answered") != "2" {}
+    };
+    // All of a head that may be, and it is not complete.
+    let large = format!("{:x<32768}", "GET / HTTP/1.1\r\nx-large: ");
+    let once = "GET /healthz HTTP/1.1\r\nhost: tillwire\r\n\r\n";
+    let all = async { tokio::join!(ends("G"), ends(once), ends(&large), polls) };
+    let (byte, once, large, ()) = timeout(PATIENCE, all).await.expect("all of it in time");
+    assert!(byte.0.is_empty() && byte.1 > KEPT, "{byte:?}");
+    assert!(once.0.starts_with("HTTP/1.1 200") && once.1 > KEPT, "{once:?}");
+    assert!(large.0.starts_with("HTTP/1.1 431") && large.1 < KEPT, "{large:?}");
+}
+
+#[tokio::test]
+async fn who_goes_with_much_still_to_say_gives_the_place_back_soon() {
+    let (database, mut env, signer) = environment_with(&[("TILLWIRE_SOCKETS_PER_TOKEN", "1")]).await;
+    let proxy = Proxy::to(Postgres::shared().await.tcp_port().unwrap()).await;
+    env.insert("TILLWIRE_DATABASE_URL", database.url_through(proxy.port, "tillwire_app"));
+    env.insert("TILLWIRE_FEED_DATABASE_URL", database.url_through(proxy.port, "tillwire_feed"));
+    let site = Site::of(TillwireProcess::start(&["serve"], &env).await, signer, database).await;
+    let token = site.token();
+    let stream = TcpStream::connect(site.hub.public).await.unwrap();
+    let mut line = Line::websocket(stream, site.hub.public).await.unwrap();
+    line.say(format!("40{}", json!({ "token": token }))).await;
+    while !line.next().await.unwrap().contains("caught_up") {}
+    // Each of these waits for a database that says nothing, for 5 s.
+    proxy.pause();
+    for _ in 0..8 {
+        line.say(r#"42["join",{"channels":["sales"]}]"#.to_owned()).await;
+    }
+    drop(line);
+    let left = Instant::now();
+    site.lets_in(&token).await;
+    assert!(left.elapsed() < Duration::from_secs(20), "{:?}", left.elapsed());
+    proxy.resume();
 }
 
 #[tokio::test]

@@ -402,6 +402,25 @@ async fn a_screen_that_comes_back_while_the_database_is_away_is_recovered_when_i
 }
 
 #[tokio::test]
+async fn a_screen_that_comes_back_takes_its_own_place_however_often_the_database_has_to_be_asked() {
+    let mut proxy = Proxy::to(Postgres::shared().await.tcp_port().unwrap()).await;
+    let hub = TestHub::start().await;
+    let shop = hub.merchant("Toko Roti").await;
+    let node = hub.node_through(proxy.port, SCREENS_ONLY, &["--sockets-per-token", "1"]).await;
+    let auth = json!({ "token": shop.owner, "channels": ["sales"] });
+    let mut screen = Screen::enters_at_last(node.address, auth).await;
+    screen.hears_until("caught_up").await;
+    proxy.refuse().await;
+    proxy.cut();
+    let coming = recovers(&screen, node.address, &shop.owner, screen.position.as_deref());
+    tokio::join!(coming, async {
+        // A connection to the database is waited for for 2 s; then all of it is tried again.
+        tokio::time::sleep(Duration::from_millis(2_600)).await;
+        proxy.accept().await;
+    });
+}
+
+#[tokio::test]
 async fn the_late_word_of_an_older_connection_is_refused_and_nobody_reads_another_merchants() {
     let hub = TestHub::start().await;
     let (shop, rival) = (hub.merchant("Toko Roti").await, hub.merchant("Saingan").await);
