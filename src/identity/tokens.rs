@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
-use jsonwebtoken::jwk::{Jwk, JwkSet, KeyAlgorithm, ThumbprintHash};
+use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, JwkSet, KeyAlgorithm, ThumbprintHash};
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use serde::{Deserialize, Serialize};
 use tillwire_channels::{MerchantId, Moment, OutletId, RegisterId, Role, StaffId};
@@ -168,10 +168,14 @@ impl Verifier {
         let mut keys = HashMap::new();
         for jwk in &set.keys {
             let id = jwk.common.key_id.clone().context("a key without `kid`")?;
-            let algorithm = match jwk.common.key_algorithm {
-                Some(KeyAlgorithm::EdDSA) => Algorithm::EdDSA,
-                Some(KeyAlgorithm::ES256) => Algorithm::ES256,
-                _ => bail!("key {id} must say `alg` EdDSA or ES256"),
+            let algorithm = match (jwk.common.key_algorithm, &jwk.algorithm) {
+                (Some(KeyAlgorithm::EdDSA), AlgorithmParameters::OctetKeyPair(_)) => Algorithm::EdDSA,
+                (Some(KeyAlgorithm::ES256), AlgorithmParameters::EllipticCurve(key))
+                    if key.curve == EllipticCurve::P256 =>
+                {
+                    Algorithm::ES256
+                }
+                _ => bail!("key {id} must be Ed25519 with `alg` EdDSA, or P-256 with `alg` ES256"),
             };
             let key = DecodingKey::from_jwk(jwk).with_context(|| format!("key {id}"))?;
             ensure!(keys.insert(id.clone(), (key, algorithm)).is_none(), "two keys are called {id}");
@@ -254,18 +258,50 @@ fn is_compact_jws(token: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use aws_lc_rs::rand::SystemRandom;
+    use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD;
     use serde_json::{Value, json};
 
-    fn signer() -> (Signer, Verifier) {
+    use super::*;
+
+    fn realm() -> Realm {
+        Realm { issuer: "i".to_owned(), audience: "a".to_owned() }
+    }
+
+    /// Who signs with the key that is written to a file, and who trusts that key alone.
+    fn with_key(write: impl FnOnce(&Path)) -> (Signer, Verifier) {
         install_crypto();
         let path = std::env::temp_dir().join(format!("tillwire-key-{}", uuid::Uuid::new_v4()));
-        write_new_key(&path, false).unwrap();
-        let realm = Realm { issuer: "i".to_owned(), audience: "a".to_owned() };
-        let signer = Signer::open(&path, realm.clone()).unwrap();
+        write(&path);
+        let signer = Signer::open(&path, realm()).unwrap();
         std::fs::remove_file(path).unwrap();
-        let verifier = Verifier::new(realm, &signer.public_keys().unwrap()).unwrap();
+        let verifier = Verifier::new(realm(), &signer.public_keys().unwrap()).unwrap();
         (signer, verifier)
+    }
+
+    fn signer() -> (Signer, Verifier) {
+        with_key(|path| write_new_key(path, false).unwrap())
+    }
+
+    /// With a key that `tillwire` does not make, but an issuer may have.
+    fn p256_signer() -> (Signer, Verifier) {
+        with_key(|path| {
+            let key = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &SystemRandom::new()).unwrap();
+            let body = STANDARD.encode(key.as_ref());
+            std::fs::write(path, format!("-----BEGIN PRIVATE KEY-----\n{body}\n-----END PRIVATE KEY-----\n")).unwrap();
+        })
+    }
+
+    fn owner() -> Bearer {
+        Bearer {
+            merchant: MerchantId::new(),
+            staff: StaffId::new(),
+            role: Role::Owner,
+            outlets: vec![],
+            register: None,
+        }
     }
 
     fn claims() -> Value {
@@ -274,17 +310,22 @@ mod tests {
                 "merchant": id, "role": "owner" })
     }
 
+    /// What a verifier says of a token, in a word.
+    fn verdict(verifier: &Verifier, token: &str) -> &'static str {
+        match verifier.verify(token) {
+            Ok(_) => "good",
+            Err(Error::Unauthenticated(why)) => why,
+            Err(other) => panic!("{other:?}"),
+        }
+    }
+
     #[test]
     fn every_claim_is_needed_and_checked() {
         let (signer, verifier) = signer();
         let verify = |typ: &str, claims: &Value| {
             let mut header = Header::new(signer.algorithm);
             (header.typ, header.kid) = (Some(typ.to_owned()), Some(signer.id.clone()));
-            match verifier.verify(&jsonwebtoken::encode(&header, claims, &signer.key).unwrap()) {
-                Ok(_) => "good",
-                Err(Error::Unauthenticated(why)) => why,
-                Err(other) => panic!("{other:?}"),
-            }
+            verdict(&verifier, &jsonwebtoken::encode(&header, claims, &signer.key).unwrap())
         };
         assert_eq!(verify("at+jwt", &claims()), "good");
         for typ in ["JWT", "refresh+jwt", ""] {
@@ -314,19 +355,69 @@ mod tests {
     #[test]
     fn another_key_or_algorithm_opens_nothing() {
         let ((signer, _), (_, verifier)) = (signer(), signer());
-        let bearer = Bearer {
-            merchant: MerchantId::new(),
-            staff: StaffId::new(),
-            role: Role::Owner,
-            outlets: vec![],
-            register: None,
-        };
-        let foreign = signer.mint(&bearer, Duration::from_secs(60)).unwrap();
-        assert!(matches!(verifier.verify(&foreign), Err(Error::Unauthenticated("token_key_unknown"))));
+        let foreign = signer.mint(&owner(), Duration::from_secs(60)).unwrap();
+        assert_eq!(verdict(&verifier, &foreign), "token_key_unknown");
         let mut header = Header::new(Algorithm::HS256);
         let known = verifier.keys.keys().next().unwrap().clone();
         (header.typ, header.kid) = (Some(TYPE.to_owned()), Some(known));
         let forged = jsonwebtoken::encode(&header, &claims(), &EncodingKey::from_secret(b"public")).unwrap();
-        assert!(matches!(verifier.verify(&forged), Err(Error::Unauthenticated("token_signature"))));
+        assert_eq!(verdict(&verifier, &forged), "token_signature");
+    }
+
+    #[test]
+    fn es256_with_a_known_key_opens_as_eddsa_does() {
+        let (signer, verifier) = p256_signer();
+        let [ours, another] = [owner(), owner()];
+        let [token, other] = [&ours, &another].map(|bearer| signer.mint(bearer, Duration::from_secs(60)).unwrap());
+        assert_eq!(jsonwebtoken::decode_header(&token).unwrap().alg, Algorithm::ES256);
+        let staff = verifier.verify(&token).unwrap();
+        assert_eq!((staff.merchant, staff.id), (ours.merchant, ours.staff));
+        // What one signature is good for, another token's words are not.
+        let (words, _) = token.rsplit_once('.').unwrap();
+        let (_, signature) = other.rsplit_once('.').unwrap();
+        assert_eq!(verdict(&verifier, &format!("{words}.{signature}")), "token_signature");
+    }
+
+    #[test]
+    fn each_key_is_good_for_its_own_algorithm_alone() {
+        let ((ed25519, _), (p256, _)) = (signer(), p256_signer());
+        let keys = vec![ed25519.public_key().unwrap(), p256.public_key().unwrap()];
+        let verifier = Verifier::new(realm(), &JwkSet { keys: keys.clone() }).unwrap();
+        for (signer, other) in [(&ed25519, &p256), (&p256, &ed25519)] {
+            let signed_as = |id: &str| {
+                let mut header = Header::new(signer.algorithm);
+                (header.typ, header.kid) = (Some(TYPE.to_owned()), Some(id.to_owned()));
+                verdict(&verifier, &jsonwebtoken::encode(&header, &claims(), &signer.key).unwrap())
+            };
+            assert_eq!(signed_as(&signer.id), "good");
+            assert_eq!(signed_as(&other.id), "token_signature");
+        }
+        // A set that says otherwise is a mistake of whoever wrote it, and is not served with.
+        for (mut key, algorithm) in keys.into_iter().zip([KeyAlgorithm::ES256, KeyAlgorithm::EdDSA]) {
+            key.common.key_algorithm = Some(algorithm);
+            assert!(Verifier::new(realm(), &JwkSet { keys: vec![key] }).is_err(), "{algorithm:?}");
+        }
+    }
+
+    #[test]
+    fn a_key_that_a_token_brings_or_points_to_opens_nothing() {
+        let ((signer, verifier), (attacker, _)) = (signer(), signer());
+        let usual = Header { typ: Some(TYPE.to_owned()), ..Header::new(Algorithm::EdDSA) };
+        let address = Some("https://attacker.example/keys".to_owned());
+        for header in [
+            Header { jwk: Some(attacker.public_key().unwrap()), ..usual.clone() },
+            Header { jku: address.clone(), ..usual.clone() },
+            Header { x5u: address, ..usual },
+        ] {
+            let signed_by = |who: &Signer, id: Option<&str>| {
+                let header = Header { kid: id.map(str::to_owned), ..header.clone() };
+                verdict(&verifier, &jsonwebtoken::encode(&header, &claims(), &who.key).unwrap())
+            };
+            assert_eq!(signed_by(&attacker, Some(&signer.id)), "token_signature", "{header:?}");
+            assert_eq!(signed_by(&attacker, Some(&attacker.id)), "token_key_unknown", "{header:?}");
+            assert_eq!(signed_by(&attacker, None), "token_key_unknown", "{header:?}");
+            // Of our own tokens as little: the key that counts is the one that was configured.
+            assert_eq!(signed_by(&signer, Some(&signer.id)), "good", "{header:?}");
+        }
     }
 }
