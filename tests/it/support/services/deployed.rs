@@ -16,6 +16,8 @@ use super::commands::{self, Ports, program};
 use super::{Service, free_port, rabbitmq, service_dir, unprivileged};
 use crate::support::compose::{Compose, fill_in};
 
+/// The oldest PostgreSQL, a major version, whose SQL we speak.
+const POSTGRES_MIN: u32 = 15;
 /// The oldest PgBouncer that keeps prepared statements in transaction mode.
 const PGBOUNCER_MIN: (u32, u32) = (1, 21);
 
@@ -286,11 +288,19 @@ fn as_service(program: PathBuf, dir: &Path) -> Command {
     command
 }
 
+/// Of the newest PostgreSQL that `bin/test` would take: Debian and Homebrew keep servers out of the PATH.
 fn postgres_program(name: &str) -> PathBuf {
-    let prefixes =
-        ["/usr/lib/postgresql/15/bin", "/opt/homebrew/opt/postgresql@15/bin", "/usr/local/opt/postgresql@15/bin"];
-    let places: Vec<String> = prefixes.iter().map(|prefix| format!("{prefix}/{name}")).collect();
-    program(name, &places.iter().map(String::as_str).collect::<Vec<_>>())
+    let newest = |(folder, prefix): (&str, &str)| {
+        let found = fs::read_dir(folder).into_iter().flatten().filter_map(|entry| {
+            let version = entry.ok()?.path();
+            let major: u32 = version.file_name()?.to_str()?.strip_prefix(prefix)?.parse().ok()?;
+            let program = version.join("bin").join(name);
+            (major >= POSTGRES_MIN && program.exists()).then_some((major, program))
+        });
+        found.max()
+    };
+    let places = [("/usr/lib/postgresql", ""), ("/opt/homebrew/opt", "postgresql@"), ("/usr/local/opt", "postgresql@")];
+    places.into_iter().filter_map(newest).max().map_or_else(|| name.into(), |(_, program)| program)
 }
 
 /// An installed one that is new enough, or the one that `bin/test` fetched.
