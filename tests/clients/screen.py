@@ -67,9 +67,6 @@ async def main():
                 await ask("auth", {"token": token})
             case {"do": "seen", "position": position}:
                 await sio.emit("seen", {"position": position})
-            case {"do": "cut"}:
-                # The transport closes under the client, which comes back by itself.
-                await sio.eio.ws.close()
             case {"do": "offline" | "close"}:
                 await sio.disconnect()
             case {"do": "online"}:

@@ -331,7 +331,7 @@ impl StockScreen {
         self.happens("ack").await["answer"].clone()
     }
 
-    /// Its connection breaks; it comes back by itself.
+    /// The JavaScript client's connection breaks; it comes back by itself.
     pub async fn cut(&mut self) {
         self.tell(json!({ "do": "cut" })).await;
         self.happens("disconnect").await;
