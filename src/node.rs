@@ -30,6 +30,8 @@ use crate::{config, http, server, telemetry};
 pub const FINISH_MAX: Duration = Duration::from_secs(30);
 /// How long connections to the database may take to close.
 const CLOSE_MAX: Duration = Duration::from_secs(5);
+/// How long a node may take to stop after its drain: screens, requests, writes, connections to the database, in turn.
+pub const STOP_MAX: Duration = Duration::from_secs(3 * FINISH_MAX.as_secs() + CLOSE_MAX.as_secs());
 /// What the kernel may hold for one connection, in bytes; it counts its own overhead and doubles the number. It would take
 /// megabytes for a screen that reads slowly. It says that there is room again when a third of it is free, which takes a
 /// reader of 1 KB/s some 20 seconds here: with much more, an honest one would look stalled.

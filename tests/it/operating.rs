@@ -6,12 +6,16 @@ use std::path::Path;
 
 use clap::CommandFactory;
 use tillwire::config::Config;
+use tillwire::node::STOP_MAX;
 use tillwire::schema;
 
 use super::support::process::{TillwireProcess, environment, shell};
 use super::support::services::dir;
 use super::support::services::postgres::Postgres;
 use super::support::till::Till;
+
+/// What the page names of other programs: `timeout`, `cargo` and the load test.
+const FLAGS_OF_OTHERS: [&str; 3] = ["--preserve-status", "--release", "--screens"];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -82,14 +86,35 @@ fn every_metric_is_explained_and_no_other() {
 
 #[test]
 fn every_variable_and_flag_that_is_named_exists() {
-    let config = Config::command();
-    let known: BTreeSet<String> = config
+    let mut config = Config::command();
+    config.build(); // Before that, no command has `--help`.
+    let arguments: Vec<_> = config
         .get_subcommands()
         .chain([&config])
         .flat_map(|command| command.get_subcommands().chain([command]))
         .flat_map(|command| command.get_arguments())
-        .filter_map(|argument| Some(argument.get_env()?.to_str()?.to_owned()))
         .collect();
+    let variables = arguments.iter().filter_map(|argument| argument.get_env()?.to_str());
+    let variables: BTreeSet<String> = variables.map(str::to_owned).collect();
     let named = words(&page(), "TILLWIRE_");
-    assert!(named.len() >= 3 && named.is_subset(&known), "{:?}", named.difference(&known));
+    assert!(named.len() >= 3 && named.is_subset(&variables), "{:?}", named.difference(&variables));
+
+    let flags = arguments.iter().filter_map(|argument| argument.get_long()).map(|name| format!("--{name}"));
+    let known: BTreeSet<String> = flags.chain(FLAGS_OF_OTHERS.map(str::to_owned)).collect();
+    let named = flags_in(&page());
+    assert!(FLAGS_OF_OTHERS.iter().all(|flag| named.contains(*flag)), "which of {FLAGS_OF_OTHERS:?} is gone?");
+    assert!(named.len() > FLAGS_OF_OTHERS.len() + 3 && named.is_subset(&known), "{:?}", named.difference(&known));
+}
+
+/// The flags that a text names.
+fn flags_in(text: &str) -> BTreeSet<String> {
+    let words = text.split(|it: char| !(it.is_ascii_alphanumeric() || it == '-'));
+    let is_flag = |word: &&str| word.strip_prefix("--").is_some_and(|name| name.starts_with(char::is_alphabetic));
+    words.filter(is_flag).map(str::to_owned).collect()
+}
+
+#[test]
+fn what_a_node_may_take_to_stop_is_as_the_page_says() {
+    let line = format!("wait {} seconds and the drain", STOP_MAX.as_secs());
+    assert!(page().contains(&line), "the page does not say `{line}`");
 }

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use clap::CommandFactory as _;
 use tillwire::config::Config;
+use tillwire::node::STOP_MAX;
 
 use crate::support::compose::{Compose, Service, example, fill_in, root, text, variables};
 
@@ -223,6 +224,19 @@ fn nodes_are_told_what_their_role_needs_and_nothing_else() {
         for needed in arguments.iter().filter(|argument| argument.is_required_set()).filter_map(|it| variable(it)) {
             assert!(service.environment.contains_key(&needed), "{name} is not told {needed}");
         }
+    }
+}
+
+#[test]
+fn nodes_have_the_time_that_they_may_take_to_stop_and_some_to_spare() {
+    let (compose, command) = (Compose::read(), Config::command());
+    for (name, role, service) in compose.nodes().filter(|(_, role, _)| *role != "migrate") {
+        assert!(!service.environment.contains_key("TILLWIRE_DRAIN_SECONDS"), "{name} drains for another time");
+        let mut arguments = command.find_subcommand(role).expect("a role").get_arguments();
+        let drain = arguments.find(|argument| argument.get_long() == Some("drain-seconds")).expect("a drain");
+        let drain: u64 = drain.get_default_values()[0].to_str().and_then(|it| it.parse().ok()).expect("seconds");
+        let given = service.stop_grace_period.as_deref().and_then(|it| it.strip_suffix('s')?.parse::<u64>().ok());
+        assert!(given.expect("a time in seconds") > drain + STOP_MAX.as_secs(), "{name} is killed before");
     }
 }
 

@@ -21,6 +21,7 @@ pub struct Service {
     pub restart: String,
     pub mem_limit: String,
     pub pids_limit: u32,
+    pub stop_grace_period: Option<String>,
     pub healthcheck: Option<Healthcheck>,
     #[serde(default)]
     pub command: Vec<String>,
