@@ -1,6 +1,6 @@
 //! What the documents say, done as they say it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use tillwire_channels::{MerchantId, Role};
 use tokio::process::Command;
@@ -42,22 +42,30 @@ fn the_readme_shows_the_examples_as_they_are() {
 
 #[test]
 fn what_the_documents_point_to_is_there() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    for name in [
-        "README.md",
-        "ARCHITECTURE.md",
-        "CONTRIBUTING.md",
-        "CHANGELOG.md",
-        "docs/operating.md",
-        "docs/metrics.md",
-        "docs/adding-an-event.md",
-    ] {
-        let document = root.join(name);
-        let text = std::fs::read_to_string(&document).expect(name);
+    let mut documents = Vec::new();
+    collect_documents(Path::new(env!("CARGO_MANIFEST_DIR")), &mut documents);
+    for name in ["README.md", "docs/faults.md", "docs/decisions/0002-socketio.md", "fuzz/README.md"] {
+        assert!(documents.iter().any(|it| it.ends_with(name)), "{name} was not found: {documents:?}");
+    }
+    for document in documents {
+        let text = std::fs::read_to_string(&document).expect("a document");
         let links = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
         for link in links.filter(|link| !link.starts_with("http") && !link.starts_with('#')) {
             let file = link.split('#').next().unwrap_or_default();
-            assert!(document.parent().expect("a folder").join(file).exists(), "{name} points to {link}");
+            let there = document.parent().expect("a folder").join(file).exists();
+            assert!(there, "{} points to {link}", document.display());
+        }
+    }
+}
+
+/// The Markdown of the repository: neither what was compiled nor what packages bring.
+fn collect_documents(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(folder).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        if path.extension().is_some_and(|it| it == "md") {
+            found.push(path);
+        } else if path.is_dir() && !["target", "node_modules", ".git"].iter().any(|it| path.ends_with(it)) {
+            collect_documents(&path, found);
         }
     }
 }
