@@ -237,9 +237,8 @@ async fn g7_no_answer_log_line_or_metric_crosses_merchants() {
     }
 }
 
-/// G8 in its first form: what is too much is refused at once, and what was accepted is finished.
 #[tokio::test]
-async fn more_requests_than_it_can_hold_are_told_to_come_back() {
+async fn g8_more_requests_than_it_can_hold_are_told_to_come_back() {
     let (_database, env, signer) = site().await;
     let hub = TillwireProcess::start(&["serve"], &env).await;
     let till = Till::open(hub.public, &signer, 2_000).await;
