@@ -306,7 +306,7 @@ async fn partitions(sql: &mut PgConnection) -> anyhow::Result<Finding> {
     Ok(if missing.is_empty() {
         Finding::good("partitions", "this month's and next month's are there")
     } else {
-        let cure = "Every node makes them at its start, and hourly: start one, and look in its log";
+        let cure = "A node that serves REST makes them at its start, and hourly: start one, and look in its log";
         Finding::wrong("partitions", format!("missing: {missing}"), cure)
     })
 }
