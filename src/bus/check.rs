@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::rabbitmq::RabbitMq;
 use super::redis::{Cluster, Redis};
-use super::{Brokers, Bus, Carried, Ends, Interest};
+use super::{Brokers, Bus, Carried, Ends, Interest, QUEUE_BYTES_MAX, Queue};
 use crate::journal::{Committed, Entry, chain};
 
 /// How long to wait for an entry before another is sent: the first may be published before we listen.
@@ -69,7 +69,7 @@ async fn round_trip<B: Bus>(bus: B, merchants: &[MerchantId]) -> Duration {
         missing.insert(*merchant, first_entry(*merchant));
     }
     let (sender, outgoing) = mpsc::channel(merchants.len());
-    let (heard_in, mut heard) = mpsc::channel(merchants.len());
+    let (heard_in, mut heard) = Queue::new(merchants.len(), QUEUE_BYTES_MAX);
     let running = bus.run(Ends { outgoing, heard: heard_in, interest, stop: stop.clone() });
     let travelling = async {
         loop {

@@ -99,7 +99,7 @@ pub fn decode(
     anyhow::ensure!(chain::tag(prev, form.m, form.s, events.get()) == tag, "events that do not fit their tag");
     let recorded_at = Moment::from_unix_timestamp_nanos(i128::from(form.r) * 1_000)?;
     let entry = Entry::new(form.m, form.s, prev, tag, recorded_at, events.get().into());
-    Ok(Some(Carried::Entry(Underway { entry: Arc::new(entry), way: Way::By { bus, published: form.w } })))
+    Ok(Some(Carried::Entry(Underway { entry: Arc::new(entry), way: Way::By { bus, published: form.w }, _room: None })))
 }
 
 #[cfg(test)]

@@ -2,17 +2,15 @@
 
 use std::sync::Arc;
 
-use tokio::sync::mpsc;
-use tokio::sync::mpsc::error::TrySendError;
 use tracing::debug;
 
-use super::{Carried, Interest, codec, count_dropped};
+use super::{Interest, Queue, codec, count_dropped};
 
 /// Where a bus brings what it hears. Cheap to clone, and never waits.
 #[derive(Clone)]
 pub struct Ear {
     pub bus: &'static str,
-    pub heard: mpsc::Sender<Carried>,
+    pub heard: Queue,
     pub interest: Arc<Interest>,
 }
 
@@ -24,7 +22,7 @@ impl Ear {
             Ok(None) => {}
             Ok(Some(carried)) => {
                 metrics::counter!("tillwire_bus_heard_total", "bus" => bus).increment(1);
-                if let Err(TrySendError::Full(_)) = self.heard.try_send(carried) {
+                if !self.heard.put(carried) {
                     count_dropped(bus, "feeds_behind", 1);
                 }
             }

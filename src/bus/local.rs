@@ -1,10 +1,9 @@
 //! The local bus: from the journal to the feeds of the same process, and to the queues of the other buses.
 
 use tokio::sync::mpsc;
-use tokio::sync::mpsc::error::TrySendError;
 use tokio_util::sync::CancellationToken;
 
-use super::{Carried, Claim, count_dropped};
+use super::{Carried, Claim, Queue, count_dropped};
 use crate::journal::Committed;
 
 /// Hands every announced entry and every claim on, until `stop`. Whatever a full queue does not take is dropped: its bus is
@@ -12,8 +11,8 @@ use crate::journal::Committed;
 pub async fn run(
     mut announced: mpsc::Receiver<Committed>,
     mut claims: mpsc::Receiver<Claim>,
-    outgoing: Vec<(&'static str, mpsc::Sender<Carried>)>,
-    heard: mpsc::Sender<Carried>,
+    outgoing: Vec<(&'static str, Queue)>,
+    heard: Queue,
     stop: CancellationToken,
 ) {
     loop {
@@ -24,13 +23,13 @@ pub async fn run(
             else => return,
         };
         for (bus, queue) in &outgoing {
-            if queue.try_send(carried.clone()).is_err() {
+            if !queue.put(carried.clone()) {
                 count_dropped(bus, "queue_full", 1);
             }
         }
         // A node without feeds has closed this end; a full one is behind and will read the journal.
-        if let Err(TrySendError::Full(_)) = heard.try_send(carried) {
-            super::count_dropped("local", "feeds_behind", 1);
+        if !heard.put(carried) {
+            count_dropped("local", "feeds_behind", 1);
         }
     }
 }

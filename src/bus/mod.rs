@@ -11,6 +11,7 @@ mod interest;
 mod link;
 mod local;
 mod pipeline;
+mod queue;
 mod rabbitmq;
 mod redis;
 mod urls;
@@ -22,17 +23,22 @@ use std::time::{Duration, Instant};
 use anyhow::ensure;
 use secrecy::SecretString;
 use tillwire_channels::{MerchantId, Moment, Tag};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::journal::{Committed, Entry};
 pub use interest::Interest;
+pub use queue::Queue;
 
 /// How many entries wait for one bus. At 500 sales a second it rides out a pause of two seconds.
 const QUEUE_ENTRIES_MAX: usize = 1_024;
+/// And how many bytes of them.
+const QUEUE_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// How many entries wait between the journal and the buses, or between the buses and the feeds.
 const HALL_ENTRIES_MAX: usize = 8_192;
+/// And how many bytes of them wait for the feeds. What waits for the buses is only handed on.
+const HALL_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Above this size a bus carries only the position, and whoever hears it reads the journal.
 pub const CARRIED_BYTES_MAX: usize = 64 * 1024;
 
@@ -58,6 +64,8 @@ pub enum Carried {
 pub struct Underway {
     pub entry: Arc<Entry>,
     way: Way,
+    /// The room that it takes in a queue, given back with it.
+    _room: Option<Arc<OwnedSemaphorePermit>>,
 }
 
 /// From when the time of an entry that is under way is counted.
@@ -72,7 +80,7 @@ enum Way {
 
 impl From<Committed> for Underway {
     fn from(Committed { entry, at }: Committed) -> Self {
-        Self { entry, way: Way::Here { committed: at } }
+        Self { entry, way: Way::Here { committed: at }, _room: None }
     }
 }
 
@@ -139,7 +147,7 @@ pub trait Bus: Send + 'static {
 /// A bus's two ends, and whom it listens to.
 pub struct Ends {
     pub outgoing: mpsc::Receiver<Carried>,
-    pub heard: mpsc::Sender<Carried>,
+    pub heard: Queue,
     pub interest: Arc<Interest>,
     pub stop: CancellationToken,
 }
@@ -161,8 +169,8 @@ pub struct Brokers {
 pub struct Buses {
     announced: mpsc::Receiver<Committed>,
     claims: mpsc::Receiver<Claim>,
-    outgoing: Vec<(&'static str, mpsc::Sender<Carried>)>,
-    heard: mpsc::Sender<Carried>,
+    outgoing: Vec<(&'static str, Queue)>,
+    heard: Queue,
     interest: Arc<Interest>,
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -190,7 +198,7 @@ impl Buses {
     pub fn new(tasks: TaskTracker, stop: CancellationToken) -> (Self, Doors) {
         let (announce, announced) = mpsc::channel(HALL_ENTRIES_MAX);
         let (claim, claims) = mpsc::channel(HALL_ENTRIES_MAX);
-        let (heard_in, heard) = mpsc::channel(HALL_ENTRIES_MAX);
+        let (heard_in, heard) = Queue::new(HALL_ENTRIES_MAX, HALL_BYTES_MAX);
         let interest = Arc::new(Interest::default());
         let doors = Doors { announce, gateway: GatewayDoors { heard, interest: interest.clone(), claim } };
         (Self { announced, claims, outgoing: Vec::new(), heard: heard_in, interest, tasks, stop }, doors)
@@ -214,8 +222,8 @@ impl Buses {
 
     /// Adds a bus and starts it.
     pub fn add<B: Bus>(&mut self, bus: B) {
-        let (sender, outgoing) = mpsc::channel(QUEUE_ENTRIES_MAX);
-        self.outgoing.push((B::NAME, sender));
+        let (queue, outgoing) = Queue::new(QUEUE_ENTRIES_MAX, QUEUE_BYTES_MAX);
+        self.outgoing.push((B::NAME, queue));
         let ends =
             Ends { outgoing, heard: self.heard.clone(), interest: self.interest.clone(), stop: self.stop.clone() };
         self.tasks.spawn(bus.run(ends));

@@ -21,7 +21,7 @@ use super::station::{Place, Station};
 use super::{Channels, NAME};
 use crate::bus::ear::Ear;
 use crate::bus::link::{self, Link};
-use crate::bus::{Bus, Carried, Ends, QUEUE_ENTRIES_MAX, count_dropped, urls};
+use crate::bus::{Bus, Carried, Ends, QUEUE_BYTES_MAX, QUEUE_ENTRIES_MAX, Queue, count_dropped, urls};
 
 /// How often the cluster is asked who serves what. Whoever learns that a slot has moved does not wait for it.
 const SURVEY_INTERVAL: Duration = Duration::from_secs(3);
@@ -133,7 +133,7 @@ impl Cluster {
                     let owner = atlas.now().owner(&self.channels.of(carried.merchant())).cloned();
                     match owner.and_then(|owner| shards.get(&owner)) {
                         None => count_dropped(NAME, "away", 1),
-                        Some(shard) if shard.queue.try_send(carried).is_err() => count_dropped(NAME, "queue_full", 1),
+                        Some(shard) if !shard.queue.put(carried) => count_dropped(NAME, "queue_full", 1),
                         Some(_) => {}
                     }
                 }
@@ -144,7 +144,7 @@ impl Cluster {
                         if shards.contains_key(&address) {
                             continue;
                         }
-                        let (queue, outgoing) = mpsc::channel(QUEUE_ENTRIES_MAX);
+                        let (queue, outgoing) = Queue::new(QUEUE_ENTRIES_MAX, QUEUE_BYTES_MAX);
                         let shard = Shard { queue, stop: CancellationToken::new() };
                         running.push(self.serve(address.clone(), atlas.clone(), outgoing, ear, shard.stop.clone()));
                         shards.insert(address, shard);
@@ -173,7 +173,7 @@ impl Cluster {
 
 /// What is held of a station at a master. It stops when this is dropped.
 struct Shard {
-    queue: mpsc::Sender<Carried>,
+    queue: Queue,
     stop: CancellationToken,
 }
 
