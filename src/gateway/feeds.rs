@@ -23,6 +23,8 @@ use crate::journal::read::{Head, Slice};
 const HOLD: Duration = Duration::from_millis(5);
 /// How often the heads are asked for, so that a lost last entry is found too.
 const HEADS_EVERY: Duration = Duration::from_millis(500);
+/// How often it is looked whose token has expired.
+const TOKENS_EVERY: Duration = Duration::from_millis(500);
 /// How long a feed stays without screens: those of a shop often come back together.
 const LINGER: Duration = Duration::from_secs(30);
 /// How long the journal is left alone after it did not answer, at first and at most.
@@ -219,8 +221,18 @@ impl Feeds {
         }
     }
 
-    /// Asks for the heads at a steady pace, and sees to what comes with time: tokens that expire, feeds that nobody
-    /// listens to, a database that is away for too long. Until `stop`.
+    /// Signs out whose token expires, until `stop`: in time, also where the database takes its own.
+    pub async fn watch_tokens(self: Arc<Self>) {
+        let mut pace = tokio::time::interval(TOKENS_EVERY);
+        pace.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        while self.stop.run_until_cancelled(pace.tick()).await.is_some() {
+            let now = Moment::now_utc();
+            self.all().iter().for_each(|feed| feed.expire(now));
+        }
+    }
+
+    /// Asks for the heads at a steady pace, and sees to what comes with time: feeds that nobody listens to, a database that
+    /// is away for too long. Until `stop`.
     pub async fn watch(self: Arc<Self>) {
         let (mut reached, mut away) = (Instant::now(), false);
         let mut pace = tokio::time::interval(HEADS_EVERY);
@@ -250,8 +262,6 @@ impl Feeds {
                     }
                 }
             }
-            let now = Moment::now_utc();
-            feeds.iter().for_each(|feed| feed.expire(now));
             self.put_away_idle();
             self.stock.snapshots.tidy();
             gauge("tillwire_gateway_feeds", feeds.len());

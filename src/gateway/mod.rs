@@ -143,7 +143,7 @@ impl Gateway {
         stop: &CancellationToken,
     ) -> Self {
         let (source, GatewayDoors { heard, interest, claim }) = (Source::new(pools), doors);
-        let seals = Arc::new(Seals::new(source.clone()));
+        let seals = Arc::new(Seals::new(source.clone(), tasks.clone()));
         let naming = Arc::new(Naming::new(seals.clone(), options.place));
         tasks.spawn(naming.clone().keep(stop.clone()));
         let Limits { trusted_proxies, .. } = options.limits;
@@ -184,6 +184,7 @@ impl Gateway {
         let feeds = Feeds::new(stock, interest, options.vouch_max, tasks.clone(), stop.clone());
         tasks.spawn(feeds.clone().listen(heard, io.clone()));
         tasks.spawn(feeds.clone().watch());
+        tasks.spawn(feeds.clone().watch_tokens());
         tasks.spawn(counting::bring(io.clone(), stop.clone()));
         let presence = Presence::new(source);
         tasks.spawn(presence.clone().beat(stop.clone()));

@@ -1,6 +1,6 @@
 //! Seals: what a node hands out and any node must know again, so that nobody else can read it or make it up.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, Nonce, RandomizedNonceKey};
@@ -8,8 +8,10 @@ use aws_lc_rs::{constant_time, hmac};
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use secrecy::ExposeSecret;
+use tokio_util::task::TaskTracker;
 
 use super::source::Source;
+use crate::batches::Batches;
 use crate::error::Result;
 use crate::screens::keys::Key;
 
@@ -40,7 +42,9 @@ impl Purpose {
 /// The keys of the hub, read from the database when they are first needed.
 pub struct Seals {
     source: Source,
-    known: Mutex<Known>,
+    known: Arc<Mutex<Known>>,
+    /// Those that many wait for.
+    reads: Arc<Batches<(), (), Arc<Keys>>>,
 }
 
 #[derive(Default)]
@@ -49,9 +53,16 @@ struct Known {
     looked_at: Option<Instant>,
 }
 
+impl Known {
+    /// What was read a moment ago.
+    fn fresh(&self) -> Option<Arc<Keys>> {
+        self.looked_at.filter(|at| at.elapsed() <= LOOK_AGAIN_AFTER).map(|_| self.keys.clone())
+    }
+}
+
 impl Seals {
-    pub fn new(source: Source) -> Self {
-        Self { source, known: Mutex::default() }
+    pub fn new(source: Source, tasks: TaskTracker) -> Self {
+        Self { source, known: Arc::default(), reads: Batches::new(usize::MAX, tasks) }
     }
 
     /// The keys; read once.
@@ -59,8 +70,8 @@ impl Seals {
     /// # Errors
     /// If the database does not answer.
     pub async fn keys(&self) -> Result<Arc<Keys>> {
-        let keys = self.known.lock().unwrap_or_else(PoisonError::into_inner).keys.clone();
-        if keys.0.is_empty() { self.read().await } else { Ok(keys) }
+        let keys = lock(&self.known).keys.clone();
+        if keys.0.is_empty() { self.read_together().await } else { Ok(keys) }
     }
 
     /// The keys, read again: another node may seal with a newer one. `None` if they were read a moment ago.
@@ -68,11 +79,27 @@ impl Seals {
     /// # Errors
     /// If the database does not answer.
     pub async fn read_again(&self) -> Result<Option<Arc<Keys>>> {
-        let is_due = {
-            let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-            known.looked_at.is_none_or(|at| at.elapsed() > LOOK_AGAIN_AFTER)
+        let is_due = lock(&self.known).fresh().is_none();
+        Ok(if is_due { Some(self.read_together().await?) } else { None })
+    }
+
+    /// The keys, read once for all who ask meanwhile. If that fails it fails for all of them, and who asks again has it tried
+    /// again.
+    async fn read_together(&self) -> Result<Arc<Keys>> {
+        let (source, known) = (self.source.clone(), self.known.clone());
+        let answer = move |asked: Vec<()>| {
+            let (source, known) = (source.clone(), known.clone());
+            async move {
+                // Whoever asked while they were being read is given what was read.
+                let fresh = lock(&known).fresh();
+                let keys = match fresh {
+                    Some(keys) => keys,
+                    None => read(&source, &known).await?,
+                };
+                Ok(vec![keys; asked.len()])
+            }
         };
-        Ok(if is_due { Some(self.read().await?) } else { None })
+        self.reads.ask((), (), answer).await
     }
 
     /// The keys, read now.
@@ -80,11 +107,18 @@ impl Seals {
     /// # Errors
     /// If the database does not answer.
     pub async fn read(&self) -> Result<Arc<Keys>> {
-        let keys = Arc::new(Keys::new(&self.source.keys().await?)?);
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        *known = Known { keys: keys.clone(), looked_at: Some(Instant::now()) };
-        Ok(keys)
+        read(&self.source, &self.known).await
     }
+}
+
+fn lock(known: &Mutex<Known>) -> MutexGuard<'_, Known> {
+    known.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+async fn read(source: &Source, known: &Mutex<Known>) -> Result<Arc<Keys>> {
+    let keys = Arc::new(Keys::new(&source.keys().await?)?);
+    *lock(known) = Known { keys: keys.clone(), looked_at: Some(Instant::now()) };
+    Ok(keys)
 }
 
 /// Keys that are known, the newest last.

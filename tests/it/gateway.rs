@@ -1,6 +1,7 @@
 //! The gateway: what screens are sent, in which order, and what happens when they were away.
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use serde_json::{Value, json};
@@ -439,6 +440,26 @@ async fn a_token_expires_on_the_open_socket_unless_it_is_refreshed() {
     assert_eq!(expires.ends().await, End::Closed(4001));
     shop.sells(&bread, 7_500).await;
     renews.hears_next("sale.completed").await;
+}
+
+#[tokio::test]
+async fn a_token_expires_in_time_also_while_the_database_is_frozen() {
+    let postgres = super::support::services::Postgres::shared().await;
+    let proxy = Proxy::to(postgres.tcp_port().expect("a cluster with TCP")).await;
+    let hub = TestHub::start().await;
+    let shop = hub.merchant("Toko Roti").await;
+    let node = hub.node_through(proxy.port, BOTH_FACES, &["--vouch-seconds", "60"]).await;
+    // Once it lets one in, it has seen the database.
+    Screen::enters_at_last(node.address, json!({ "token": shop.owner })).await;
+    let (_, short) = hub.short_token(shop.merchant, Role::Owner, 3);
+    let mut screen = Screen::enters(node.address, json!({ "token": short, "channels": ["sales"] })).await;
+    screen.hears_until("caught_up").await;
+    proxy.pause();
+    let frozen = Instant::now();
+    assert_eq!(screen.hears_next("signed_out").await.body["reason"], "expired");
+    // A look at the heads takes longer than that to be given up.
+    assert!(frozen.elapsed() < Duration::from_millis(4_500), "after {:?}", frozen.elapsed());
+    assert_eq!(screen.ends().await, End::Closed(4001));
 }
 
 #[tokio::test]

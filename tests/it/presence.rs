@@ -202,6 +202,35 @@ async fn while_the_database_is_away_nothing_wrong_is_said() {
 }
 
 #[tokio::test]
+async fn a_merchant_whose_people_can_be_neither_read_nor_written_keeps_no_other_waiting() {
+    let hub = TestHub::start().await;
+    let (shop, troubled) = (hub.merchant("Toko Roti").await, hub.merchant("Saingan").await);
+    let mut owner = shop.screen(&[&channel(&shop)]).await;
+    assert_eq!(owner.hears("presence").await.body["present"], json!([]));
+    let trouble = format!(
+        "create function trouble() returns boolean language plpgsql stable as $$
+         begin
+             if current_merchant() = '{}' then raise exception 'trouble'; end if;
+             return true;
+         end $$;
+         create policy trouble on presence as restrictive to tillwire_app using (trouble()) with check (trouble())",
+        troubled.merchant
+    );
+    hub.database.psql(&trouble).await;
+    let mut waits = troubled.screen(&[&channel(&troubled)]).await;
+    let _unseen = comes(hub.address, &cashier(&troubled)).await;
+    // More than once, whichever of the two is tried first.
+    for _ in 0..2 {
+        let visitor = comes(hub.address, &cashier(&shop)).await;
+        hears_of(&mut owner, 1).await;
+        drop(visitor);
+        hears_of(&mut owner, 0).await;
+    }
+    hub.database.psql("drop policy trouble on presence").await;
+    hears_of(&mut waits, 1).await;
+}
+
+#[tokio::test]
 async fn who_is_there_is_told_to_those_who_may_know() {
     let hub = TestHub::start().await;
     let (shop, rival) = (hub.merchant("Toko Roti").await, hub.merchant("Saingan").await);

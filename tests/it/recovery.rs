@@ -3,8 +3,10 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
+use sqlx::Connection as _;
 use tillwire::identity::tokens::Bearer;
 use tillwire::node::Faces;
 use tillwire::screens::joined::{self, Joined, Roll};
@@ -277,6 +279,35 @@ async fn another_persons_private_id_is_simply_not_recovered() {
     }
     // And the one whose it is still may.
     recovers(&screen, hub.address, &own, Some(&offset)).await;
+}
+
+#[tokio::test]
+async fn a_storm_of_private_ids_of_an_unknown_key_costs_one_look_at_the_keys() {
+    let hub = TestHub::start().await;
+    let shop = hub.merchant("Toko Roti").await;
+    let screen = shop.screen(&["sales"]).await;
+    // It begins with the key's number.
+    assert!(screen.pid().starts_with("AA"));
+    let unknown = format!("B{}", &screen.pid()[1..]);
+    // The keys were read just now, and for a while nobody looks again.
+    tokio::time::sleep(Duration::from_secs(11)).await;
+    let keys = hub.locks("gateway_keys").await;
+    let coming = join_all((0..20).map(async |_| {
+        let mut screen = Screen::enters(hub.address, returning(&shop.owner, &unknown, None)).await;
+        screen.hears("ready").await.body["recovered"].clone()
+    }));
+    let looking = async {
+        hub.someone_waits_for("gateway_keys").await;
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let looking = hub.waiting_for("gateway_keys").await;
+        keys.close().await.unwrap();
+        looking
+    };
+    let (recovered, looking) = tokio::join!(coming, looking);
+    assert_eq!(looking, 1, "one looks for all");
+    assert_eq!(recovered, vec![json!(false); 20]);
+    // Whoever has one that is known is recovered all the same.
+    recovers(&screen, hub.address, &shop.owner, screen.position.as_deref()).await;
 }
 
 #[tokio::test]

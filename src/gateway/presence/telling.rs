@@ -102,7 +102,12 @@ impl Presence {
             return Ok(()); // It is there again. Nobody is believed to be gone yet.
         }
         for (feed, channels) in &listening {
-            self.read(feed, channels, &nodes, memory).await?;
+            if let Err(error) = self.read(feed, channels, &nodes, memory).await {
+                metrics::counter!("tillwire_gateway_presence_failed_total", "what" => "read").increment(1);
+                debug!(merchant = %feed.merchant, "Who is present cannot be read: {:#}", error.into_anyhow());
+                // If the database answers, the trouble is this merchant's own, and no other waits for it.
+                self.source.nodes().await?;
+            }
         }
         tell_all(&listening, memory);
         Ok(())

@@ -63,7 +63,10 @@ impl Presence {
                 if let Err(error) = self.write_one(merchant).await {
                     metrics::counter!("tillwire_gateway_presence_failed_total", "what" => "write").increment(1);
                     debug!(%merchant, "Presence waits to be written: {:#}", error.into_anyhow());
-                    break; // The next in a moment: most likely the database is away.
+                    // If the database answers, the trouble is this merchant's own, and no other waits for it.
+                    if self.source.nodes().await.is_err() {
+                        break;
+                    }
                 }
             }
         }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 use metrics_exporter_prometheus::PrometheusBuilder;
 use serde_json::{Value, json};
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 use tillwire::config::{Config, Role};
 use tillwire::identity::tokens::{Bearer, Realm, Signer, Verifier, install_crypto, write_new_key};
 use tillwire::journal::Pools;
@@ -160,6 +161,31 @@ impl TestHub {
         let started = Instant::now();
         while self.database.psql(waiting).await.trim().parse::<u32>().expect("a count") < sessions {
             assert!(started.elapsed() < PATIENCE, "fewer than {sessions} wait for a lock");
+        }
+    }
+
+    /// Locks a table: nobody can read or write it until the session that is answered is closed.
+    pub async fn locks(&self, table: &str) -> PgConnection {
+        let mut sql = PgConnection::connect(&self.database.url("postgres")).await.expect("a superuser");
+        let lock = AssertSqlSafe(format!("begin; lock table {table} in access exclusive mode"));
+        sqlx::raw_sql(lock).execute(&mut sql).await.expect("a lock");
+        sql
+    }
+
+    /// How many sessions wait for a table of this hub's database.
+    pub async fn waiting_for(&self, table: &str) -> usize {
+        let waiting = format!(
+            "select count(*) from pg_locks join pg_database on pg_database.oid = pg_locks.database
+             where datname = current_database() and relation = '{table}'::regclass and not granted"
+        );
+        self.database.psql(&waiting).await.trim().parse().expect("a number")
+    }
+
+    /// Waits until a session waits for a table of this hub's database.
+    pub async fn someone_waits_for(&self, table: &str) {
+        let started = Instant::now();
+        while self.waiting_for(table).await == 0 {
+            assert!(started.elapsed() < PATIENCE, "nobody waits for {table}");
         }
     }
 
