@@ -1,14 +1,19 @@
-//! A feed's recent entries: contiguous, bounded in bytes, the newest at the end.
+//! A feed's recent entries: contiguous, bounded in bytes of memory, the newest at the end.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use tillwire_channels::{Position, Tag};
+use tillwire_channels::{Position, Tag, View};
 
 use super::packed::Packed;
 
-/// How much of a journal a feed keeps, in bytes of stored events. A busy shop's last minutes.
-pub const BYTES_MAX: usize = 1024 * 1024;
+/// How much memory a feed's entries may take. A busy shop's last minutes.
+const BYTES_MAX: usize = 4 * 1024 * 1024;
+/// How often an entry may be there: as it is stored, parsed, and encoded for each view that hears it. It is parsed and encoded
+/// later, so all of that is counted from the beginning.
+const COPIES_MAX: usize = 2 + View::ALL.len();
+/// How much of a journal that is, in bytes of stored events.
+pub const TEXT_BYTES_MAX: usize = BYTES_MAX / COPIES_MAX;
 /// How many entries it keeps, however small they are.
 pub const ENTRIES_MAX: usize = 2_048;
 
@@ -22,11 +27,11 @@ pub struct Ring {
 impl Ring {
     /// Adds the next entry and forgets the oldest that no longer fit. The newest always stays.
     pub fn push(&mut self, packed: Arc<Packed>) {
-        self.bytes += packed.entry.text.len();
+        self.bytes += bytes(&packed);
         self.entries.push_back(packed);
         while self.entries.len() > 1 && (self.bytes > BYTES_MAX || self.entries.len() > ENTRIES_MAX) {
             if let Some(oldest) = self.entries.pop_front() {
-                self.bytes -= oldest.entry.text.len();
+                self.bytes -= bytes(&oldest);
             }
         }
     }
@@ -40,7 +45,7 @@ impl Ring {
         };
         let last = next.0;
         for packed in earlier.into_iter().rev().skip_while(|packed| packed.entry.seq > last) {
-            let size = packed.entry.text.len();
+            let size = bytes(&packed);
             if (packed.entry.seq, packed.entry.tag) != next
                 || self.bytes + size > BYTES_MAX
                 || self.entries.len() >= ENTRIES_MAX
@@ -68,6 +73,11 @@ impl Ring {
         let own: Tag = if after.event.is_some() { first.entry.tag } else { first.entry.prev };
         (own.short() == after.tag).then(|| self.entries.iter().skip(at).take(entries_max).cloned().collect())
     }
+}
+
+/// What an entry may take.
+fn bytes(packed: &Packed) -> usize {
+    packed.entry.text.len() * COPIES_MAX
 }
 
 #[cfg(test)]
@@ -121,25 +131,38 @@ mod tests {
         ring.prepend(entries[..3].to_vec(), head);
         assert_eq!(seqs(ring.after(Position::START, 9)), Some(vec![1, 2, 3, 4]));
 
-        let large = format!("[{}]", " ".repeat(BYTES_MAX - 1));
+        let large = format!("[{}]", " ".repeat(TEXT_BYTES_MAX - 1));
         let entries = chained(&["[]", &large, "[]"]);
         let mut ring = Ring::default();
         ring.push(entries[2].clone());
         ring.prepend(entries[..2].to_vec(), (3, entries[2].entry.tag));
         assert_eq!(
             (ring.entries.len(), ring.bytes),
-            (1, 2),
+            (1, 2 * COPIES_MAX),
             "no room for the large one, hence none for what is before it"
         );
     }
 
     #[test]
     fn forgets_the_oldest_first_and_never_the_newest() {
-        let large = format!("[{}]", " ".repeat(BYTES_MAX));
+        let large = format!("[{}]", " ".repeat(TEXT_BYTES_MAX));
         let entries = chained(&["[]", "[]", &large]);
         let mut ring = Ring::default();
         entries.iter().for_each(|entry| ring.push(entry.clone()));
         assert_eq!(seqs(ring.after(entries[1].entry.position(), 9)), Some(vec![3]));
         assert_eq!(seqs(ring.after(entries[0].entry.position(), 9)), None);
+    }
+
+    #[test]
+    fn holds_as_much_as_fits_when_all_of_it_is_parsed_and_encoded() {
+        let text = format!("[{}]", " ".repeat(1_022));
+        let entries = chained(&[text.as_str(); 1_000]);
+        let mut ring = Ring::default();
+        entries.iter().for_each(|entry| ring.push(entry.clone()));
+        assert_eq!(
+            (ring.entries.len(), ring.bytes),
+            (TEXT_BYTES_MAX / 1_024, TEXT_BYTES_MAX / 1_024 * 1_024 * COPIES_MAX)
+        );
+        assert!(ring.bytes <= BYTES_MAX);
     }
 }

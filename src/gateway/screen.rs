@@ -31,7 +31,7 @@ const SLOW_AFTER: Duration = Duration::from_secs(2);
 const SLICE_FIRST: Slice = Slice { entries_max: 64, bytes_max: 16 * 1024 };
 const SLICE: Slice = Slice { entries_max: 256, bytes_max: 64 * 1024 };
 /// What a ring holds.
-const RING: Slice = Slice { entries_max: ring::ENTRIES_MAX as u32, bytes_max: ring::BYTES_MAX };
+const RING: Slice = Slice { entries_max: ring::ENTRIES_MAX as u32, bytes_max: ring::TEXT_BYTES_MAX };
 /// How many different places a ring is filled from together. Those who stand elsewhere are served from the journal.
 const RECALLS_MAX: usize = 4;
 /// How long a screen waits for a feed that has not come as far as the journal.
