@@ -6,6 +6,7 @@ use std::time::Instant;
 use tillwire_channels::{Channel, Position, Stored, Topic, View, topic};
 use tillwire_socketio::{Encoded, SendError, SocketRef};
 
+use super::join::Change;
 use super::packed::Packed;
 use crate::identity::Staff;
 use crate::screens::joined;
@@ -29,7 +30,7 @@ pub struct Screen {
     pub is_slow: bool,
     /// The number of the last entry that the client was told a position of.
     pub told: u64,
-    /// Entries up to this one were never told to it, nor to an earlier connection of it.
+    /// Entries up to this one were told neither to it nor to an earlier connection of it.
     pub since: u64,
     /// Counts the changes of `channels` and `staff`: a batch prepared before one of them is not sent.
     pub filter_version: u32,
@@ -42,13 +43,25 @@ pub struct Screen {
 pub struct Joined {
     pub is: joined::Joined,
     text: Box<str>,
+    /// The state that it wants was sent on this connection, and perhaps not received: with which of the screen's changes.
+    sent: Option<u32>,
 }
 
 impl From<joined::Joined> for Joined {
     fn from(is: joined::Joined) -> Self {
-        Self { is, text: is.channel.to_string().into() }
+        Self { is, text: is.channel.to_string().into(), sent: None }
     }
 }
+
+impl Joined {
+    /// Whether its state is still to be sent.
+    fn is_due(&self) -> bool {
+        self.is.wants_state && self.sent.is_none()
+    }
+}
+
+/// A state that was sent: of which channel, and with which of the screen's changes. One that is asked for anew is another.
+pub type Given = (Channel, u32);
 
 /// How far a screen has been served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,15 +91,34 @@ impl Screen {
         &self.channels
     }
 
-    /// A channel whose state is wanted.
+    /// A channel whose state is wanted, and still to be sent.
     pub fn wants(&self) -> Option<Channel> {
-        self.channels.iter().find(|joined| joined.is.wants_state).map(|joined| joined.is.channel)
+        self.channels.iter().find(|joined| joined.is_due()).map(|joined| joined.is.channel)
     }
 
-    /// The state of a channel has been sent.
-    pub fn has_got(&mut self, channel: Channel) {
-        let given = self.channels.iter_mut().filter(|joined| joined.is.channel == channel);
-        given.for_each(|joined| joined.is.wants_state = false);
+    /// The state of a channel was sent. It stays wanted until it is known to have arrived, for a cut may come before.
+    pub fn was_sent(&mut self, channel: Channel) {
+        let sent = Some(self.filter_version);
+        self.channels.iter_mut().filter(|joined| joined.is.channel == channel).for_each(|joined| joined.sent = sent);
+    }
+
+    /// The states that were sent and are not known to have arrived.
+    pub fn given(&self) -> Vec<Given> {
+        self.channels.iter().filter_map(|joined| Some((joined.is.channel, joined.sent?))).collect()
+    }
+
+    /// These have arrived.
+    pub fn has_got(&mut self, given: &[Given]) {
+        for joined in &mut self.channels {
+            if joined.sent.is_some_and(|sent| given.contains(&(joined.is.channel, sent))) {
+                (joined.is.wants_state, joined.sent) = (false, None);
+            }
+        }
+    }
+
+    /// It goes on behind entry `seq`, and was told nothing of what is before.
+    pub fn pass_over(&mut self, seq: u64) {
+        self.channels.iter_mut().for_each(|joined| joined.is.skipped = seq);
     }
 
     /// It goes on behind entry `seq` of a history that may be another than before: so may be what it joined further on.
@@ -98,6 +130,12 @@ impl Screen {
     /// What is joined, as it is stored.
     pub fn roll(&self) -> Vec<joined::Joined> {
         self.channels.iter().map(|joined| joined.is).collect()
+    }
+
+    /// The same, wanting only what is still to be sent: whoever asks for a state that is on its way is sent it anew.
+    pub fn due(&self) -> Vec<joined::Joined> {
+        let due = |joined: &Joined| joined::Joined { wants_state: joined.is_due(), ..joined.is };
+        self.channels.iter().map(due).collect()
     }
 }
 
@@ -164,13 +202,18 @@ impl Audience {
         }
     }
 
-    /// Replaces what a screen has joined.
-    pub fn rejoin(&mut self, socket: &SocketRef, joined: &[joined::Joined]) {
+    /// Changes what a screen has joined.
+    pub fn rejoin(&mut self, socket: &SocketRef, change: &Change) {
         let Some(screen) = self.screens.get_mut(socket) else { return };
         screen.filter_version += 1;
-        let new: Vec<Joined> = joined.iter().copied().map(Joined::from).collect();
-        let old = std::mem::replace(&mut screen.channels, new.clone());
-        self.unlist(socket, &old);
+        let left: Vec<Joined> =
+            screen.channels.extract_if(.., |joined| change.left.contains(&joined.is.channel)).collect();
+        for joined in screen.channels.iter_mut().filter(|joined| change.wanted.contains(&joined.is.channel)) {
+            (joined.is.wants_state, joined.sent) = (true, None);
+        }
+        let new: Vec<Joined> = change.joined.iter().copied().map(Joined::from).collect();
+        screen.channels.extend_from_slice(&new);
+        self.unlist(socket, &left);
         for joined in new {
             self.listeners.entry(joined.text).or_default().push(socket.clone());
         }

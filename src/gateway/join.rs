@@ -9,6 +9,47 @@ use crate::screens::joined::Joined;
 /// How many denials are told in one answer.
 const DENIED_MAX: usize = CHANNELS_MAX;
 
+/// What becomes of what a screen has joined. It is worked out on what was joined at one moment and carried out at another:
+/// what has happened to the rest in between stays so.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Change {
+    pub joined: Vec<Joined>,
+    pub left: Vec<Channel>,
+    /// What was joined before, and its state is wanted now.
+    pub wanted: Vec<Channel>,
+}
+
+impl Change {
+    pub fn between(before: &[Joined], after: &[Joined]) -> Self {
+        let is_new = |joined: &Joined| find(before, joined.channel).is_none();
+        let is_asked_for =
+            |joined: &Joined| joined.wants_state && find(before, joined.channel).is_some_and(|own| !own.wants_state);
+        Self {
+            joined: after.iter().copied().filter(is_new).collect(),
+            left: before.iter().map(|own| own.channel).filter(|own| find(after, *own).is_none()).collect(),
+            wanted: after.iter().copied().filter(is_asked_for).map(|joined| joined.channel).collect(),
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// What is joined after it.
+    pub fn of(&self, mut joined: Vec<Joined>) -> Vec<Joined> {
+        joined.retain(|own| !self.left.contains(&own.channel));
+        for wanted in joined.iter_mut().filter(|own| self.wanted.contains(&own.channel)) {
+            wanted.wants_state = true;
+        }
+        joined.extend(&self.joined);
+        joined
+    }
+}
+
+fn find(joined: &[Joined], channel: Channel) -> Option<&Joined> {
+    joined.iter().find(|joined| joined.channel == channel)
+}
+
 /// Adds what was asked for to what is joined already, as far as the bearer may, to be heard from `place` on; answers what was denied, and why. With `snapshot` the state of each is wanted as well, where there is any, also of
 /// what was joined before.
 pub fn admit(
@@ -36,7 +77,7 @@ pub fn admit(
             Some(channel) if !staff.listener().may_join(channel) => DeniedCode::Forbidden,
             Some(_) if joined.len() >= CHANNELS_MAX => DeniedCode::TooMany,
             Some(channel) => {
-                joined.push(Joined { channel, since, place, wants_state: snapshot && has_state(channel) });
+                joined.push(Joined { since, place, wants_state: snapshot && has_state(channel), ..channel.into() });
                 continue;
             }
         };
@@ -140,6 +181,22 @@ mod tests {
         assert_eq!(wanted, [(1, true), (2, false), (2, true)]);
         admit(&staff, &mut joined, &["sales".into()], place(3), false);
         assert!(joined[0].wants_state, "it is still to come");
+    }
+
+    #[test]
+    fn a_change_is_of_what_it_names_and_leaves_the_rest_as_it_has_become() {
+        let [sales, stock, catalog] = [Topic::Sales, Topic::Stock, Topic::Catalog].map(Topic::everywhere);
+        let wanted = |channel: Channel| Joined { wants_state: true, ..Joined::from(channel) };
+        let before = [wanted(sales), Joined::from(stock)];
+        let change = Change::between(&before, &[wanted(sales), wanted(catalog)]);
+        let expected = Change { joined: vec![wanted(catalog)], left: vec![stock], wanted: vec![] };
+        assert_eq!(change, expected);
+        // The state of sales has arrived meanwhile.
+        let since = [Joined::from(sales), Joined::from(stock)];
+        assert_eq!(change.of(since.to_vec()), [Joined::from(sales), wanted(catalog)]);
+        let asks = Change::between(&since[..1], &before[..1]);
+        assert_eq!((&asks.wanted, asks.of(since[..1].to_vec())), (&vec![sales], vec![wanted(sales)]));
+        assert!(Change::between(&before, &before).is_empty());
     }
 
     #[test]

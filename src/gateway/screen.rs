@@ -23,7 +23,6 @@ use super::source::Source;
 use crate::batches::Batches;
 use crate::error::Error;
 use crate::journal::read::Slice;
-use crate::screens::joined::Roll;
 
 /// A screen that takes longer than this to receive what it may have under way is slow: it reads less than 8 KB a second.
 const SLOW_AFTER: Duration = Duration::from_secs(2);
@@ -65,7 +64,7 @@ pub async fn bring_on(feed: Arc<Feed>, stock: Stock, socket: SocketRef) {
         due: None,
         replayed: 0,
         slice: SLICE_FIRST,
-        given: Vec::new(),
+        has_skipped: false,
         recalled: None,
         retry_after: RETRY_AFTER,
     };
@@ -114,8 +113,8 @@ struct Replay<'a> {
     replayed: u64,
     /// How much is read for it at a time.
     slice: Slice,
-    /// The channels whose state was sent and not yet written off.
-    given: Vec<Channel>,
+    /// Whether it was told that something cannot be served.
+    has_skipped: bool,
     /// Where the ring was last asked to be filled from.
     recalled: Option<Position>,
     retry_after: Duration,
@@ -146,7 +145,6 @@ impl Replay<'_> {
                 while !self.feed.deny_state(self.socket, channel) {
                     self.socket.drained().await?;
                 }
-                self.given.push(channel);
             }
             // The journal is not what our feed takes it for, which will find out now.
             Ok(parts) if !is_ahead(parts.position, cursor) && self.feed.head() == Some(cursor) => {
@@ -176,20 +174,19 @@ impl Replay<'_> {
             self.send(std::slice::from_ref(packet)).await?;
         }
         self.replayed -= parts.packets.as_ref().map_or(0, Vec::len) as u64; // They are no events.
-        self.given.push(channel);
         Ok(())
     }
 
-    /// Once the screen has received the states that it was sent, no node shall send them again.
+    /// Once the screen has received the states that it was sent, no node shall send them again; and none shall believe that
+    /// it was told what it was to fetch.
     async fn write_off(&mut self) -> Result<(), SendError> {
-        if self.given.is_empty() {
+        let given = self.feed.given(self.socket);
+        if given.is_empty() && !self.has_skipped {
             return Ok(());
         }
         self.confirm().await?;
         let _turn = self.stock.rolls.turn(self.socket).await;
-        // Its memory says already that they have been sent; what is stored is brought to that.
-        let Some(plan) = self.feed.plan(self.socket, |_, _, _| Vec::new()) else { return Ok(()) };
-        let roll = Roll { screen: self.socket.id().to_string(), epoch: plan.epoch, joined: plan.joined };
+        let Some(roll) = self.feed.write_off(self.socket, &given) else { return Ok(()) };
         if let Err(error) = self.stock.rolls.store(self.feed.merchant, roll).await {
             // It will be sent them once more when it comes back.
             debug!("A snapshot that arrived could not be written off: {:#}", error.into_anyhow());
@@ -321,6 +318,7 @@ impl Replay<'_> {
         while !self.feed.skip(self.socket, &why) {
             self.socket.drained().await?;
         }
+        self.has_skipped = true;
         Ok(())
     }
 }

@@ -68,16 +68,9 @@ pub fn namespace(door: Arc<Door>) -> Namespace {
                 let change = |staff: &Staff, joined: &mut Vec<Joined>, place| {
                     join::admit(staff, joined, &asked.channels, place, asked.snapshot)
                 };
-                let (joined, falls_behind) = match rejoin(&socket, &door, change).await {
-                    Ok((joined, falls_behind)) => (Ok(joined), falls_behind),
-                    Err(why) => (Err(why), false),
-                };
-                answer_joined(ack, joined).await;
+                answer_rejoined(&socket, &door, ack, rejoin(&socket, &door, change).await).await;
                 if asked.channels.iter().any(|name| hears(Topic::Presence.name(), name)) {
                     door.presence.tell_anew(socket.clone());
-                }
-                if let Some(feed) = feed_of(&socket).filter(|_| falls_behind) {
-                    door.feeds.bring_on(feed, vec![socket.clone()]);
                 }
             }
         })
@@ -89,14 +82,14 @@ pub fn namespace(door: Arc<Door>) -> Namespace {
                     join::withdraw(joined, &named.channels);
                     Vec::new()
                 };
-                answer_joined(ack, rejoin(&socket, &door, change).await.map(|(joined, _)| joined)).await;
+                answer_rejoined(&socket, &door, ack, rejoin(&socket, &door, change).await).await;
             }
         })
         .on("auth", move |socket: SocketRef, TryData(auth): TryData<Auth>, ack: AckSender| {
             let door = renewing.clone();
             async move {
                 let Ok(auth) = auth else { return answer(ack, &failed("malformed")).await };
-                answer_joined(ack, renew(&socket, &door, &auth.token).await).await;
+                answer_rejoined(&socket, &door, ack, renew(&socket, &door, &auth.token).await).await;
             }
         })
         .on("seen", move |socket: SocketRef, TryData(seen): TryData<wire::Seen>, ack: AckSender| {
@@ -187,8 +180,10 @@ fn still_here(socket: &SocketRef) -> Result<(), &'static str> {
     if socket.is_connected() { Ok(()) } else { Err("not_ready") }
 }
 
+/// What a screen has joined after a change, and whether it is behind now and has to be brought on.
+type Rejoined = (wire::Joined, bool);
+
 /// Changes what a screen has joined: stored before it happens, so that whoever was told of it finds it so on any node.
-/// Answers also whether the screen is behind now and has to be brought on.
 ///
 /// # Errors
 /// A word for why not.
@@ -196,12 +191,12 @@ async fn rejoin(
     socket: &SocketRef,
     door: &Door,
     change: impl FnOnce(&Staff, &mut Vec<Joined>, Position) -> Vec<Denied>,
-) -> Result<(wire::Joined, bool), &'static str> {
+) -> Result<Rejoined, &'static str> {
     let feed = feed_of(socket).ok_or("not_ready")?;
     still_here(socket)?;
     let _turn = door.rolls.turn(socket).await;
     let plan = feed.plan(socket, change).ok_or("not_ready")?;
-    if plan.is_change {
+    if !plan.change.is_empty() {
         let roll = Roll { screen: socket.id().to_string(), epoch: plan.epoch, joined: plan.joined.clone() };
         match door.rolls.store(feed.merchant, roll).await {
             Ok(true) => {}
@@ -219,7 +214,7 @@ async fn rejoin(
 }
 
 /// Takes a fresh token, in band. Channels that it no longer allows are left.
-async fn renew(socket: &SocketRef, door: &Door, token: &str) -> Result<wire::Joined, &'static str> {
+async fn renew(socket: &SocketRef, door: &Door, token: &str) -> Result<Rejoined, &'static str> {
     let staff = door.verifier.verify(token).map_err(|error| match error {
         Error::Unauthenticated(why) => why,
         _ => "invalid_auth",
@@ -231,13 +226,13 @@ async fn renew(socket: &SocketRef, door: &Door, token: &str) -> Result<wire::Joi
     {
         place.renew(staff.token).map_err(Full::code)?;
     }
-    let (joined, _) = rejoin(socket, door, |_, joined, _| join::review(&staff, joined)).await?;
+    let rejoined = rejoin(socket, door, |_, joined, _| join::review(&staff, joined)).await?;
     feed.renew(socket, staff.clone()).map_err(|why| why.unwrap_or("not_ready"))?;
     if let Some(seat) = socket.extension::<Arc<Seat>>() {
         let mut visit = seat.visit();
         *visit = door.presence.renew(visit.take(), &staff);
     }
-    Ok(joined)
+    Ok(rejoined)
 }
 
 /// Keeps that a person saw payments up to here on this screen.
@@ -275,10 +270,17 @@ fn failed(code: &str) -> Acknowledged {
     Acknowledged { ok: false, code: Some(code.to_owned()) }
 }
 
-async fn answer_joined(ack: AckSender, joined: Result<wire::Joined, &'static str>) {
-    match joined {
-        Ok(joined) => answer(ack, &joined).await,
-        Err(code) => answer(ack, &failed(code)).await,
+/// Answers a change, and then begins to bring on a screen that is behind by it: nobody else does.
+async fn answer_rejoined(socket: &SocketRef, door: &Door, ack: AckSender, outcome: Result<Rejoined, &'static str>) {
+    let falls_behind = match outcome {
+        Ok((joined, falls_behind)) => {
+            answer(ack, &joined).await;
+            falls_behind
+        }
+        Err(code) => return answer(ack, &failed(code)).await,
+    };
+    if let Some(feed) = feed_of(socket).filter(|_| falls_behind) {
+        door.feeds.bring_on(feed, vec![socket.clone()]);
     }
 }
 

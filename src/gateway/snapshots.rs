@@ -17,8 +17,9 @@ use super::tell;
 use crate::batches::Batches;
 use crate::error::Result;
 
-/// How large the state of a channel may be, in bytes of JSON. Whoever wants more fetches it over REST, page by page.
-pub const STATE_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// How large the state of a channel may be, in bytes of JSON: a catalogue of twelve thousand products. A screen that reads
+/// slowly holds on to it for as long as it takes it in. Whoever wants more fetches it over REST, page by page.
+pub const STATE_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// How large a part may be, in bytes. An item, which is never divided, may be larger.
 const PART_BYTES_MAX: usize = 12 * 1024;
 /// How long a state is kept for screens that stand where it is true, or before.

@@ -15,15 +15,22 @@ pub struct Joined {
     /// Where it was joined, if not at the beginning: whether `since` is of the history that there is now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub place: Option<Position>,
-    /// Whether its state was asked for and has not arrived.
+    /// Whether its state was asked for and is not known to have arrived.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub wants_state: bool,
+    /// Entries up to this one were passed over on it: the screen was told to fetch the state instead.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub skipped: u64,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 impl From<Channel> for Joined {
     /// From its first event on.
     fn from(channel: Channel) -> Self {
-        Self { channel, since: 0, place: None, wants_state: false }
+        Self { channel, since: 0, place: None, wants_state: false, skipped: 0 }
     }
 }
 

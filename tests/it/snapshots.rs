@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use serde_json::{Value, json};
-use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
+use sqlx::Connection as _;
 use tillwire::node::Faces;
 use tillwire_channels::Role;
 
@@ -41,12 +41,11 @@ async fn rest_of_the_snapshot(screen: &mut Screen, first: Heard) -> (Vec<Value>,
     (items, position)
 }
 
-/// Nobody can read this table until the connection is closed.
-async fn locked(hub: &TestHub, table: &str) -> PgConnection {
-    let mut sql = PgConnection::connect(&hub.database.url("postgres")).await.expect("a superuser");
-    let lock = AssertSqlSafe(format!("begin; lock table {table} in access exclusive mode"));
-    sqlx::raw_sql(lock).execute(&mut sql).await.expect("a lock");
-    sql
+async fn has_products(shop: &Shop<'_>, count: usize) {
+    let product =
+        |n| json!({ "name": format!("Barang {n}"), "variants": [{ "sku": format!("{n}"), "price_minor": 1_000 }] });
+    let items: Vec<Value> = (0..count).map(product).collect();
+    shop.post("/v1/products/import", json!({ "items": items })).await.ok();
 }
 
 /// What an event says of a level of stock, or an item of a snapshot.
@@ -139,12 +138,7 @@ async fn every_topic_with_a_state_has_a_snapshot_that_is_what_rest_says() {
 async fn a_long_snapshot_comes_in_parts_and_over_rest_in_pages_and_nothing_is_left_out() {
     let hub = TestHub::start().await;
     let shop = hub.merchant("Toko Roti").await;
-    let products: Vec<Value> = (0..700)
-        .map(
-            |n| json!({ "name": format!("Barang {n}"), "variants": [{ "sku": format!("{n}"), "price_minor": 1_000 }] }),
-        )
-        .collect();
-    shop.post("/v1/products/import", json!({ "items": products })).await.ok();
+    has_products(&shop, 700).await;
     let mut screen = shop.screen(&[]).await;
     screen.asks("join", json!({ "channels": ["catalog"], "snapshot": true })).await;
     let (items, _) = has_got_a_snapshot(&mut screen).await;
@@ -173,7 +167,7 @@ async fn a_screen_that_was_cut_before_its_snapshot_gets_it_again_on_another_node
     let mut screen = Screen::enters(gateway.public, auth).await;
     let offset = screen.hears_until("caught_up").await.pop().unwrap().position.unwrap();
     // The database is busy with its state for a while: whoever waits for it hears nothing else.
-    let lock = locked(&hub, "products").await;
+    let lock = hub.locks("products").await;
     let joined = screen.asks("join", json!({ "channels": ["catalog"], "snapshot": true })).await;
     assert_eq!(joined["joined"], json!(["sales", "catalog"]));
     gateway.kill().await;
@@ -200,6 +194,82 @@ async fn a_screen_that_was_cut_before_its_snapshot_gets_it_again_on_another_node
     let heard = later.hears_until("caught_up").await;
     assert_eq!(heard[0].body["joined"], json!(["sales", "catalog"]));
     assert!(heard.iter().all(|heard| heard.name != "snapshot"), "{heard:?}");
+}
+
+#[tokio::test]
+async fn a_snapshot_that_was_cut_half_way_comes_again_whatever_was_joined_meanwhile() {
+    let hub = TestHub::start().await;
+    let shop = hub.merchant("Toko Roti").await;
+    has_products(&shop, 700).await;
+    let mut screen = shop.screen(&["sales"]).await;
+    assert_eq!(screen.asks("join", json!({ "channels": ["catalog"], "snapshot": true })).await["ok"], true);
+    let first = screen.hears("snapshot").await;
+    assert!(first.body["of"][1].as_u64() > Some(8), "there is much more to come: {}", first.body["of"]);
+    // It takes in no more than that, and joins something else.
+    screen.says("join", json!({ "channels": ["outlets"] })).await;
+    let (joined, started) = ("select count(*) from screens where joined like '%outlets%'", Instant::now());
+    while hub.database.psql(joined).await.trim() != "1" {
+        assert!(started.elapsed() < FACT_MAX, "it is never joined");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let back = json!({ "token": shop.owner, "pid": screen.pid(), "offset": screen.position });
+    drop(screen);
+
+    let mut again = Screen::enters(hub.address, back).await;
+    let ready = again.hears("ready").await.body;
+    assert_eq!((&ready["recovered"], &ready["joined"]), (&json!(true), &json!(["sales", "catalog", "outlets"])));
+    assert_eq!(has_got_a_snapshot(&mut again).await.0.len(), 700);
+    again.hears("caught_up").await;
+}
+
+#[tokio::test]
+async fn a_screen_that_leaves_a_channel_while_a_snapshot_arrives_hears_what_follows_it() {
+    let hub = TestHub::start().await;
+    let shop = hub.merchant("Toko Roti").await;
+    let (staff, owner) = hub.token_of_someone(shop.merchant, Role::Owner);
+    shop.product("roti", 7_500).await;
+    // It leaves one, or its fresh token does not allow it.
+    let clerk = hub.token_for(shop.merchant, staff, Role::Clerk);
+    for (name, body) in [("leave", json!({ "channels": ["sales"] })), ("auth", json!({ "token": clerk }))] {
+        let auth = json!({ "token": owner, "channels": ["sales", "outlets"] });
+        let mut screen = Screen::enters(hub.address, auth).await;
+        screen.hears_until("caught_up").await;
+        let products = hub.locks("products").await;
+        assert_eq!(screen.asks("join", json!({ "channels": ["catalog"], "snapshot": true })).await["ok"], true);
+        let rolls = hub.locks("screens").await;
+        screen.says(name, body).await;
+        hub.someone_waits_for("screens").await;
+        // Its state comes before that is stored.
+        products.close().await.unwrap();
+        has_got_a_snapshot(&mut screen).await;
+        screen.hears("caught_up").await;
+        rolls.close().await.unwrap();
+        let joined = screen.is_answered().await["joined"].clone();
+        assert!(!joined.as_array().unwrap().contains(&json!("sales")), "{name}: {joined}");
+        shop.product(name, 20_000).await;
+        assert_eq!(screen.hears("product.changed").await.data()["name"], name);
+    }
+}
+
+#[tokio::test]
+async fn a_state_that_is_too_large_for_a_socket_is_denied_and_rest_has_it() {
+    let hub = TestHub::start().await;
+    let shop = hub.merchant("Toko Roti").await;
+    shop.product("roti", 7_500).await;
+    // As large as a catalogue of fifteen thousand products.
+    hub.database.psql("update products set department = repeat('x', 5000000)").await;
+    let mut screen = shop.screen(&[]).await;
+    let joined = screen.asks("join", json!({ "channels": ["catalog"], "snapshot": true })).await;
+    assert_eq!((&joined["ok"], &joined["joined"]), (&json!(true), &json!(["catalog"])));
+    let denied = screen.hears("snapshot_denied").await;
+    assert_eq!((denied.body, denied.position), (json!({ "channel": "catalog", "code": "too_large" }), None));
+    screen.hears("caught_up").await;
+    assert_eq!(shop.get("/v1/snapshot?channel=catalog").await.ok()["state"][0]["name"], "roti");
+    // What happens next is heard, and one that is small enough comes.
+    shop.product("kopi", 20_000).await;
+    screen.hears("product.changed").await;
+    screen.asks("join", json!({ "channels": ["outlets"], "snapshot": true })).await;
+    assert_eq!(has_got_a_snapshot(&mut screen).await.0.len(), 1);
 }
 
 #[tokio::test]
@@ -234,7 +304,7 @@ async fn a_snapshot_whose_read_breaks_off_is_read_again() {
     let auth = json!({ "token": shop.owner, "channels": ["sales"] });
     let mut screen = Screen::enters(node.address, auth).await;
     screen.hears_until("caught_up").await;
-    let lock = locked(&hub, "products").await;
+    let lock = hub.locks("products").await;
     let joined = screen.asks("join", json!({ "channels": ["catalog"], "snapshot": true })).await;
     assert_eq!(joined["ok"], true);
     proxy.cut();
@@ -272,7 +342,7 @@ async fn many_readers_over_rest_cost_one_read_and_a_revoked_one_gets_nothing() {
     let api = TillwireProcess::start(&["api"], &env).await;
     let path = "/v1/snapshot?channel=catalog";
     // They meet while the table cannot be read.
-    let lock = locked(&hub, "products").await;
+    let lock = hub.locks("products").await;
     let reading = join_all((0..100).map(|at| {
         let token = if at % 10 == 7 { &revoked } else { &shop.owner };
         Caller { address: api.public, token }.get(path)

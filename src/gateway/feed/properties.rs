@@ -10,6 +10,7 @@ use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use proptest::prelude::*;
+use serde_json::value::to_raw_value;
 use serde_json::{Value, json};
 use tillwire_channels::topic::hears;
 use tillwire_channels::wire::{Snapshot, SnapshotReason, SnapshotRequired};
@@ -20,7 +21,7 @@ use tillwire_socketio::{Config, Encoded, SendError};
 use super::screens::Plan;
 use super::*;
 use crate::gateway::admission::Admission;
-use crate::gateway::audience::Cursor;
+use crate::gateway::audience::{Cursor, Given};
 use crate::gateway::pieces::Piece;
 use crate::gateway::screen::is_ahead;
 use crate::gateway::{join, tell};
@@ -128,6 +129,10 @@ enum Op {
         stale: bool,
         slice: u8,
     },
+    /// What a screen's task had given has arrived, and is stored as such.
+    WriteOff {
+        client: u8,
+    },
 }
 
 #[derive(Clone, Debug)]
@@ -178,6 +183,7 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
         2 => client().prop_map(|client| Op::Ping { client }),
         14 => (client(), 1..9_u8, any::<bool>(), any::<u8>())
             .prop_map(|(client, steps, stale, slice)| Op::Run { client, steps, stale, slice }),
+        3 => client().prop_map(|client| Op::WriteOff { client }),
     ];
     prop::collection::vec(op, 1..100)
 }
@@ -332,6 +338,8 @@ struct Client {
     rest: VecDeque<(Arc<Entry>, u32)>,
     /// The next part of a snapshot that it is being sent.
     part: Option<(u64, u64)>,
+    /// The channels whose state it has asked for and not been given since: how many had been given to anyone by then.
+    owed: HashMap<Channel, u64>,
 }
 
 #[derive(Clone, Debug)]
@@ -345,6 +353,8 @@ struct Connection {
     socket: SocketRef,
     far: Loose,
     task: Option<Task>,
+    /// What tasks had given when they were done, and whether the client has said since that it received everything.
+    given: Vec<(Vec<Given>, bool)>,
     is_greeted: bool,
 }
 
@@ -356,7 +366,7 @@ struct Task {
     doing: Doing,
     due: Option<(Channel, Position)>,
     recalled: Option<Position>,
-    has_given: bool,
+    has_skipped: bool,
 }
 
 #[derive(Default)]
@@ -393,6 +403,8 @@ struct World {
     clients: [Client; CLIENTS],
     /// Makes every event another.
     events: u64,
+    /// Makes every state that is given another.
+    states: u64,
 }
 
 impl World {
@@ -404,6 +416,7 @@ impl World {
             healing: None,
             clients: Default::default(),
             events: 0,
+            states: 0,
         }
     }
 
@@ -466,6 +479,7 @@ impl World {
                     self.run(*client, *stale, usize::from(*slice).max(1));
                 }
             }
+            Op::WriteOff { client } => self.write_off(*client),
             Op::Bring { .. } | Op::Lose { .. } => {}
         }
         self.check();
@@ -549,11 +563,14 @@ impl World {
                 joined.push(Joined { wants_state, ..channel.into() });
             }
         }
+        let states = self.states;
+        let owed = joined.iter().filter(|joined| joined.wants_state).map(|joined| (joined.channel, states)).collect();
         self.enter(client, after, joined);
+        self.clients[usize::from(client)].owed = owed;
     }
 
     fn come_back(&mut self, client: u8) {
-        let back = &self.clients[usize::from(client)];
+        let back = &mut self.clients[usize::from(client)];
         // One that was told to take a snapshot and nothing since has its old offset; that it is refused again is another story.
         let (Some(at), false) = (back.at, back.roll.is_empty()) else { return };
         let is_served = self.feed.holds(at) || self.journal.read(at, 1).is_ok();
@@ -561,7 +578,10 @@ impl World {
         if !is_served {
             // Not recovered: it joins what it asks for, anew.
             joined.iter_mut().for_each(|joined| *joined = joined.channel.into());
+            back.owed.clear();
         }
+        let wants = |channel: Channel| joined.iter().any(|joined| joined.channel == channel && joined.wants_state);
+        assert!(back.owed.keys().all(|channel| wants(*channel)), "what was not given in full is owed: {:?}", back.owed);
         for joined in joined.iter_mut().filter(|joined| joined.since > at.seq) {
             let place = joined.place.expect("it was joined somewhere");
             if !self.feed.holds(place) && self.journal.read(place, 1).is_err() {
@@ -589,7 +609,8 @@ impl World {
         };
         let is_behind = self.feed.enter(&socket, &admission).expect("nobody is revoked");
         let client = &mut self.clients[usize::from(number)];
-        client.connection = Some(Connection { socket, far, task: is_behind.then(Task::default), is_greeted: false });
+        let task = is_behind.then(Task::default);
+        client.connection = Some(Connection { socket, far, task, given: Vec::new(), is_greeted: false });
         client.stories = [vec![(Position::START, joined.clone())]].into();
         client.roll = joined;
         client.is_in_doubt = false;
@@ -621,6 +642,11 @@ impl World {
         });
         let plan = plan.expect("it is in the audience");
         client.roll = plan.joined.clone();
+        client.owed.retain(|channel, _| !plan.change.left.contains(channel));
+        if change.snapshot && change.leave.is_empty() {
+            let asked = change.join.iter().map(|at| channel(*at));
+            client.owed.extend(asked.map(|channel| (channel, self.states)));
+        }
         client.plan = Some(plan);
     }
 
@@ -628,6 +654,7 @@ impl World {
         let client = &mut self.clients[usize::from(number)];
         let (Some(connection), Some(plan)) = (&mut client.connection, client.plan.take()) else { return };
         let joined = plan.joined.clone();
+        let asks = !plan.change.wanted.is_empty() || plan.change.joined.iter().any(|joined| joined.wants_state);
         let (answer, falls_behind) = self.feed.rejoin(&connection.socket, plan).expect("it is in the audience");
         let place = answer.position.expect("a position");
         let story = client.stories.back_mut().expect("a story");
@@ -639,10 +666,20 @@ impl World {
         });
         let heard = heard.collect();
         story.push((place, heard));
+        assert!(asks || !falls_behind, "only who asks for a state waits for one");
         if falls_behind {
             assert!(connection.task.is_none(), "one task brings a screen on");
             connection.task = Some(Task::default());
         }
+    }
+
+    /// As a screen's task does at its end. Nothing is stored while a change is under way.
+    fn write_off(&mut self, client: u8) {
+        let client = &mut self.clients[usize::from(client)];
+        let (Some(connection), None) = (&mut client.connection, &client.plan) else { return };
+        let Some(at) = connection.given.iter().position(|(_, has_arrived)| *has_arrived) else { return };
+        let (given, _) = connection.given.remove(at);
+        client.roll = self.feed.write_off(&connection.socket, &given).expect("it is in the audience").joined;
     }
 
     /// One step of a screen's task.
@@ -664,8 +701,9 @@ impl World {
         match std::mem::take(&mut task.doing) {
             Doing::Next => match feed.step(socket, 0, task.due) {
                 Step::Done => {
-                    if task.has_given {
-                        client.roll = feed.plan(socket, |_, _, _| Vec::new()).expect("in the audience").joined;
+                    let given = feed.given(socket);
+                    if !given.is_empty() || task.has_skipped {
+                        connection.given.push((given, false));
                     }
                     connection.task = None;
                 }
@@ -697,9 +735,11 @@ impl World {
                 Step::Arrived => {
                     let (channel, at) = task.due.take().expect("it was brought there");
                     if feed.give(socket, channel, at) {
-                        task.has_given = true;
+                        self.states += 1;
                         let parts = 1 + slice as u32 % 3;
-                        let part = |number| Snapshot { channel, of: (number, parts), state: Vec::new() };
+                        // Its number, for all that it may hold.
+                        let state = vec![to_raw_value(&self.states).expect("a number")];
+                        let part = |number| Snapshot { channel, of: (number, parts), state: state.clone() };
                         task.sending.extend((1..=parts).map(|number| vec![tell::snapshot(&part(number), at)]));
                     }
                 }
@@ -740,6 +780,10 @@ impl World {
                 if !feed.skip(socket, &why) {
                     return task.doing = Doing::Skipping(why);
                 }
+                task.has_skipped = true;
+                let (_, told) = feed.listens(socket, Topic::Payments).expect("in the audience");
+                let head = feed.head().expect("it has begun").seq;
+                assert!(told.iter().all(|(_, since)| *since >= head), "it was told nothing of what it is to fetch");
                 // A new story, in which it hears everything.
                 let joined = client.stories.back().and_then(|story| story.last()).map(|(_, joined)| joined.clone());
                 let mut joined = joined.expect("a story");
@@ -747,7 +791,6 @@ impl World {
                 client.stories.push_back(vec![(Position::START, joined)]);
             }
             Doing::Denying(channel) => {
-                task.has_given = true;
                 if !feed.deny_state(socket, channel) {
                     task.doing = Doing::Denying(channel);
                 }
@@ -759,7 +802,11 @@ impl World {
     fn read(&mut self, number: u8, packets: usize) {
         let client = &mut self.clients[usize::from(number)];
         let Some(connection) = &mut client.connection else { return };
-        for packet in connection.far.take().into_iter().take(packets) {
+        let sent = connection.far.take();
+        if sent.len() <= packets {
+            connection.given.iter_mut().for_each(|(_, has_arrived)| *has_arrived = true);
+        }
+        for packet in sent.into_iter().take(packets) {
             client.hear(&self.journal, packet.text());
         }
     }
@@ -776,6 +823,7 @@ impl World {
             match screen.cursor {
                 Cursor::Live => {
                     assert!(connection.task.is_none(), "a live screen needs no task");
+                    assert_eq!(screen.wants(), None, "a live screen waits for nothing");
                     let mut joined = screen.joined().iter();
                     assert!(joined.all(|joined| joined.is.since <= head.seq), "a live screen hears what comes next");
                 }
@@ -810,12 +858,19 @@ impl World {
             }
             self.check();
         }
+        for number in 0..CLIENTS as u8 {
+            while self.clients[usize::from(number)].connection.as_ref().is_some_and(|own| !own.given.is_empty()) {
+                self.write_off(number);
+            }
+        }
         let head = self.journal.head.position();
         let is_open = self.feed.head().is_some();
         assert!(!is_open || self.feed.head() == Some(head), "the feed has come to the journal's head");
         for (number, client) in self.clients.iter().enumerate().filter(|(_, client)| client.connection.is_some()) {
             assert!(client.connection.as_ref().is_some_and(|own| own.task.is_none()), "screen {number} is stuck");
             assert!(client.rest.is_empty() && client.part.is_none(), "screen {number} got a half");
+            assert!(client.owed.is_empty(), "screen {number} waits for {:?}", client.owed);
+            assert!(client.roll.iter().all(|joined| !joined.wants_state), "screen {number} would get them again");
             let at = client.at.unwrap_or_else(|| panic!("screen {number} was left without a place"));
             let way = self.journal.way(at, head);
             let way =
@@ -904,6 +959,10 @@ impl Client {
                     let of = |at: usize| packet[1]["of"][at].as_u64().expect("a number");
                     assert_eq!(self.part.unwrap_or((1, of(1))), (of(0), of(1)), "part after part");
                     self.part = (of(0) < of(1)).then(|| (of(0) + 1, of(1)));
+                    let (channel, state) = (named(&packet[1]), packet[1]["state"][0].as_u64().expect("a number"));
+                    if self.part.is_none() && self.owed.get(&channel).is_some_and(|before| state > *before) {
+                        self.owed.remove(&channel);
+                    }
                 }
             }
             "snapshot_required" => {
@@ -911,7 +970,7 @@ impl Client {
                 self.stories.pop_front();
                 assert!(!self.stories.is_empty());
             }
-            "snapshot_denied" => {}
+            "snapshot_denied" => _ = self.owed.remove(&named(&packet[1])),
             name => panic!("{name} is nothing that could be sent here"),
         }
     }
@@ -929,6 +988,11 @@ impl Client {
         let missed = way.iter().filter(|(entry, event)| self.hears(journal, entry, *event));
         missed.map(|(entry, event)| Position::of_event(entry.seq, *event, entry.tag).to_string()).collect()
     }
+}
+
+/// The channel that a packet is of.
+fn named(body: &Value) -> Channel {
+    body["channel"].as_str().and_then(|name| name.parse().ok()).expect("a channel")
 }
 
 fn ring_entries() -> usize {
@@ -979,6 +1043,59 @@ fn what_was_joined_at_an_entry_that_was_lost_is_heard_when_the_client_comes_back
         Op::ComeBack { client: 1 },
         Op::Commit { channels: vec![1], bytes: 0 },
     ]);
+}
+
+/// A client that has joined a channel of each, one of them with its state.
+fn asks_for_a_state() -> Vec<Op> {
+    vec![
+        Op::Come { client: 0, place: Place::Head, channels: vec![0, 4], wants_state: false },
+        Op::Plan { client: 0, change: Change { join: vec![0], leave: vec![], snapshot: true } },
+        Op::Rejoin { client: 0 },
+    ]
+}
+
+#[test]
+fn a_screen_that_leaves_a_channel_while_a_state_is_given_stays_live() {
+    let mut ops = asks_for_a_state();
+    ops.extend([
+        Op::Plan { client: 0, change: Change { join: vec![], leave: vec![4], snapshot: false } },
+        // Up to the word that it is live.
+        Op::Run { client: 0, steps: 8, stale: false, slice: 9 },
+        Op::Rejoin { client: 0 },
+        Op::Commit { channels: vec![0], bytes: 0 },
+    ]);
+    happens(&ops);
+}
+
+#[test]
+fn a_state_that_was_cut_half_way_is_owed_whatever_was_joined_meanwhile() {
+    let mut ops = asks_for_a_state();
+    ops.extend([
+        // The first of three parts.
+        Op::Run { client: 0, steps: 3, stale: false, slice: 11 },
+        Op::Plan { client: 0, change: Change { join: vec![7], leave: vec![], snapshot: false } },
+        Op::Rejoin { client: 0 },
+        Op::Cut { client: 0, read: 9 },
+        Op::ComeBack { client: 0 },
+    ]);
+    happens(&ops);
+}
+
+#[test]
+fn a_state_that_is_asked_for_anew_is_owed_when_the_one_before_has_arrived() {
+    let mut ops = asks_for_a_state();
+    ops.extend([
+        Op::Run { client: 0, steps: 8, stale: false, slice: 9 },
+        Op::Read { client: 0 },
+        Op::Plan { client: 0, change: Change { join: vec![0], leave: vec![], snapshot: true } },
+        Op::Rejoin { client: 0 },
+        // Given, and not sent.
+        Op::Run { client: 0, steps: 2, stale: false, slice: 11 },
+        Op::WriteOff { client: 0 },
+        Op::Cut { client: 0, read: 0 },
+        Op::ComeBack { client: 0 },
+    ]);
+    happens(&ops);
 }
 
 /// Few enough for every build; `PROPTEST_CASES` asks for more.

@@ -7,11 +7,12 @@ use tillwire_channels::{Channel, Position};
 use tillwire_socketio::SocketRef;
 
 use super::{Feed, State};
-use crate::gateway::audience::{Cursor, Joined, Screen};
+use crate::gateway::audience::{Cursor, Given, Joined, Screen};
 use crate::gateway::packed::Packed;
 use crate::gateway::pieces::Piece;
 use crate::gateway::{join, ring, tell};
 use crate::identity::Staff;
+use crate::screens::joined::Roll;
 
 /// How many entries a screen that is behind is given at a time, at most.
 const STEP_ENTRIES_MAX: usize = 256;
@@ -99,7 +100,7 @@ impl Feed {
         if screen.cursor != Cursor::Behind(at) || screen.wants() != Some(channel) {
             return false;
         }
-        screen.has_got(channel);
+        screen.was_sent(channel);
         screen.told = at.seq;
         true
     }
@@ -112,8 +113,21 @@ impl Feed {
         if screen.socket.try_send(&[tell::snapshot_denied(&denied)]).is_err() {
             return !screen.socket.is_connected();
         }
-        screen.has_got(channel);
+        screen.was_sent(channel);
         true
+    }
+
+    /// The states that a screen was sent, or denied, and that it is not known to have received.
+    pub fn given(&self, socket: &SocketRef) -> Vec<Given> {
+        self.lock().audience.get(socket).map(Screen::given).unwrap_or_default()
+    }
+
+    /// These have arrived. Answers what is to be stored of the screen; `None` if it is gone.
+    pub fn write_off(&self, socket: &SocketRef, given: &[Given]) -> Option<Roll> {
+        let mut state = self.lock();
+        let screen = state.audience.get_mut(socket)?;
+        screen.has_got(given);
+        Some(Roll { screen: socket.id().to_string(), epoch: screen.epoch, joined: screen.roll() })
     }
 
     /// Whether what follows a position could be in the ring, and is not: one read would then serve everybody who stands
@@ -172,7 +186,7 @@ impl Feed {
             return !screen.socket.is_connected();
         }
         screen.cursor = Cursor::Behind(head.position());
-        screen.since = head.seq;
+        screen.pass_over(head.seq);
         screen.doubt_after(head.seq);
         true
     }

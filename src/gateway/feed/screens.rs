@@ -10,6 +10,7 @@ use super::signing_out::is_revoked;
 use super::{Feed, State};
 use crate::gateway::admission::Admission;
 use crate::gateway::audience::{Cursor, Screen};
+use crate::gateway::join::Change;
 use crate::gateway::tell;
 use crate::identity::Staff;
 use crate::journal::read::Head;
@@ -25,14 +26,12 @@ pub enum Refused {
 
 /// A change of what a screen has joined, worked out but not carried out.
 pub struct Plan {
-    pub joined: Vec<Joined>,
+    pub change: Change,
     pub denied: Vec<Denied>,
-    /// Whether it changes anything.
-    pub is_change: bool,
+    /// What is joined then, as it is stored.
+    pub joined: Vec<Joined>,
     /// That of the screen's connection.
     pub epoch: i64,
-    /// What the screen heard when it was worked out.
-    filter_version: u32,
 }
 
 impl Feed {
@@ -93,25 +92,26 @@ impl Feed {
     ) -> Option<Plan> {
         let state = self.lock();
         let screen = state.audience.get(socket)?;
-        let before = screen.roll();
-        let mut joined = before.clone();
-        let denied = change(&screen.staff, &mut joined, place(&state, screen)?);
-        let (is_change, filter_version) = (joined != before, screen.filter_version);
-        Some(Plan { is_change, joined, denied, epoch: screen.epoch, filter_version })
+        let before = screen.due();
+        let mut after = before.clone();
+        let denied = change(&screen.staff, &mut after, place(&state, screen)?);
+        let change = Change::between(&before, &after);
+        Some(Plan { joined: change.of(screen.roll()), change, denied, epoch: screen.epoch })
     }
 
     /// Carries a plan out; `None` if the screen is gone. Answers also whether it is behind now, for it waits for a state:
     /// what it is told stops at the place where that joins it.
+    ///
+    /// INVARIANT: only who asks for a state falls behind. A state that was given since the plan was made stays given.
     pub fn rejoin(&self, socket: &SocketRef, mut plan: Plan) -> Option<(wire::Joined, bool)> {
         let mut state = self.lock();
-        let screen = state.audience.get(socket)?;
-        let position = place(&state, screen);
-        if let Some(position) = position.filter(|_| screen.filter_version != plan.filter_version) {
-            // It was planned in what may have been another history.
-            plan.joined.iter_mut().filter(|joined| joined.since > position.seq).for_each(Joined::doubt);
+        let position = place(&state, state.audience.get(socket)?);
+        if let Some(position) = position {
+            // What was further on when it was planned was so in another history.
+            plan.change.joined.iter_mut().filter(|joined| joined.since > position.seq).for_each(Joined::doubt);
         }
-        if plan.is_change {
-            state.audience.rejoin(socket, &plan.joined);
+        if !plan.change.is_empty() {
+            state.audience.rejoin(socket, &plan.change);
         }
         let screen = state.audience.get_mut(socket)?;
         let falls_behind = screen.wants().is_some() && screen.cursor == Cursor::Live;
@@ -129,7 +129,8 @@ impl Feed {
         let state = self.lock();
         let screen = state.audience.get(socket)?;
         let joined = screen.joined().iter().map(|joined| joined.is).filter(|joined| joined.channel.topic == topic);
-        Some((screen.staff.clone(), joined.map(|joined| (joined.channel, joined.since.max(screen.since))).collect()))
+        let told = joined.map(|joined| (joined.channel, joined.since.max(joined.skipped).max(screen.since)));
+        Some((screen.staff.clone(), told.collect()))
     }
 
     /// Whether a screen may go on with this token.

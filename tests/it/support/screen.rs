@@ -164,8 +164,18 @@ impl Screen {
 
     /// Asks, and waits for the acknowledgement.
     pub async fn asks(&mut self, name: &str, body: Value) -> Value {
+        self.says(name, body).await;
+        self.is_answered().await
+    }
+
+    /// Asks, and does not read what comes.
+    pub async fn says(&mut self, name: &str, body: Value) {
         self.asked += 1;
         self.line.say(format!("42{}{}", self.asked, json!([name, body]))).await;
+    }
+
+    /// Waits for the acknowledgement of what it asked last.
+    pub async fn is_answered(&mut self) -> Value {
         let wanted = format!("43{}", self.asked);
         loop {
             let text = self.text().await.unwrap_or_else(|end| panic!("ended while asking: {end:?}"));
