@@ -94,26 +94,33 @@ pub async fn after(sql: &mut PgConnection, merchant: MerchantId, after: Position
     Ok(entries)
 }
 
-/// Whether the journal holds each of these positions; and if not, why.
+/// Whether the journal holds each of these positions, the event included if it names one; and if not, why.
 pub async fn holds(
     sql: &mut PgConnection,
     merchant: MerchantId,
     positions: &[Position],
 ) -> Result<Vec<Result<(), SnapshotReason>>> {
     let seqs: Vec<i64> = positions.iter().map(|position| position.seq.cast_signed()).collect();
+    let inside = positions.iter().filter(|position| position.event.is_some());
+    let inside: Vec<i64> = inside.map(|position| position.seq.cast_signed()).collect();
+    // Events are counted only where one is named: the text has to be read for that.
     let rows = sqlx::query!(
-        "select seq, tag from journal_entries where merchant_id = $1 and seq = any($2)",
+        r#"select seq, tag,
+                  case when seq = any($3) and left(events, 1) = '[' then json_array_length(events::json) end as "events?"
+           from journal_entries where merchant_id = $1 and seq = any($2)"#,
         merchant.0,
-        &seqs
+        &seqs,
+        &inside,
     )
     .fetch_all(&mut *sql)
     .await?;
-    let mut tags = HashMap::with_capacity(rows.len());
+    let mut entries = HashMap::with_capacity(rows.len());
     for row in rows {
-        tags.insert(seq_of(row.seq)?, tag_of(&row.tag)?);
+        let events = row.events.unwrap_or_default().unsigned_abs();
+        entries.insert(seq_of(row.seq)?, (tag_of(&row.tag)?, events));
     }
-    let held = |position: &Position| match tags.get(&position.seq) {
-        Some(tag) => Some(tag.short() == position.tag),
+    let held = |position: &Position| match entries.get(&position.seq) {
+        Some((tag, events)) => Some(tag.short() == position.tag && position.event.is_none_or(|event| event <= *events)),
         None if *position == Position::START => Some(true),
         None => None,
     };

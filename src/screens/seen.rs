@@ -32,7 +32,8 @@ pub struct Seen {
     pub told: Vec<(Channel, u64)>,
 }
 
-/// Keeps the words of a merchant's screens. What is not further than what the screen said before changes nothing.
+/// Keeps the words of a merchant's screens. What is not further than what the screen said before changes nothing; what is,
+/// within the same second, takes its place.
 ///
 /// Answers for each, in their order, why it is not kept, if its position is not one of the journal's.
 pub async fn keep(pools: &Pools, merchant: MerchantId, words: &[Seen]) -> Result<Vec<Result<(), SnapshotReason>>> {
@@ -85,15 +86,35 @@ async fn insert(sql: &mut PgConnection, merchant: MerchantId, rows: &[Row<'_>]) 
     let sinces: Vec<i64> = rows.iter().map(|row| row.since.cast_signed()).collect();
     let staff: Vec<uuid::Uuid> = rows.iter().map(|row| row.word.staff.0).collect();
     let registers: Vec<Option<uuid::Uuid>> = rows.iter().map(|row| row.word.register.map(|id| id.0)).collect();
+    // By the second of the clock, and not since the last word: whoever says something all the time gets a row a second.
     sqlx::query!(
-        "insert into payments_seen (merchant_id, screen_id, channel, seq, event, tag, since, staff_id, register_id)
-         select $1, said.*
-         from unnest($2::text[], $3::text[], $4::bigint[], $5::int[], $6::bytea[], $7::bigint[], $8::uuid[], $9::uuid[])
-              as said (screen_id, channel, seq, event, tag, since, staff_id, register_id)
+        "with said as (
+             select *
+             from unnest($2::text[], $3::text[], $4::bigint[], $5::int[], $6::bytea[], $7::bigint[], $8::uuid[], $9::uuid[])
+                  as said (screen_id, channel, seq, event, tag, since, staff_id, register_id)
+         ), moved as (
+             update payments_seen before
+             set seq = said.seq, event = said.event, tag = said.tag, seen_at = now()
+             from said, lateral (
+                 select last.seq, last.event from payments_seen last
+                 where last.merchant_id = $1 and last.screen_id = said.screen_id and last.channel = said.channel
+                 order by last.seq desc, last.event desc limit 1) furthest
+             where before.merchant_id = $1 and before.screen_id = said.screen_id and before.channel = said.channel
+               and before.seq = furthest.seq and before.event = furthest.event
+               and (before.seq, before.event) < (said.seq, said.event)
+               and date_trunc('second', before.seen_at) = date_trunc('second', now())
+               and before.since = said.since and before.staff_id = said.staff_id
+               and before.register_id is not distinct from said.register_id
+             returning before.screen_id, before.channel
+         )
+         insert into payments_seen (merchant_id, screen_id, channel, seq, event, tag, since, staff_id, register_id)
+         select $1, said.* from said
          where not exists (select from payments_seen before
                            where before.merchant_id = $1 and before.screen_id = said.screen_id
                              and before.channel = said.channel
                              and (before.seq, before.event) >= (said.seq, said.event))
+           and not exists (select from moved
+                           where moved.screen_id = said.screen_id and moved.channel = said.channel)
          on conflict do nothing",
         merchant.0,
         &screens,
@@ -123,7 +144,7 @@ pub struct SeenOn {
     pub register_name: Option<String>,
     /// The outlet whose payments the screen heard; none if it was all of them.
     pub outlet: Option<OutletId>,
-    /// When the screen first said so, of this payment or of a later position.
+    /// When the screen first said so, of this payment or of a later position: to the second.
     #[serde(with = "time::serde::rfc3339")]
     #[schema(value_type = String, format = DateTime)]
     pub seen_at: Moment,

@@ -54,6 +54,11 @@ async fn says_seen(screen: &mut Screen, position: &str) -> Value {
     screen.asks("seen", json!({ "position": position })).await
 }
 
+/// What is said within one second is one row.
+async fn another_second() {
+    tokio::time::sleep(Duration::from_secs(1)).await;
+}
+
 #[tokio::test]
 async fn it_is_known_which_cashier_screens_have_seen_a_payment_and_when() {
     let hub = TestHub::start().await;
@@ -113,6 +118,7 @@ async fn what_was_said_before_changes_nothing_however_often_it_is_said() {
 
     assert_eq!(says_seen(&mut screen, &first).await["ok"], true);
     let seen = seen_on(&shop, &payment).await;
+    another_second().await;
     for _ in 0..25 {
         assert_eq!(says_seen(&mut screen, &second).await["ok"], true);
         assert_eq!(says_seen(&mut screen, &first).await["ok"], true);
@@ -120,6 +126,65 @@ async fn what_was_said_before_changes_nothing_however_often_it_is_said() {
     assert_eq!(says_seen(&mut screen, "0-00000000").await["ok"], true, "before everything");
     assert_eq!(seen_on(&shop, &payment).await, seen, "it was seen when it was first said");
     assert_eq!(hub.database.psql("select count(*) from payments_seen").await.trim(), "2");
+}
+
+#[tokio::test]
+async fn whoever_says_it_all_the_time_gets_a_row_a_second_and_claims_nothing_more_by_it() {
+    let hub = TestHub::start().await;
+    let shop = hub.merchant("Toko Roti").await;
+    let bread = shop.stocked("roti", 7_500, "100").await;
+    let mut screen = shop.screen(&["payments", &format!("payments/{}", shop.outlet)]).await;
+    let mut paid = Vec::new();
+    for _ in 0..40 {
+        paid.push((is_paid(&shop, &bread).await, screen.hears("payment.captured").await.position.unwrap()));
+    }
+    let started = Instant::now();
+    let (_, last) = paid.pop().unwrap();
+    for (_, position) in &paid {
+        assert_eq!(says_seen(&mut screen, position).await["ok"], true);
+    }
+    // On each of its two channels, in each second that was touched.
+    let rows_max = 2 * (started.elapsed().as_secs() + 2);
+    let rows = async || hub.database.psql("select count(*) from payments_seen").await.trim().parse::<u64>().unwrap();
+    let before = rows().await;
+    assert!((2..=rows_max).contains(&before), "{before} rows, and not {rows_max} at most");
+    for (payment, _) in [&paid[0], paid.last().unwrap()] {
+        assert_eq!(seen_on(&shop, payment).await.len(), 1);
+    }
+    let early = seen_on(&shop, &paid[0].0).await;
+    another_second().await;
+    assert_eq!(says_seen(&mut screen, &last).await["ok"], true);
+    assert_eq!((seen_on(&shop, &paid[0].0).await, rows().await), (early, before + 2), "another second is another row");
+}
+
+#[tokio::test]
+async fn what_a_screen_was_told_to_fetch_it_was_not_told_also_not_when_it_comes_back() {
+    let hub = TestHub::start().await;
+    let shop = hub.merchant("Toko Roti").await;
+    let bread = shop.stocked("roti", 7_500, "100").await;
+    let missed = is_paid(&shop, &bread).await;
+    let mut screen = shop.screen_after(hub.address, &["payments"], "2-deadbeef").await;
+    let told = screen.hears_until("caught_up").await;
+    assert_eq!(told[1].name, "snapshot_required");
+    let first = is_paid(&shop, &bread).await;
+    screen.hears("payment.captured").await;
+    // Once it has said that it received that, every node knows.
+    let (skipped, started) = ("select count(*) from screens where joined like '%skipped%'", Instant::now());
+    while hub.database.psql(skipped).await.trim() != "1" {
+        assert!(started.elapsed() < FACT_MAX, "it is never stored");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        screen.asks("leave", json!({ "channels": [] })).await;
+    }
+    let auth = json!({ "token": shop.owner, "pid": screen.pid(), "offset": screen.position });
+    let mut back = Screen::enters(hub.address, auth).await;
+    assert_eq!(back.hears("ready").await.body["recovered"], true);
+    let second = is_paid(&shop, &bread).await;
+    let position = back.hears_next("payment.captured").await.position.unwrap();
+    assert_eq!(says_seen(&mut back, &position).await["ok"], true);
+    for payment in [&first, &second] {
+        assert_eq!(seen_on(&shop, payment).await.len(), 1);
+    }
+    assert_eq!(seen_on(&shop, &missed).await, [] as [Value; 0]);
 }
 
 #[tokio::test]
@@ -131,9 +196,14 @@ async fn a_position_that_is_not_of_this_journal_is_refused() {
     is_paid(&rival, &other).await;
     let foreign = rival.journal().await.pop().unwrap()["position"].as_str().unwrap().to_owned();
     let seq = |position: &str| position.split(['.', '-']).next().unwrap().to_owned();
+    let own = shop.journal().await.pop().unwrap();
+    let (own, events) = (own["position"].as_str().unwrap().to_owned(), own["event"]["of"][1].as_u64().unwrap());
+    let inside = |number: u64| format!("{}.{number}-{}", seq(&own), own.split('-').next_back().unwrap());
     let mut screen = watching(&shop).await;
     for (position, code) in [
         (foreign.clone(), "diverged"),
+        (inside(events + 1), "diverged"),
+        (inside(u64::from(u32::MAX)), "diverged"),
         (format!("{}-00000000", seq(&foreign)), "diverged"),
         ("1000000-00000000".to_owned(), "diverged"),
         ("0-00000001".to_owned(), "diverged"),
@@ -145,6 +215,10 @@ async fn a_position_that_is_not_of_this_journal_is_refused() {
     assert_eq!(screen.asks("seen", json!({})).await["code"], "malformed");
     assert_eq!(screen.asks("seen", json!("now")).await["code"], "malformed");
     assert_eq!(hub.database.psql("select count(*) from payments_seen").await.trim(), "0");
+    // The last event that there is, and the whole of it.
+    for position in [inside(events), inside(events).replace(&format!(".{events}-"), "-")] {
+        assert_eq!(says_seen(&mut screen, &position).await["ok"], true, "{position}");
+    }
 
     // One that was good, until retention took it.
     let old = shop.journal().await.remove(0)["position"].as_str().unwrap().to_owned();
@@ -222,6 +296,7 @@ async fn a_screen_that_comes_back_to_another_node_is_the_same_device_and_a_new_o
     assert_eq!(says_seen(&mut screen, &early).await["ok"], true);
     let offset = screen.hears("payment.captured").await.position.unwrap();
     let at_first = seen_on(&shop, &first).await;
+    another_second().await;
 
     // It was told the second one before the cut, and the person looks at it after.
     let auth = json!({ "token": shop.owner, "pid": screen.pid(), "offset": offset });

@@ -231,7 +231,7 @@ tillwire_app: journal_heads insert select update
 tillwire_app: merchants insert select
 tillwire_app: outlets insert select
 tillwire_app: payments insert select
-tillwire_app: payments_seen insert select
+tillwire_app: payments_seen insert select update(event) update(seen_at) update(seq) update(tag)
 tillwire_app: presence delete insert select update
 tillwire_app: products insert select update
 tillwire_app: registers insert select update(last_receipt)
