@@ -192,7 +192,7 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    fn new() -> Result<Self> {
+    pub fn new() -> Result<Self> {
         let sum = Done { first_at: u64::MAX, ..Done::default() };
         Ok(Self { sum, latency: Histogram::new(3)?, entry: Histogram::new(3)? })
     }

@@ -5,6 +5,8 @@ mod fanout;
 mod idle;
 mod resume_storm;
 pub mod sale_to_screen;
+mod sales;
+pub mod shop;
 mod slow_readers;
 
 use std::path::PathBuf;
@@ -42,6 +44,8 @@ pub enum Scenario {
     Churn,
     /// Sales at the tills of many shops, from COMMIT to what their screens have parsed.
     SaleToScreen,
+    /// Sales by REST, as fast as tills that wait for their answers can sell.
+    Sales,
     /// All of these, one after the other, and then a table of what they found.
     All,
 }
@@ -116,6 +120,10 @@ pub struct Options {
     /// How many shops they are spread over, for `sale-to-screen`. Each has 50 screens, or its part of `--screens`.
     #[arg(long, default_value_t = 20, value_parser = positive)]
     pub merchants: usize,
+
+    /// How many tills sell at once, for `sales`, each in a shop of its own.
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=150))]
+    pub tills: u16,
 }
 
 fn positive(text: &str) -> Result<usize, String> {
@@ -157,9 +165,10 @@ impl Scenario {
     fn subjects(self) -> Vec<Subject> {
         match self {
             Self::SaleToScreen => vec![Subject::Tillwire, Subject::NodeApp],
+            Self::Sales => vec![Subject::Pgbench, Subject::Tillwire],
             // Nobody else keeps a journal to come back to.
             Self::ResumeStorm => vec![Subject::Tillwire],
-            _ => Subject::value_variants().iter().copied().filter(|it| *it != Subject::NodeApp).collect(),
+            _ => Subject::value_variants().iter().copied().filter(|it| it.holds_screens()).collect(),
         }
     }
 }
@@ -197,6 +206,7 @@ async fn measure(scenario: Scenario, stage: &Stage<'_>) -> Result<Measured> {
         Scenario::SlowReaders => slow_readers::run(stage).await,
         Scenario::Churn => churn::run(stage).await,
         Scenario::SaleToScreen => sale_to_screen::run(stage).await,
+        Scenario::Sales => sales::run(stage).await,
         Scenario::All => bail!("it is measured part by part"),
     }
 }

@@ -6,21 +6,14 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::Result;
 use hdrhistogram::Histogram;
-use http_body_util::{BodyExt as _, Full};
-use hyper::body::Bytes;
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
-use serde_json::{Value, json};
 use tillwire::embedded::Durability;
-use tillwire_channels::MerchantId;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, timeout};
-use uuid::Uuid;
 
+use super::shop::{self, Opened, Shop};
 use super::{LAST_MAX, LIVE_MAX, Stage};
 use crate::client::crew::{Crew, Kit};
 use crate::client::order::{Format, Group};
@@ -30,14 +23,8 @@ use crate::stamps::Stamps;
 use crate::subject::tillwire::Base;
 use crate::subject::{Running, Subject, Watched, build, node_app};
 
-pub const LINES: usize = 4;
-pub const PRICE_MINOR: i64 = 15_000;
-/// Sales of one register take turns at its receipt numbers.
-const REGISTERS: usize = 4;
 /// How many sales may be unanswered. Those that come beyond wait at the till.
 const UNANSWERED_MAX: usize = 256;
-/// How long a till waits for an answer.
-const ANSWER_MAX: Duration = Duration::from_secs(30);
 
 /// A subject with shops that are open.
 pub struct Stand {
@@ -45,18 +32,6 @@ pub struct Stand {
     pub shops: Vec<Shop>,
     /// The screens of each shop.
     pub groups: Vec<Group>,
-}
-
-/// What its tills send, in turn.
-pub struct Shop {
-    pub sales: Vec<Sale>,
-}
-
-#[derive(Clone)]
-pub struct Sale {
-    pub uri: String,
-    pub token: Option<String>,
-    pub body: String,
 }
 
 pub(super) async fn run(stage: &Stage<'_>) -> Result<Measured> {
@@ -107,9 +82,7 @@ struct Sold {
 
 /// Sells in every shop in turn.
 async fn sell(stage: &Stage<'_>, shops: Vec<Shop>) -> Result<Sold> {
-    let mut connector = HttpConnector::new();
-    connector.set_nodelay(true);
-    let client: Client<_, Full<Bytes>> = Client::builder(TokioExecutor::new()).build(connector);
+    let client = shop::client();
     let turns = Arc::new(Semaphore::new(UNANSWERED_MAX));
     let mut sold = Sold { by_shop: vec![0; shops.len()], refused: 0, latency: Histogram::new(3)? };
     let mut asked = JoinSet::new();
@@ -125,7 +98,7 @@ async fn sell(stage: &Stage<'_>, shops: Vec<Shop>) -> Result<Sold> {
         asked.spawn(async move {
             let _place = place;
             let began = Instant::now();
-            let answer = timeout(ANSWER_MAX, post(&client, &sale.uri, sale.token.as_deref(), sale.body)).await;
+            let answer = timeout(shop::ANSWER_MAX, sale.ring_up(&client)).await;
             (at, began.elapsed(), answer.is_ok_and(|answer| answer.is_ok()))
         });
         while let Some(answered) = asked.try_join_next() {
@@ -152,27 +125,6 @@ impl Sold {
     }
 }
 
-/// Posts what must be taken. Answers the position, if one was told, and the body.
-async fn post(
-    client: &Client<HttpConnector, Full<Bytes>>,
-    uri: &str,
-    token: Option<&str>,
-    body: String,
-) -> Result<(Option<String>, Value)> {
-    let mut request = hyper::Request::post(uri)
-        .header("content-type", "application/json")
-        .header("idempotency-key", Uuid::new_v4().to_string());
-    if let Some(token) = token {
-        request = request.header("authorization", format!("Bearer {token}"));
-    }
-    let response = client.request(request.body(body.into())?).await?;
-    let (parts, body) = response.into_parts();
-    let body = body.collect().await?.to_bytes();
-    ensure!(parts.status == 201, "{uri}: {} {}", parts.status, String::from_utf8_lossy(&body));
-    let position = parts.headers.get("tillwire-position").and_then(|it| Some(it.to_str().ok()?.to_owned()));
-    Ok((position, serde_json::from_slice(&body)?))
-}
-
 /// Opens shops in a hub of one `api` and one `gateway`, which hear of each other by Redis and RabbitMQ.
 async fn open(run: &Run, shops: usize, screens: usize) -> Result<Stand> {
     let program = build::tillwire(run).await?;
@@ -180,51 +132,13 @@ async fn open(run: &Run, shops: usize, screens: usize) -> Result<Stand> {
     let dir = run.folder("tillwire")?;
     let api = base.node(&program, "api", "tillwire-api", &dir).await?;
     let gateway = base.node(&program, "gateway", "tillwire-gateway", &dir).await?;
-    let client = Client::builder(TokioExecutor::new()).build(HttpConnector::new());
+    let client = shop::client();
     let (mut stand, mut groups) = (Vec::new(), Vec::new());
     for _ in 0..shops {
-        let merchant = MerchantId::new();
-        let (auth, token) = base.owner(merchant, &["sales"])?;
-        let post = async |path: &str, body: Value| {
-            post(&client, &format!("http://{}/v1/{path}", api.address), Some(&token), body.to_string()).await
-        };
-        post("merchant", json!({ "name": "Toko", "currency": "IDR" })).await?;
-        let (outlet, product) = (Uuid::new_v4(), "Roti tawar");
-        post("outlets", json!({ "id": outlet, "code": "JKT", "name": "Jakarta", "time_zone": "Asia/Jakarta" })).await?;
-        let variants: Vec<Uuid> = (0..LINES).map(|_| Uuid::new_v4()).collect();
-        let named = variants.iter().enumerate().map(
-            |(at, id)| json!({ "id": id, "sku": format!("ROTI-{at}"), "name": format!("{at}"), "price_minor": PRICE_MINOR }),
-        );
-        post("products", json!({ "name": product, "variants": named.collect::<Vec<_>>() })).await?;
-        let mut registers = Vec::new();
-        for number in 1..=REGISTERS {
-            let id = Uuid::new_v4();
-            let body = json!({ "id": id, "code": format!("R{number}"), "name": format!("Kasir {number}") });
-            post(&format!("outlets/{outlet}/registers"), body).await?;
-            registers.push(id);
-        }
-        let stock = variants.iter().map(|it| json!({ "variant": it, "quantity": "1000000" })).collect::<Vec<_>>();
-        let moves = json!({ "reason": "received", "lines": stock });
-        let (position, _) = post(&format!("outlets/{outlet}/stock/moves"), moves).await?;
-        // Whatever is committed from here on is a sale.
-        let position = position.context("a position of what was received")?;
-        let seq = position.split(['.', '-']).next().unwrap_or_default().parse()?;
-        let lines: Vec<_> = variants.iter().map(|it| json!({ "variant": it, "quantity": "1" })).collect();
-        let tenders = json!([{ "method": "cash", "amount_minor": PRICE_MINOR * LINES as i64 }]);
-        let sales = registers.iter().map(|register| Sale {
-            uri: format!("http://{}/v1/outlets/{outlet}/sales", api.address),
-            token: Some(token.clone()),
-            body: json!({ "register": register, "lines": lines, "tenders": tenders }).to_string(),
-        });
-        stand.push(Shop { sales: sales.collect() });
-        groups.push(Group {
-            address: gateway.address,
-            auth,
-            screens,
-            base: seq,
-            return_to: None,
-            bytes_per_second: None,
-        });
+        let Opened { shop, auth, seq } = shop::open(&base, api.address, &client).await?;
+        stand.push(shop);
+        let (address, return_to, bytes_per_second) = (gateway.address, None, None);
+        groups.push(Group { address, auth, screens, base: seq, return_to, bytes_per_second });
     }
     let mut running = Running::new(Format::TillwireSale);
     for (node, front) in [(api, false), (gateway, true)] {

@@ -8,6 +8,7 @@ pub mod build;
 #[path = "../../../tests/it/support/services/commands.rs"]
 pub mod commands;
 pub mod node_app;
+pub mod pgbench;
 pub mod process;
 pub mod services;
 pub mod tillwire;
@@ -44,9 +45,16 @@ pub enum Subject {
     Tillwire,
     /// Express, `pg`, Socket.IO and the Redis adapter, as people write it today.
     NodeApp,
+    /// pgbench with the statements of a sale: what PostgreSQL itself can do.
+    Pgbench,
 }
 
 impl Subject {
+    /// Whether it can be told what to send to screens.
+    pub fn holds_screens(self) -> bool {
+        !matches!(self, Self::NodeApp | Self::Pgbench)
+    }
+
     /// The name on the command line and in results.
     pub fn name(self) -> String {
         self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
@@ -67,7 +75,7 @@ impl Subject {
             Self::Socketioxide => (build::socketioxide().await?, vec![]),
             Self::SocketioxideTuned => (build::socketioxide().await?, vec!["tuned".into()]),
             Self::Tillwire => return tillwire::start(run, fronts).await,
-            Self::NodeApp => bail!("node-app is a hub: only `sale-to-screen` asks one"),
+            Self::NodeApp | Self::Pgbench => bail!("{} has no screens to send to", self.name()),
         };
         let mut running = Running::default();
         let mut voices = Vec::new();
@@ -224,6 +232,7 @@ mod tests {
     fn subjects_are_called_as_results_call_them() {
         let names: Vec<String> = Subject::value_variants().iter().map(|it| it.name()).collect();
         assert_eq!(names[..3], ["bare-send", "bare-coalesce", "node-socketio"]);
-        assert_eq!(names[3..], ["bun-socketio", "socketioxide", "socketioxide-tuned", "tillwire", "node-app"]);
+        assert_eq!(names[3..6], ["bun-socketio", "socketioxide", "socketioxide-tuned"]);
+        assert_eq!(names[6..], ["tillwire", "node-app", "pgbench"]);
     }
 }
