@@ -72,15 +72,18 @@ async fn a_stock_client_that_was_cut_again_and_again_has_missed_nothing() {
     let hub = TestHub::start().await;
     let shop = hub.merchant("Toko Roti").await;
     let bread = shop.stocked("roti", 7_500, "100").await;
+    let mut way = Proxy::to(hub.address.port()).await;
     for transports in [Transports::Websocket, Transports::Polling, Transports::Upgrade] {
-        let mut screen = StockScreen::javascript(hub.address, &shop.owner, &["sales", "stock"], transports).await;
+        let mut screen =
+            StockScreen::javascript(loopback(way.port), &shop.owner, &["sales", "stock"], transports).await;
         let start = screen.hears("ready").await.position().expect("a position").to_owned();
         sell(&shop, &bread, 1).await;
         screen.hears("sale.completed").await;
         for _ in 0..3 {
-            screen.cut().await;
+            is_cut_off(&mut way, &mut screen).await;
             sell(&shop, &bread, 3).await;
             // It comes back by itself, with the last position that it heard.
+            way.accept().await;
             screen.happens("connect").await;
             sell(&shop, &bread, 1).await;
         }
@@ -203,16 +206,16 @@ async fn the_stock_python_client_with_after_misses_nothing() {
     let hub = TestHub::start().await;
     let shop = hub.merchant("Toko Roti").await;
     let bread = shop.stocked("roti", 7_500, "100").await;
-    let way = Proxy::to(hub.address.port()).await;
+    let mut way = Proxy::to(hub.address.port()).await;
     for transports in [Transports::Websocket, Transports::Polling, Transports::Upgrade] {
         let mut screen = StockScreen::python(loopback(way.port), &shop.owner, &["sales", "stock"], transports).await;
         let start = screen.hears("ready").await.position().expect("a position").to_owned();
         sell(&shop, &bread, 1).await;
         screen.hears("sale.completed").await;
-        // It comes back by itself.
-        way.cut();
-        screen.happens("disconnect").await;
+        is_cut_off(&mut way, &mut screen).await;
         sell(&shop, &bread, 3).await;
+        // It comes back by itself.
+        way.accept().await;
         screen.happens("connect").await;
         screen.hears("caught_up").await;
         screen.offline().await;
@@ -277,6 +280,13 @@ async fn shows_sales(shop: &Shop<'_>, bread: &str, mut example: Command) {
     let wanted = format!("{} 22500", number.as_str().expect("a number"));
     let shown = async { while lines.next_line().await.expect("its output").expect("a line") != wanted {} };
     tokio::time::timeout(SAYS_MAX, shown).await.expect("the sale is shown");
+}
+
+/// The network goes, and a client that was just about to poll finds nobody either. It stays away until [`Proxy::accept`].
+async fn is_cut_off(way: &mut Proxy, screen: &mut StockScreen) {
+    way.refuse().await;
+    way.cut();
+    screen.happens("disconnect").await;
 }
 
 /// Sells so many times, and answers the position of the last.

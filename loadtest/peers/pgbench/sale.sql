@@ -8,7 +8,7 @@ from pgbench_tills where till = :client_id \gset
 \set is_new 0
 \endif
 begin;
-select set_config('tillwire.merchant', :merchant, true) as merchant_set,
+select set_config('tillwire.merchant', :merchant, true) as merchant,
        set_config('statement_timeout', '10s', true) as statement_timeout,
        set_config('lock_timeout', '3s', true) as lock_timeout,
        set_config('idle_in_transaction_session_timeout', '2s', true) as idle_timeout,
