@@ -1,7 +1,7 @@
-//! Places: how many connections a token and a merchant have on this node, and whether there is room for one more.
+//! Places: how many screens a token and a merchant have on this node, and whether there is room for one more.
 //!
-//! A connection that replaces an earlier one of the same screen takes that one's place: who comes back after a cut is
-//! not turned away because the node has not noticed the cut yet.
+//! Connections of the same screen share a place: who comes back after a cut is not turned away because the node has not
+//! noticed the cut yet, nor is anyone else.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -14,7 +14,7 @@ use uuid::Uuid;
 /// Why there is no place for one more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Full {
-    /// The token has as many as it may: it is shared by too many, or stolen. A person must see to it.
+    /// The token has as many screens as it may: it is shared by too many, or stolen. A person must see to it.
     OfToken,
     /// The merchant has. Others will leave.
     OfMerchant,
@@ -41,20 +41,13 @@ pub struct Places {
 struct Taken {
     by_token: HashMap<Uuid, usize>,
     by_merchant: HashMap<MerchantId, usize>,
-    /// The places that a screen holds, the latest last: for a moment there may be several.
-    by_screen: HashMap<SocketId, Vec<Holder>>,
-    last: u64,
+    /// The tokens of each screen's connections: for a moment it may have several.
+    by_screen: HashMap<SocketId, Vec<Uuid>>,
 }
 
-struct Holder {
-    number: u64,
-    token: Uuid,
-}
-
-/// A connection's place. Dropping it gives it back.
+/// A connection's part in its screen's place. Dropping the last gives the place back.
 pub struct Place {
     places: Arc<Places>,
-    number: u64,
     merchant: MerchantId,
     screen: SocketId,
     token: Uuid,
@@ -72,20 +65,18 @@ impl Places {
     /// If there is none.
     pub fn take(self: &Arc<Self>, merchant: MerchantId, token: Uuid, screen: SocketId) -> Result<Place, Full> {
         let mut taken = self.lock();
-        let earlier = taken.by_screen.get(&screen).and_then(|held| held.last());
-        let (replaced_of_token, replaced) = (earlier.is_some_and(|it| it.token == token), earlier.is_some());
-        if is_full(&taken.by_token, &token, self.token_max, replaced_of_token) {
+        let (of_merchant, of_token) = (taken.by_screen.contains_key(&screen), taken.is_of(screen, token));
+        if !of_token && is_full(&taken.by_token, &token, self.token_max) {
             return Err(Full::OfToken);
         }
-        if is_full(&taken.by_merchant, &merchant, self.merchant_max, replaced) {
+        if !of_merchant && is_full(&taken.by_merchant, &merchant, self.merchant_max) {
             return Err(Full::OfMerchant);
         }
-        *taken.by_token.entry(token).or_default() += 1;
-        *taken.by_merchant.entry(merchant).or_default() += 1;
-        taken.last += 1;
-        let number = taken.last;
-        taken.by_screen.entry(screen).or_insert_with(|| Vec::with_capacity(1)).push(Holder { number, token });
-        Ok(Place { places: self.clone(), number, merchant, screen, token })
+        if !of_merchant {
+            *taken.by_merchant.entry(merchant).or_default() += 1;
+        }
+        taken.add(screen, token);
+        Ok(Place { places: self.clone(), merchant, screen, token })
     }
 
     fn lock(&self) -> MutexGuard<'_, Taken> {
@@ -103,13 +94,11 @@ impl Place {
             return Ok(());
         }
         let mut taken = self.places.lock();
-        if is_full(&taken.by_token, &token, self.places.token_max, false) {
+        if !taken.is_of(self.screen, token) && is_full(&taken.by_token, &token, self.places.token_max) {
             return Err(Full::OfToken);
         }
-        *taken.by_token.entry(token).or_default() += 1;
-        one_less(&mut taken.by_token, &self.token);
-        let held = taken.by_screen.get_mut(&self.screen).into_iter().flatten();
-        held.filter(|it| it.number == self.number).for_each(|it| it.token = token);
+        taken.add(self.screen, token);
+        taken.remove(self.screen, self.token);
         self.token = token;
         Ok(())
     }
@@ -118,21 +107,42 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         let mut taken = self.places.lock();
-        one_less(&mut taken.by_token, &self.token);
-        one_less(&mut taken.by_merchant, &self.merchant);
-        if let Some(held) = taken.by_screen.get_mut(&self.screen) {
-            held.retain(|it| it.number != self.number);
-            if held.is_empty() {
-                taken.by_screen.remove(&self.screen);
-            }
+        taken.remove(self.screen, self.token);
+        if !taken.by_screen.contains_key(&self.screen) {
+            one_less(&mut taken.by_merchant, &self.merchant);
         }
     }
 }
 
-/// Whether all of them are taken, not counting one that is being replaced.
-fn is_full<K: Eq + Hash>(taken: &HashMap<K, usize>, of: &K, max: Option<usize>, is_replaced: bool) -> bool {
-    let count = taken.get(of).copied().unwrap_or_default();
-    max.is_some_and(|max| count.saturating_sub(usize::from(is_replaced)) >= max)
+impl Taken {
+    fn is_of(&self, screen: SocketId, token: Uuid) -> bool {
+        self.by_screen.get(&screen).is_some_and(|tokens| tokens.contains(&token))
+    }
+
+    fn add(&mut self, screen: SocketId, token: Uuid) {
+        if !self.is_of(screen, token) {
+            *self.by_token.entry(token).or_default() += 1;
+        }
+        self.by_screen.entry(screen).or_insert_with(|| Vec::with_capacity(1)).push(token);
+    }
+
+    fn remove(&mut self, screen: SocketId, token: Uuid) {
+        let Some(tokens) = self.by_screen.get_mut(&screen) else { return };
+        if let Some(at) = tokens.iter().position(|it| *it == token) {
+            tokens.swap_remove(at);
+        }
+        if tokens.is_empty() {
+            self.by_screen.remove(&screen);
+        }
+        if !self.is_of(screen, token) {
+            one_less(&mut self.by_token, &token);
+        }
+    }
+}
+
+/// Whether all of them are taken.
+fn is_full<K: Eq + Hash>(taken: &HashMap<K, usize>, of: &K, max: Option<usize>) -> bool {
+    max.is_some_and(|max| taken.get(of).copied().unwrap_or_default() >= max)
 }
 
 fn one_less<K: Eq + Hash>(taken: &mut HashMap<K, usize>, of: &K) {
@@ -179,6 +189,21 @@ mod tests {
         let third = places.take(merchant, fresh, screen).unwrap();
         drop((second, third));
         assert!(places.lock().by_screen.is_empty());
+    }
+
+    #[test]
+    fn all_of_a_token_come_back_at_once_and_none_is_in_the_others_way() {
+        let (places, merchant, [token]) = (Places::new(Some(2), Some(2)), MerchantId::new(), tokens());
+        let screens = [SocketId::random(), SocketId::random()];
+        let take = |screen| places.take(merchant, token, screen);
+        let cut = screens.map(|screen| take(screen).unwrap());
+        let back = screens.map(|screen| take(screen).expect("the place that it had"));
+        assert_eq!(take(SocketId::random()).err(), Some(Full::OfToken));
+        drop(cut);
+        assert_eq!(take(SocketId::random()).err(), Some(Full::OfToken));
+        let [one, _other] = back;
+        drop(one);
+        assert!(take(SocketId::random()).is_ok());
     }
 
     #[test]
