@@ -221,7 +221,7 @@ export interface Ready {
 export interface Refused {
   /** `unauthenticated`, `invalid_auth`, `unknown_merchant` … */
   code: string;
-  /** Whether trying again later with the same token can help. */
+  /** Whether trying again later with the same token can help. It cannot: what time can mend closes the connection instead. */
   retry: boolean;
 }
 

@@ -71,7 +71,7 @@ pub enum DeniedCode {
     Forbidden,
     /// More than a screen may have joined.
     TooMany,
-    /// It was joined, but its state is too large for a socket: fetch `GET /v1/snapshot`, page by page.
+    /// It was joined, but its state is too large for a socket: fetch `GET /v1/snapshot`, page by page, stock outlet by outlet.
     TooLarge,
 }
 
@@ -210,7 +210,7 @@ pub struct Acknowledged {
 pub struct Refused {
     /// `unauthenticated`, `invalid_auth`, `unknown_merchant` …
     pub code: String,
-    /// Whether trying again later with the same token can help.
+    /// Whether trying again later with the same token can help. It cannot: what time can mend closes the connection instead.
     pub retry: bool,
 }
 

@@ -3,7 +3,7 @@
 //! The gateway does not know what a state is made of: [`StateOf`] is its only door to that.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
@@ -17,9 +17,12 @@ use super::tell;
 use crate::batches::Batches;
 use crate::error::Result;
 
-/// How large the state of a channel may be, in bytes of JSON: a catalogue of twelve thousand products. A screen that reads
-/// slowly holds on to it for as long as it takes it in. Whoever wants more fetches it over REST, page by page.
-pub const STATE_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// How large the state of a channel may be, in bytes of JSON: a catalogue of fifty thousand products. Whoever wants more
+/// fetches it over REST, page by page.
+pub const STATE_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// How many bytes of states a node may hold. A screen that reads slowly holds on to its state for as long as it takes it in,
+/// and those who began later hold others. What would be more is denied as if it were too large.
+const HELD_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// How large a part may be, in bytes. An item, which is never divided, may be larger.
 const PART_BYTES_MAX: usize = 12 * 1024;
 /// How long a state is kept for screens that stand where it is true, or before.
@@ -40,6 +43,12 @@ pub struct Parts {
     pub packets: Option<Vec<Encoded>>,
 }
 
+impl Parts {
+    fn bytes(&self) -> usize {
+        self.packets.iter().flatten().map(Encoded::size).sum()
+    }
+}
+
 type Key = (MerchantId, Channel);
 
 /// The snapshots that were lately sent, and those that are being read.
@@ -47,11 +56,18 @@ pub struct Snapshots {
     state_of: StateOf,
     reads: Arc<Batches<Key, u64, Arc<Parts>>>,
     kept: Mutex<HashMap<Key, (Instant, Arc<Parts>)>>,
+    /// Every state that somebody still has to be sent.
+    held: Mutex<Vec<Weak<Parts>>>,
 }
 
 impl Snapshots {
     pub fn new(state_of: StateOf, tasks: TaskTracker) -> Arc<Self> {
-        Arc::new(Self { state_of, reads: Batches::new(usize::MAX, tasks), kept: Mutex::default() })
+        Arc::new(Self {
+            state_of,
+            reads: Batches::new(usize::MAX, tasks),
+            kept: Mutex::default(),
+            held: Mutex::default(),
+        })
     }
 
     /// The state of a channel at `cursor` or later.
@@ -83,9 +99,22 @@ impl Snapshots {
         metrics::counter!("tillwire_gateway_snapshots_read_total").increment(1);
         let (position, items) = (self.state_of)(merchant, channel, STATE_BYTES_MAX).await?;
         let packets = items.map(|items| encode(channel, position, &items));
-        let parts = Arc::new(Parts { position, packets });
+        let parts = self.hold(Parts { position, packets }, HELD_BYTES_MAX);
         self.lock().insert((merchant, channel), (Instant::now(), parts.clone()));
         Ok(parts)
+    }
+
+    /// Keeps account of a state as long as anybody holds it; without its packets if that would be more than `bytes_max`.
+    fn hold(&self, mut parts: Parts, bytes_max: usize) -> Arc<Parts> {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        held.retain(|it| it.strong_count() > 0);
+        let bytes: usize = held.iter().filter_map(Weak::upgrade).map(|it| it.bytes()).sum();
+        if bytes + parts.bytes() > bytes_max {
+            parts.packets = None;
+        }
+        let parts = Arc::new(parts);
+        held.push(Arc::downgrade(&parts));
+        parts
     }
 
     fn kept(&self, key: Key, at_least: u64) -> Option<Arc<Parts>> {
@@ -155,6 +184,22 @@ mod tests {
             }
             assert_eq!(found, count);
         }
+    }
+
+    #[test]
+    fn states_that_slow_screens_hold_are_bounded_together() {
+        let state_of: StateOf = Arc::new(|_, _, _| Box::pin(async { Ok((Position::START, None)) }));
+        let snapshots = Snapshots::new(state_of, TaskTracker::new());
+        let channel = "stock".parse().unwrap();
+        let state = || {
+            let packets = Some(encode(channel, Position::START, &items(10, 1_000)));
+            Parts { position: Position::START, packets }
+        };
+        let bytes_max = 2 * state().bytes();
+        let [first, second, third] = [(); 3].map(|()| snapshots.hold(state(), bytes_max));
+        assert!(first.packets.is_some() && second.packets.is_some() && third.packets.is_none());
+        drop(first);
+        assert!(snapshots.hold(state(), bytes_max).packets.is_some());
     }
 
     #[tokio::test]

@@ -256,8 +256,8 @@ async fn a_state_that_is_too_large_for_a_socket_is_denied_and_rest_has_it() {
     let hub = TestHub::start().await;
     let shop = hub.merchant("Toko Roti").await;
     shop.product("roti", 7_500).await;
-    // As large as a catalogue of fifteen thousand products.
-    hub.database.psql("update products set department = repeat('x', 5000000)").await;
+    // As large as a catalogue of some fifty thousand products.
+    hub.database.psql("update products set department = repeat('x', 17000000)").await;
     let mut screen = shop.screen(&[]).await;
     let joined = screen.asks("join", json!({ "channels": ["catalog"], "snapshot": true })).await;
     assert_eq!((&joined["ok"], &joined["joined"]), (&json!(true), &json!(["catalog"])));
