@@ -185,13 +185,19 @@ impl Replay<'_> {
             return Ok(());
         }
         self.confirm().await?;
-        let _turn = self.stock.rolls.turn(self.socket).await;
-        let Some(roll) = self.feed.write_off(self.socket, &given) else { return Ok(()) };
-        if let Err(error) = self.stock.rolls.store(self.feed.merchant, roll).await {
-            // It will be sent them once more when it comes back.
-            debug!("A snapshot that arrived could not be written off: {:#}", error.into_anyhow());
-        }
+        self.store(&given).await;
         Ok(())
+    }
+
+    /// Stores what the screen has joined, as it is now that these states have arrived.
+    async fn store(&mut self, given: &[(Channel, u32)]) {
+        let _turn = self.stock.rolls.turn(self.socket).await;
+        let Some(roll) = self.feed.write_off(self.socket, given) else { return };
+        match self.stock.rolls.store(self.feed.merchant, roll).await {
+            Ok(_) => self.has_skipped = false,
+            // It will be sent them once more when it comes back. That it skipped something is stored with the next.
+            Err(error) => debug!("What a screen has received could not be stored: {:#}", error.into_anyhow()),
+        }
     }
 
     /// Waits before the database is asked again that did not answer.
@@ -319,6 +325,8 @@ impl Replay<'_> {
             self.socket.drained().await?;
         }
         self.has_skipped = true;
+        // At once: it may be cut long before it has caught up, and would then say that it was shown what it skipped.
+        self.store(&[]).await;
         Ok(())
     }
 }
