@@ -1,5 +1,5 @@
--- What the hub asks of PostgreSQL for one `POST /v1/outlets/{outlet}/sales`, statement by statement. A test compares them
--- with the hub's own. Every client is a till, and sells again and again what `tills.sql` found that it has sold.
+-- What the hub asks of PostgreSQL for one `POST /v1/outlets/{outlet}/sales`, statement by statement. A test looks for each
+-- among the hub's own. Every client is a till, and sells again and again what `tills.sql` found that it has sold.
 \if :is_new
 select merchant, actor, outlet, register, lock, route, fingerprint, occurred_at, business_date, currency, total, lines,
        variants, skus, names, quantities, prices, discounts, totals, places, methods, amounts, tendered, change, changes,

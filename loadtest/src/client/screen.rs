@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
+use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Socket, Type};
 
 use super::order::{Format, Group};
@@ -210,6 +211,9 @@ fn connect(source: Ipv4Addr, group: &Group) -> Result<TcpStream> {
     if group.bytes_per_second.is_some() {
         socket.set_recv_buffer_size(SLOW_BUFFER_BYTES)?;
     }
+    // The port is chosen when it is known where to: looking for one that nobody uses for anything takes milliseconds when
+    // thousands of connections have just ended.
+    setsockopt(&socket, sockopt::IpBindAddressNoPort, &true)?;
     socket.bind(&SocketAddr::from((source, 0)).into())?;
     socket.connect(&group.address.into())?;
     socket.set_nonblocking(true)?;
