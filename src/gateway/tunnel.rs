@@ -22,8 +22,8 @@ use tokio_util::task::TaskTracker;
 const OPEN_MAX: Duration = Duration::from_secs(10);
 /// How long the rest of a tunnel may take to end when one end has.
 const LAST_WORDS_MAX: Duration = Duration::from_secs(2);
-/// How long an end may take nothing of what is held for it: meanwhile the other is not read, and might be gone. One that
-/// reads 1 KB/s takes something every 43 s at most, when a third of what the kernel may hold for it, 128 KB, is free.
+/// How long an end may take nothing of what is held for it: meanwhile the other is not read, and might be gone. The other
+/// node takes what it is sent long before, unless it is frozen; for a client the listener is less patient.
 const HELD_MAX: Duration = Duration::from_secs(60);
 /// How much is passed on at a time. On the stack, so that an idle tunnel keeps nothing.
 const CHUNK_BYTES: usize = 8 * 1024;

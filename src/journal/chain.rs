@@ -109,7 +109,9 @@ pub async fn verify(pool: &PgPool, merchant: MerchantId) -> anyhow::Result<Resul
         }
         return Ok(Ok(Verified { first: head.seq + 1, entries, head: head.position() }));
     };
-    if at_head != Some(head.tag) {
+    // It may have begun since its head was read.
+    let has_begun = head.seq == 0 && self::head(pool, merchant).await?.is_some_and(|(head, _)| head.seq > 0);
+    if at_head != Some(head.tag) && !has_begun {
         return Ok(Err(Broken::Head { head: head.position(), last: Position::of_entry(last, last_tag) }));
     }
     Ok(Ok(Verified { first: first.unwrap_or(head.seq + 1), entries, head: head.position() }))

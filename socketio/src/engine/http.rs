@@ -199,6 +199,7 @@ impl<A: Application> EngineService<A> {
             // From here on the client may have gone over without our having heard of it, and has stopped polling in any case. If
             // it is gone altogether, the session's heartbeat says so.
             let told = tokio::select! {
+                biased; // A session that has just closed has its last words for whoever has gone over.
                 told = expect(&mut socket, "5") => told,
                 _ = session.closed() => None,
             };
