@@ -155,9 +155,14 @@ pub fn hears<'a>(
 }
 
 /// The packets of these events, as `staff` may see them.
-pub fn heard(packed: &Packed, joined: &[Joined], staff: &Staff, after: Position) -> Vec<Encoded> {
+pub fn heard<'a>(
+    packed: &'a Packed,
+    joined: &'a [Joined],
+    staff: &Staff,
+    after: Position,
+) -> impl Iterator<Item = Encoded> + use<'a> {
     let view = staff.role.view();
-    hears(packed, joined, view, after).filter_map(|(number, _)| packed.packet(number, view).cloned()).collect()
+    hears(packed, joined, view, after).filter_map(move |(number, _)| packed.packet(number, view).cloned())
 }
 
 /// The screens of a feed.
@@ -247,16 +252,18 @@ impl Audience {
     /// One of those who are told is timed, from `taken_at` on.
     pub fn tell(&mut self, packed: &Packed, taken_at: Instant) -> Vec<SocketRef> {
         let before = Position::of_entry(packed.entry.seq - 1, packed.entry.prev);
-        let mut behind = Vec::new();
-        let listening = self.listening_to(packed);
+        let (mut behind, mut batch) = (Vec::new(), Vec::new());
+        let Self { screens, listeners } = self;
+        let listening = listening_to(listeners, packed);
         // By chance, so that it is not always the same one.
         let mut timed = Some(fastrand::usize(..listening.len().max(1)));
         for (at, socket) in listening.into_iter().enumerate() {
-            let Some(screen) = self.screens.get_mut(&socket) else { continue };
+            let Some(screen) = screens.get_mut(socket) else { continue };
             if screen.cursor != Cursor::Live {
                 continue;
             }
-            let batch = heard(packed, &screen.channels, &screen.staff, before);
+            batch.clear(); // Its memory is for all of them.
+            batch.extend(heard(packed, &screen.channels, &screen.staff, before));
             if batch.is_empty() {
                 continue;
             }
@@ -288,20 +295,23 @@ impl Audience {
         })
         .collect()
     }
+}
 
-    fn listening_to(&self, packed: &Packed) -> Vec<SocketRef> {
-        let mut found: Vec<SocketRef> = packed
-            .events()
-            .flat_map(|(_, event)| &event.channels)
-            .flat_map(|channel| beginnings(channel))
-            .filter_map(|beginning| self.listeners.get(beginning))
-            .flatten()
-            .cloned()
-            .collect();
+/// Whoever hears something of an entry, once.
+fn listening_to<'a>(listeners: &'a HashMap<Box<str>, Vec<SocketRef>>, packed: &Packed) -> Vec<&'a SocketRef> {
+    let channels = packed.events().flat_map(|(_, event)| &event.channels);
+    let mut lists: Vec<&Vec<SocketRef>> =
+        channels.flat_map(|channel| beginnings(channel)).filter_map(|beginning| listeners.get(beginning)).collect();
+    // An entry's events are mostly of the same channels.
+    lists.sort_unstable_by_key(|list| list.as_ptr());
+    lists.dedup_by_key(|list| list.as_ptr());
+    let may_repeat = lists.len() > 1;
+    let mut found: Vec<&SocketRef> = lists.into_iter().flatten().collect();
+    if may_repeat {
         found.sort_unstable();
         found.dedup();
-        found
     }
+    found
 }
 
 /// The channels that hear what happens on `channel`: itself, and all that are a beginning of it.

@@ -104,7 +104,7 @@ mod tests {
         let packed = Packed::new(Arc::new(entry)).unwrap();
         let joined = [Joined::from(joined::Joined::from("sales".parse::<Channel>().unwrap()))];
         let before = Position::of_entry(0, Tag::GENESIS);
-        let packet = |role| heard(&packed, &joined, &someone(role), before).pop().unwrap();
+        let packet = |role| heard(&packed, &joined, &someone(role), before).last().unwrap();
         // The same bytes are those at the same place, and not those that look the same.
         let place = |packet: &Encoded| packet.text().as_ptr();
         let (owner, manager, display) = (packet(Role::Owner), packet(Role::Manager), packet(Role::Display));

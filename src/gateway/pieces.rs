@@ -45,7 +45,7 @@ impl Serving {
         let mut after = self.ground.after;
         let mut pieces: Vec<Piece> = Vec::new();
         for packed in &self.entries {
-            let batch = heard(packed, &self.joined, &self.staff, after);
+            let batch: Vec<_> = heard(packed, &self.joined, &self.staff, after).collect();
             after = packed.entry.position();
             match pieces.last_mut() {
                 // What is not heard is passed over together with what was.
