@@ -1,14 +1,19 @@
 //! The tool itself, in small: every part of it runs, nothing is lost, and the results have the form that is promised.
 //! Never how fast.
 
+use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde_json::Value;
 
+/// So many runs have begun: each writes a file of its own, side by side with others.
+static RUNS: AtomicU32 = AtomicU32::new(0);
+
 /// Runs a scenario and answers its results.
 fn measured(scenario: &str, arguments: &[&str]) -> Vec<Value> {
-    let json =
-        std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{scenario}-{}.json", std::process::id()));
+    let number = RUNS.fetch_add(1, Ordering::Relaxed);
+    let json = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{}-{number}.json", std::process::id()));
     let mut tool = Command::new(env!("CARGO_BIN_EXE_tillwire-loadtest"));
     let output = tool.arg(scenario).arg("--json").arg(&json).args(["--seconds", "1"]).args(arguments).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -56,7 +61,7 @@ fn screens_that_come_and_go_miss_nothing_while_they_are_there() {
 /// The hub that cargo has compiled with the workspace's tests. Compiled by the tool it would take other features of the
 /// same crates, and minutes; that is for whoever runs these tests alone.
 fn hub() -> Option<String> {
-    let beside = std::path::Path::new(env!("CARGO_BIN_EXE_tillwire-loadtest")).with_file_name("tillwire");
+    let beside = Path::new(env!("CARGO_BIN_EXE_tillwire-loadtest")).with_file_name("tillwire");
     beside.exists().then(|| beside.display().to_string())
 }
 

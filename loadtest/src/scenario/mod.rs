@@ -4,7 +4,7 @@ mod churn;
 mod fanout;
 mod idle;
 mod resume_storm;
-pub mod sale_to_screen;
+mod sale_to_screen;
 mod sales;
 pub mod shop;
 mod slow_readers;

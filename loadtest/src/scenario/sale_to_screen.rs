@@ -13,7 +13,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, timeout};
 
-use super::shop::{self, Opened, Shop};
+use super::shop::{self, Opened, Shop, Stand};
 use super::{LAST_MAX, LIVE_MAX, Stage};
 use crate::client::crew::{Crew, Kit};
 use crate::client::order::{Format, Group};
@@ -25,14 +25,6 @@ use crate::subject::{Running, Subject, Watched, build, node_app};
 
 /// How many sales may be unanswered. Those that come beyond wait at the till.
 const UNANSWERED_MAX: usize = 256;
-
-/// A subject with shops that are open.
-pub struct Stand {
-    pub running: Running,
-    pub shops: Vec<Shop>,
-    /// The screens of each shop.
-    pub groups: Vec<Group>,
-}
 
 pub(super) async fn run(stage: &Stage<'_>) -> Result<Measured> {
     let shops = stage.options.merchants;

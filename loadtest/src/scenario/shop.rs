@@ -12,6 +12,8 @@ use serde_json::{Value, json};
 use tillwire_channels::MerchantId;
 use uuid::Uuid;
 
+use crate::client::order::Group;
+use crate::subject::Running;
 use crate::subject::tillwire::Base;
 
 pub const LINES: usize = 4;
@@ -22,6 +24,14 @@ const REGISTERS: usize = 4;
 pub const ANSWER_MAX: Duration = Duration::from_secs(30);
 
 pub type Client = hyper_util::client::legacy::Client<HttpConnector, Full<Bytes>>;
+
+/// A subject with shops that are open.
+pub struct Stand {
+    pub running: Running,
+    pub shops: Vec<Shop>,
+    /// The screens of each shop.
+    pub groups: Vec<Group>,
+}
 
 pub struct Shop {
     /// What its tills send, a till each.

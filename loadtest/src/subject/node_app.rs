@@ -10,8 +10,7 @@ use super::tillwire::DATABASE;
 use super::{Running, Watched, build, services};
 use crate::client::order::{Format, Group};
 use crate::run::Run;
-use crate::scenario::sale_to_screen::Stand;
-use crate::scenario::shop::{LINES, PRICE_MINOR, Sale, Shop};
+use crate::scenario::shop::{LINES, PRICE_MINOR, Sale, Shop, Stand};
 
 const SCHEMA: &str = include_str!("../../peers/node/node-app.sql");
 /// What is there of each variant: more than any run sells.
