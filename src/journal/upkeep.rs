@@ -64,9 +64,9 @@ pub async fn make_partitions(pool: &PgPool) -> anyhow::Result<i32> {
     Ok(made.unwrap_or(0))
 }
 
-/// Drops the partitions that hold nothing younger than `before`, and names them. `pool` is the owner's: the application
-/// may not forget history.
-pub async fn prune(pool: &PgPool, before: Moment) -> anyhow::Result<Vec<String>> {
+/// Drops the partitions that hold nothing younger than `before`, and names each as it is gone: those before one that cannot
+/// be dropped are. `pool` is the owner's: the application may not forget history.
+pub async fn prune(pool: &PgPool, before: Moment, mut is_gone: impl FnMut(&str)) -> anyhow::Result<()> {
     let partitions = sqlx::query!(
         r#"select child.relname::text as "name!"
            from pg_inherits join pg_class child on child.oid = inhrelid
@@ -77,12 +77,11 @@ pub async fn prune(pool: &PgPool, before: Moment) -> anyhow::Result<Vec<String>>
     )
     .fetch_all(pool)
     .await?;
-    let mut dropped = Vec::new();
     for partition in partitions {
         drop_partition(pool, &partition.name).await.with_context(|| format!("dropping {}", partition.name))?;
-        dropped.push(partition.name);
+        is_gone(&partition.name);
     }
-    Ok(dropped)
+    Ok(())
 }
 
 async fn drop_partition(pool: &PgPool, name: &str) -> anyhow::Result<()> {

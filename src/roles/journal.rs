@@ -23,9 +23,7 @@ pub async fn run(config: Journal) -> anyhow::Result<()> {
         }
         JournalCommand::Prune { migrate_database_url, before } => {
             let pool = pool::open_for_owner(migrate_database_url.expose_secret())?;
-            for partition in upkeep::prune(&pool, before).await? {
-                println!("Dropped {partition}.");
-            }
+            upkeep::prune(&pool, before, |partition| println!("Dropped {partition}.")).await?;
         }
     }
     Ok(())

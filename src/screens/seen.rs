@@ -12,7 +12,7 @@ use tillwire_channels::wire::SnapshotReason;
 use tillwire_channels::{Channel, MerchantId, Moment, OutletId, Position, RegisterId, StaffId, Topic};
 use utoipa::ToSchema;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::journal::{Pools, pool, read};
 
 /// The most screens that are listed at once.
@@ -37,6 +37,21 @@ pub struct Seen {
 ///
 /// Answers for each, in their order, why it is not kept, if its position is not one of the journal's.
 pub async fn keep(pools: &Pools, merchant: MerchantId, words: &[Seen]) -> Result<Vec<Result<(), SnapshotReason>>> {
+    match try_to_keep(pools, merchant, words).await {
+        // A screen's earlier connection said the same on another node: it is there at the second look.
+        Err(error) if is_overtaken(&error) => try_to_keep(pools, merchant, words).await,
+        kept => kept,
+    }
+}
+
+/// Whether another node has written the same rows meanwhile.
+fn is_overtaken(error: &Error) -> bool {
+    let Error::Internal(cause) = error else { return false };
+    let Some(sqlx::Error::Database(refusal)) = cause.downcast_ref::<sqlx::Error>() else { return false };
+    matches!(refusal.code().as_deref(), Some("23505" | "40P01"))
+}
+
+async fn try_to_keep(pools: &Pools, merchant: MerchantId, words: &[Seen]) -> Result<Vec<Result<(), SnapshotReason>>> {
     let mut sql = pool::begin_of(&pools.app, merchant).await?;
     let positions: Vec<Position> = words.iter().map(|word| word.position).collect();
     let verdicts = read::holds(&mut sql, merchant, &positions).await?;

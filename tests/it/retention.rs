@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use serde_json::{Value, json};
-use sqlx::{Connection as _, PgConnection};
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 use tillwire::journal::{pool, upkeep};
 use tillwire::node::Faces;
 use tillwire_channels::Moment;
@@ -213,9 +213,11 @@ async fn old_partitions_are_dropped_by_the_owner_and_never_by_the_application() 
     let hub = TestHub::start().await;
     assert_eq!(upkeep::make_partitions(&hub.pools.app).await.unwrap(), 0, "they are there already");
     let owner = pool::open_for_owner(&hub.database.url("tillwire_migrate")).unwrap();
-    assert_eq!(upkeep::prune(&owner, Moment::now_utc()).await.unwrap(), Vec::<String>::new(), "this month stays");
-    assert!(upkeep::prune(&hub.pools.app, Moment::now_utc() + time::Duration::days(40)).await.is_err());
-    let dropped = upkeep::prune(&owner, Moment::now_utc() + time::Duration::days(40)).await.unwrap();
+    let (now, later) = (Moment::now_utc(), Moment::now_utc() + time::Duration::days(40));
+    let mut dropped = Vec::new();
+    upkeep::prune(&owner, now, |name| panic!("{name}: this month stays")).await.unwrap();
+    assert!(upkeep::prune(&hub.pools.app, later, |name| panic!("{name}: not by the application")).await.is_err());
+    upkeep::prune(&owner, later, |name| dropped.push(name.to_owned())).await.unwrap();
     assert!((1..=2).contains(&dropped.len()), "{dropped:?}");
     // The application makes what is missing at its next start.
     let made = upkeep::make_partitions(&hub.pools.app).await.unwrap();
@@ -266,6 +268,22 @@ async fn a_drop_that_tills_would_wait_behind_gives_up() {
     assert_eq!((gave_up.code, gave_up.out.as_str()), (Some(1), ""));
     let why = format!("dropping {}: journals are being read; try later: ", old_partition(&hub).await);
     assert!(gave_up.err.contains(&why), "{}", gave_up.err);
+    sqlx::raw_sql("rollback").execute(&mut reader).await.unwrap();
+
+    // Who reads the one month is in the way of no other, and the operator is told of what is gone all the same.
+    let older = "create table journal_entries_2020_01 partition of journal_entries
+                     for values from ('2020-01-01Z') to ('2020-02-01Z');
+                 alter table journal_entries_2020_01 owner to tillwire_migrate";
+    hub.database.psql(older).await;
+    let reads = AssertSqlSafe(format!("begin; select count(*) from {}", old_partition(&hub).await));
+    sqlx::raw_sql(reads).execute(&mut reader).await.unwrap();
+    let gave_up = tries_to_prune(&hub).await;
+    assert_eq!(
+        (gave_up.code, gave_up.out.as_str()),
+        (Some(1), "Dropped journal_entries_2020_01.\n"),
+        "{}",
+        gave_up.err
+    );
     sqlx::raw_sql("rollback").execute(&mut reader).await.unwrap();
     prune(&hub).await;
     shop.sells(&bread, 7_500).await;

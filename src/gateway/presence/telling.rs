@@ -23,6 +23,8 @@ const COMPANY: Duration = Duration::from_millis(20);
 /// How long nobody is believed to be gone once a database that was away answers again: every gateway must first have said
 /// that it lives.
 const BELIEVED_AFTER: Duration = Duration::from_secs(6);
+/// A read that fails and took longer, with the look that followed it, has met a database that was away.
+const AWAY_AFTER: Duration = Duration::from_secs(2);
 /// How many people a packet names.
 const PRESENT_MAX: usize = 100;
 
@@ -102,11 +104,16 @@ impl Presence {
             return Ok(()); // It is there again. Nobody is believed to be gone yet.
         }
         for (feed, channels) in &listening {
+            let asked_at = Instant::now();
             if let Err(error) = self.read(feed, channels, &nodes, memory).await {
                 metrics::counter!("tillwire_gateway_presence_failed_total", "what" => "read").increment(1);
-                debug!(merchant = %feed.merchant, "Who is present cannot be read: {:#}", error.into_anyhow());
-                // If the database answers, the trouble is this merchant's own, and no other waits for it.
+                // If the database answers, and soon, the trouble is this merchant's own, and no other waits for it. One that
+                // took its time was away meanwhile, and so it is for the gateways whose beats it did not hear.
                 self.source.nodes().await?;
+                if asked_at.elapsed() > AWAY_AFTER {
+                    return Err(error);
+                }
+                debug!(merchant = %feed.merchant, "Who is present cannot be read: {:#}", error.into_anyhow());
             }
         }
         tell_all(&listening, memory);
