@@ -90,7 +90,8 @@ pub struct NewRegister {
 /// Enrols a register at an outlet.
 pub async fn enrol(tx: &mut MerchantTx, new: NewRegister) -> Result<RegisterView> {
     let merchant = tx.merchant();
-    lock(tx, new.outlet).await?;
+    // How many there are is not in a row to be locked.
+    tx.take_turn(&format!("registers of {}", new.outlet)).await?;
     let count = sqlx::query_scalar!(
         r#"select count(*) as "count!" from registers where merchant_id = $1 and outlet_id = $2"#,
         merchant.0,
@@ -120,13 +121,6 @@ pub async fn enrol(tx: &mut MerchantTx, new: NewRegister) -> Result<RegisterView
         RegisterEnrolled { outlet: new.outlet, register: new.id, code: new.code.clone(), name: new.name.clone() };
     tx.append(&Event::RegisterEnrolled(enrolled), tx.now())?;
     Ok(RegisterView { id: new.id, code: new.code, name: new.name })
-}
-
-/// Whoever enrols registers at an outlet takes turns: how many there are is not in a row to be locked.
-async fn lock(tx: &mut MerchantTx, outlet: OutletId) -> Result<()> {
-    let name = format!("{} registers of {outlet}", tx.merchant());
-    sqlx::query!("select pg_advisory_xact_lock(hashtextextended($1, 0))", name).execute(tx.sql()).await?;
-    Ok(())
 }
 
 /// Outlets after an id, in the order of their ids, with their registers. `only` keeps those that are named.

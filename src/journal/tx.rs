@@ -65,6 +65,14 @@ impl MerchantTx {
         &mut self.sql
     }
 
+    /// Waits for its turn among the merchant's transactions that decide on `what` and have no row to lock for it. It ends with
+    /// the transaction.
+    pub async fn take_turn(&mut self, what: &str) -> Result<()> {
+        let name = format!("{} {what}", self.caller.merchant);
+        sqlx::query!("select pg_advisory_xact_lock(hashtextextended($1, 0))", name).execute(&mut *self.sql).await?;
+        Ok(())
+    }
+
     pub fn merchant(&self) -> MerchantId {
         self.caller.merchant
     }

@@ -95,7 +95,8 @@ pub enum Outcome {
 ///
 /// The entry holds one `product.changed` for each that was put. Callers keep to the chunk's bounds.
 pub async fn put(tx: &mut MerchantTx, products: &[Product], expect: Expect) -> Result<Vec<Outcome>> {
-    lock(tx).await?;
+    // What is decided on (who has a SKU, a barcode) is not in rows to be locked.
+    tx.take_turn("catalog").await?;
     let known = Known::read(tx, products).await?;
     let (outcomes, plan) = known.decide(products, expect);
     write(tx, &plan).await?;
@@ -120,13 +121,6 @@ pub async fn put_one(tx: &mut MerchantTx, product: Product, expect: Expect) -> R
         Some(Outcome::Refused(fault)) => Err(Error::conflict_at(fault.code, fault.pointer, fault.detail)),
         None => Err(anyhow::anyhow!("a product without an outcome").into()),
     }
-}
-
-/// Writers of one catalogue take turns: what they decide on (who has a SKU, a barcode) is not in rows to be locked.
-async fn lock(tx: &mut MerchantTx) -> Result<()> {
-    let name = format!("{} catalog", tx.merchant());
-    sqlx::query!("select pg_advisory_xact_lock(hashtextextended($1, 0))", name).execute(tx.sql()).await?;
-    Ok(())
 }
 
 fn changed(product: ProductView) -> ProductChanged {
