@@ -87,6 +87,28 @@ fn a_storm_that_is_too_much_at_once_comes_back_later_and_misses_nothing() {
 }
 
 #[test]
+fn tills_sell_by_rest_and_pgbench_repeats_their_sales() {
+    let hub = hub();
+    let named = hub.as_ref().map_or(vec![], |hub| vec!["--tillwire", hub]);
+    let results = measured("sales", &[&["--tills", "2"], &*named].concat());
+    assert_eq!(subjects(&results), ["pgbench", "tillwire"]);
+}
+
+#[test]
+fn what_is_measured_again_and_again_is_told_in_a_table() {
+    let mut tool = Command::new(env!("CARGO_BIN_EXE_tillwire-loadtest"));
+    tool.args(["paced", "--runs", "2", "--seconds", "1", "--screens", "5", "--subjects", "bare-send"]);
+    let output = tool.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let told = String::from_utf8(output.stdout).unwrap();
+    let rows: Vec<&str> = told.lines().filter(|line| line.starts_with('|')).collect();
+    assert_eq!(rows[..2], ["| | paced: µs CPU a message | paced: p99 ms |", "|---|---:|---:|"]);
+    let cells: Vec<&str> = rows[2].split('|').map(str::trim).collect();
+    assert_eq!((rows.len(), cells[1]), (3, "`bare-send`"));
+    assert!(cells[2..4].iter().all(|cell| cell.parse::<f64>().is_ok_and(|figure| figure > 0.0)), "{told}");
+}
+
+#[test]
 fn a_scenario_that_nobody_knows_is_refused() {
     let output = Command::new(env!("CARGO_BIN_EXE_tillwire-loadtest")).arg("nothing").output().unwrap();
     assert!(!output.status.success());

@@ -1,7 +1,8 @@
 //! The checker: compares what a screen wrote down with the journal, and what tills were answered with it as well.
 //!
-//! It knows the promises (G1 to G4 of ARCHITECTURE.md) and nothing of how they are kept. What must have been sent is worked out from the
-//! journal alone: the events of the joined channels, as the view shows them, from the place on that a connection began at.
+//! It knows the promises (G1 to G4 of ARCHITECTURE.md) and nothing of how they are kept. What must have been sent is worked
+//! out from the journal alone: the events of the joined channels, as the view shows them, from the place on that a
+//! connection began at.
 
 mod deeds;
 mod hearing;

@@ -50,8 +50,8 @@ fn find(joined: &[Joined], channel: Channel) -> Option<&Joined> {
     joined.iter().find(|joined| joined.channel == channel)
 }
 
-/// Adds what was asked for to what is joined already, as far as the bearer may, to be heard from `place` on; answers what was denied, and why. With `snapshot` the state of each is wanted as well, where there is any, also of
-/// what was joined before.
+/// Adds what was asked for to what is joined already, as far as the bearer may, to be heard from `place` on; answers what was
+/// denied, and why. With `snapshot` the state of each is wanted as well, where there is any, also of what was joined before.
 pub fn admit(
     staff: &Staff,
     joined: &mut Vec<Joined>,

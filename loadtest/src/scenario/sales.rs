@@ -18,8 +18,8 @@ use crate::report::{Bill, Found, Measured};
 use crate::subject::tillwire::{Base, DATABASE, Node};
 use crate::subject::{Subject, Watched, build, pgbench};
 
-/// What is sold before measuring begins: PostgreSQL reads a small table from end to end, and keeps to that plan while it
-/// grows, until it is told how large it has become.
+/// How long it is sold before measuring begins, if it is measured as long: PostgreSQL reads a small table from end to end,
+/// and keeps to that plan while it grows, until it is told how large it has become.
 const WARM_UP: Duration = Duration::from_secs(10);
 
 pub(super) async fn run(stage: &Stage<'_>) -> Result<Measured> {
@@ -35,7 +35,7 @@ pub(super) async fn run(stage: &Stage<'_>) -> Result<Measured> {
         let Opened { shop, .. } = shop::open(&base, api.address, &client).await?;
         sales.push(shop.sales.into_iter().next().context("a till")?);
     }
-    sell(&client, sales.clone(), WARM_UP, &mut Outcome::new()?).await?;
+    sell(&client, sales.clone(), WARM_UP.min(length), &mut Outcome::new()?).await?;
     base.cluster.psql(DATABASE, "vacuum analyze").await?;
 
     let mut outcome = Outcome::new()?;
