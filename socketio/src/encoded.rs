@@ -34,6 +34,8 @@ struct Image {
     /// Where the text's payload lies within `frames`; empty when there is none.
     text: std::ops::Range<usize>,
     attachments: Box<[Bytes]>,
+    /// What it was joined of; empty for a single packet. What is joined has no text or attachments of its own.
+    parts: Box<[Encoded]>,
 }
 
 impl Encoded {
@@ -127,6 +129,21 @@ impl Encoded {
         Self::image("", vec![message])
     }
 
+    /// Several packets in one, to be sent to many sockets: their bytes stand one after the other, so that a queue holds them once
+    /// and one plain write takes them. A queue counts them as one packet, and no ping goes between them.
+    ///
+    /// ```
+    /// use tillwire_socketio::Encoded;
+    /// let [one, two] = [Encoded::event_json("one", &["1"]), Encoded::event_json("two", &["2"])];
+    /// assert_eq!(Encoded::joined([&one, &two]).size(), one.size() + two.size());
+    /// ```
+    pub fn joined<'a>(packets: impl IntoIterator<Item = &'a Encoded>) -> Self {
+        let parts: Box<[Encoded]> = packets.into_iter().flat_map(Encoded::parts).cloned().collect();
+        let mut frames = Vec::with_capacity(parts.iter().map(Encoded::size).sum());
+        parts.iter().for_each(|part| frames.extend_from_slice(part.frames()));
+        Encoded(Arc::new(Image { frames: frames.into(), text: 0..0, attachments: Box::default(), parts }))
+    }
+
     fn image(text: &str, attachments: Vec<Bytes>) -> Self {
         let size = text.len() + attachments.iter().map(|bytes| bytes.len() + FRAME_HEADER_MAX).sum::<usize>();
         let mut frames = Vec::with_capacity(size + FRAME_HEADER_MAX);
@@ -138,7 +155,12 @@ impl Encoded {
         for attachment in &attachments {
             frame(&mut frames, BINARY, attachment);
         }
-        Encoded(Arc::new(Image { frames: frames.into(), text: at, attachments: attachments.into() }))
+        Encoded(Arc::new(Image {
+            frames: frames.into(),
+            text: at,
+            attachments: attachments.into(),
+            parts: Box::default(),
+        }))
     }
 
     /// A text message of a WebSocket that carries no Engine.IO; unlike a packet it may be empty.
@@ -149,7 +171,8 @@ impl Encoded {
     fn one_frame(opcode: u8, payload: &[u8]) -> Self {
         let mut frames = Vec::with_capacity(payload.len() + FRAME_HEADER_MAX);
         frame(&mut frames, opcode, payload);
-        Encoded(Arc::new(Image { frames: frames.into(), text: 0..0, attachments: Box::default() }))
+        let (attachments, parts) = (Box::default(), Box::default());
+        Encoded(Arc::new(Image { frames: frames.into(), text: 0..0, attachments, parts }))
     }
 
     /// A WebSocket close frame, which polling never sees. Without a code there is no reason either.
@@ -165,6 +188,11 @@ impl Encoded {
     /// The answer to a WebSocket ping, with its payload.
     pub(crate) fn pong_frame(payload: &[u8]) -> Self {
         Self::one_frame(PONG, payload)
+    }
+
+    /// The packets it was joined of, or itself.
+    pub(crate) fn parts(&self) -> &[Encoded] {
+        if self.0.parts.is_empty() { std::slice::from_ref(self) } else { &self.0.parts }
     }
 
     /// Whether it is this very packet, not one that looks the same.
@@ -183,6 +211,7 @@ impl Encoded {
 
     /// Appends the packet as polling carries it, after a separator if something came before.
     pub(crate) fn write_payload(&self, payload: &mut Vec<u8>) {
+        self.0.parts.iter().for_each(|part| part.write_payload(payload));
         if !self.0.text.is_empty() {
             separate(payload);
             payload.extend_from_slice(&self.0.frames[self.0.text.clone()]);
@@ -194,7 +223,7 @@ impl Encoded {
         }
     }
 
-    /// The text of the packet, e.g. `42["name",1]`; empty for a binary Engine.IO message.
+    /// The text of the packet, e.g. `42["name",1]`; empty for a binary Engine.IO message, and for what was joined.
     pub fn text(&self) -> &str {
         std::str::from_utf8(&self.0.frames[self.0.text.clone()]).unwrap_or_default()
     }
@@ -258,6 +287,18 @@ mod tests {
         let mut payload = b"2".to_vec();
         packet.write_payload(&mut payload);
         assert_eq!(payload, b"2\x1e42[\"sale\",1,\"two\"]");
+    }
+
+    #[test]
+    fn what_is_joined_is_carried_as_its_packets_would_be_one_by_one() {
+        let text = Encoded::event("sale", &1).unwrap();
+        let binary = Encoded::event("put", &Bytes::from_static(&[1, 2, 3, 4])).unwrap();
+        let joined = Encoded::joined([&text, &Encoded::joined([&binary, &text])]);
+        assert_eq!(joined.frames(), [text.frames(), binary.frames(), text.frames()].concat());
+        let (mut together, mut one_by_one) = (b"2".to_vec(), b"2".to_vec());
+        joined.write_payload(&mut together);
+        [&text, &binary, &text].iter().for_each(|packet| packet.write_payload(&mut one_by_one));
+        assert_eq!(together, one_by_one);
     }
 
     #[test]

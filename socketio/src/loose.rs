@@ -37,7 +37,7 @@ impl Loose {
         (SocketRef(Socket::new(room, session.clone(), request)), Loose { session })
     }
 
-    /// Takes all that is queued, as if it had been written. Pings are answered.
+    /// Takes all that is queued, as if it had been written: what was joined as the packets it was joined of. Pings are answered.
     pub fn take(&self) -> Vec<Encoded> {
         let mut queue = VecDeque::new();
         self.session.take(&mut queue);
@@ -45,7 +45,7 @@ impl Loose {
         let ping = &self.session.shared.packets.ping;
         let (pings, packets): (Vec<_>, Vec<_>) = queue.into_iter().partition(|packet| packet.is(ping));
         pings.iter().for_each(|_| self.session.pong());
-        packets
+        packets.iter().flat_map(Encoded::parts).cloned().collect()
     }
 
     /// Whether the socket was asked to close, and why.

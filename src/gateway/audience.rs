@@ -1,6 +1,7 @@
 //! A feed's screens, and who of them listens to what.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Instant;
 
 use tillwire_channels::{Channel, Position, Stored, Topic, View, topic};
@@ -8,6 +9,7 @@ use tillwire_socketio::{Encoded, SendError, SocketRef};
 
 use super::join::Change;
 use super::packed::Packed;
+use super::portions::{Portion, Portions};
 use crate::identity::Staff;
 use crate::screens::joined;
 
@@ -246,31 +248,31 @@ impl Audience {
         }
     }
 
-    /// Tells every live screen what it hears of the entry that the head has just moved to. Answers those whose queue
-    /// was full: they are behind now, at the entry before.
+    /// Tells every live screen what it hears of the entries that the head has just moved over, which follow one another.
+    /// Answers those whose queue was full: they are behind now, at the entry before.
     ///
     /// One of those who are told is timed, from `taken_at` on.
-    pub fn tell(&mut self, packed: &Packed, taken_at: Instant) -> Vec<SocketRef> {
-        let before = Position::of_entry(packed.entry.seq - 1, packed.entry.prev);
-        let (mut behind, mut batch) = (Vec::new(), Vec::new());
+    pub fn tell(&mut self, run: &[Arc<Packed>], taken_at: Instant) -> Vec<SocketRef> {
+        let Some(first) = run.first() else { return Vec::new() };
+        let before = Position::of_entry(first.entry.seq - 1, first.entry.prev);
+        let mut behind = Vec::new();
         let Self { screens, listeners } = self;
-        let listening = listening_to(listeners, packed);
+        let listening = listening_to(listeners, run);
         // By chance, so that it is not always the same one.
         let mut timed = Some(fastrand::usize(..listening.len().max(1)));
+        let mut portions = Portions::new(run, before);
         for (at, socket) in listening.into_iter().enumerate() {
             let Some(screen) = screens.get_mut(socket) else { continue };
             if screen.cursor != Cursor::Live {
                 continue;
             }
-            batch.clear(); // Its memory is for all of them.
-            batch.extend(heard(packed, &screen.channels, &screen.staff, before));
-            if batch.is_empty() {
+            let Some(Portion { batch, told }) = portions.heard_on(&screen.channels, screen.staff.role.view()) else {
                 continue;
-            }
+            };
             let unconfirmed_max = if screen.is_slow { UNCONFIRMED_BYTES_SLOW } else { UNCONFIRMED_BYTES_MAX };
-            match screen.socket.try_send_within(&batch, unconfirmed_max) {
+            match screen.socket.try_send_within(batch, unconfirmed_max) {
                 Ok(()) => {
-                    screen.told = packed.entry.seq;
+                    screen.told = *told;
                     if timed.take_if(|chosen| at >= *chosen).is_some() {
                         screen.socket.time_written(taken_at);
                     }
@@ -297,12 +299,13 @@ impl Audience {
     }
 }
 
-/// Whoever hears something of an entry, once.
-fn listening_to<'a>(listeners: &'a HashMap<Box<str>, Vec<SocketRef>>, packed: &Packed) -> Vec<&'a SocketRef> {
-    let channels = packed.events().flat_map(|(_, event)| &event.channels);
+/// Whoever hears something of a run of entries, once.
+fn listening_to<'a>(listeners: &'a HashMap<Box<str>, Vec<SocketRef>>, run: &[Arc<Packed>]) -> Vec<&'a SocketRef> {
+    let events = run.iter().flat_map(|packed| packed.events());
+    let channels = events.flat_map(|(_, event)| &event.channels);
     let mut lists: Vec<&Vec<SocketRef>> =
         channels.flat_map(|channel| beginnings(channel)).filter_map(|beginning| listeners.get(beginning)).collect();
-    // An entry's events are mostly of the same channels.
+    // Events are mostly of the same channels.
     lists.sort_unstable_by_key(|list| list.as_ptr());
     lists.dedup_by_key(|list| list.as_ptr());
     let may_repeat = lists.len() > 1;

@@ -7,6 +7,7 @@ mod presence;
 #[cfg(test)]
 mod properties;
 mod replay;
+mod run;
 mod screens;
 mod signing_out;
 
@@ -18,17 +19,16 @@ use tillwire_channels::wire::SignedOutReason;
 use tillwire_channels::{MerchantId, Moment, Position, StaffId};
 use tillwire_socketio::SocketRef;
 use tokio::sync::Notify;
-use tracing::error;
 
 use super::audience::{Audience, Cursor};
-use super::packed::Packed;
 use super::ring::Ring;
 use crate::journal::Entry;
 use crate::journal::read::Head;
 pub use presence::Told;
 pub use replay::{Ground, Serving, Step};
+use run::Run;
 pub use screens::Refused;
-use signing_out::{is_revoked, obey, sign_out};
+use signing_out::{is_revoked, sign_out};
 
 /// How many entries that came too early are held. More are dropped, and read from the journal later.
 const HELD_ENTRIES_MAX: usize = 256;
@@ -114,7 +114,9 @@ impl Feed {
         }
         state.held = state.held.split_off(&(head.seq + 1));
         state.known = state.held.last_key_value().map_or(head.seq, |(last, _)| *last);
-        behind.extend(self.take_held(state));
+        let mut run = Run::new(state);
+        self.take_held(&mut run);
+        behind.extend(run.end());
         // What was held for came of another history, or before there was one.
         state.held_since = (!state.held.is_empty()).then(Instant::now);
         if state.head.is_some_and(|head| head.seq < state.known) {
@@ -124,33 +126,39 @@ impl Feed {
         behind
     }
 
-    /// Takes an entry that a bus brought. Answers the screens that fell behind by it.
-    pub fn offer(&self, entry: Arc<Entry>) -> Vec<SocketRef> {
-        self.take(entry, "bus")
+    /// Takes entries that a bus brought. Answers the screens that fell behind by them.
+    pub fn offer(&self, entries: impl IntoIterator<Item = Arc<Entry>>) -> Vec<SocketRef> {
+        self.take_all(entries, "bus")
     }
 
-    /// Takes an entry that was missing and read in the journal. Answers the screens that fell behind by it.
-    pub fn mend(&self, entry: Arc<Entry>) -> Vec<SocketRef> {
-        self.take(entry, "journal")
+    /// Takes entries that were missing and read in the journal. Answers the screens that fell behind by them.
+    pub fn mend(&self, entries: impl IntoIterator<Item = Arc<Entry>>) -> Vec<SocketRef> {
+        self.take_all(entries, "journal")
     }
 
-    fn take(&self, entry: Arc<Entry>, brought_by: &'static str) -> Vec<SocketRef> {
+    fn take_all(&self, entries: impl IntoIterator<Item = Arc<Entry>>, brought_by: &'static str) -> Vec<SocketRef> {
         let mut state = self.lock();
-        let state = &mut *state;
+        let mut run = Run::new(&mut state);
+        for entry in entries {
+            self.take(&mut run, entry, brought_by);
+        }
+        run.end()
+    }
+
+    fn take(&self, run: &mut Run<'_>, entry: Arc<Entry>, brought_by: &'static str) {
+        let state = &mut *run.state;
         state.known = state.known.max(entry.seq);
-        let Some(head) = state.head else {
-            hold(state, entry);
-            return Vec::new();
-        };
+        let Some(head) = state.head else { return hold(state, entry) };
         if entry.seq <= head.seq {
             // A duplicate, unless it tells another story of our own last entry.
             if entry.seq == head.seq && entry.tag != head.tag {
                 self.doubt(state);
             }
-            return Vec::new();
+            return;
         }
         hold(state, entry);
-        let behind = self.take_held(state);
+        self.take_held(run);
+        let state = &mut *run.state;
         if state.head == Some(head) {
             metrics::counter!("tillwire_gateway_gaps_total").increment(1);
             state.held_since.get_or_insert_with(Instant::now);
@@ -163,7 +171,6 @@ impl Feed {
         {
             metrics::histogram!("tillwire_gateway_gap_seconds", "closed_by" => brought_by).record(since.elapsed());
         }
-        behind
     }
 
     /// There is an entry of this number in the journal, as a bus or a look at the heads says.
@@ -217,10 +224,9 @@ impl Feed {
     }
 
     /// Moves the head along what is held, as far as it follows.
-    fn take_held(&self, state: &mut State) -> Vec<SocketRef> {
-        let mut behind = Vec::new();
-        while let Some(head) = state.head
-            && let Some(first) = state.held.first_entry()
+    fn take_held(&self, run: &mut Run<'_>) {
+        while let Some(head) = run.state.head
+            && let Some(first) = run.state.held.first_entry()
             && *first.key() <= head.seq + 1
         {
             let entry = first.remove();
@@ -228,12 +234,11 @@ impl Feed {
                 continue;
             }
             if entry.prev != head.tag {
-                self.doubt(state);
+                self.doubt(run.state);
                 break;
             }
-            behind.extend(move_head(state, entry));
+            run.move_head(entry);
         }
-        behind
     }
 
     /// Closes the feed, whoever listens: its journal is no more. They are told to come back, and learn it then.
@@ -258,25 +263,4 @@ fn hold(state: &mut State, entry: Arc<Entry>) {
         // The earliest are the ones that will be taken first.
         state.held.pop_last();
     }
-}
-
-/// Moves the head to its next entry and tells whoever hears of it.
-fn move_head(state: &mut State, entry: Arc<Entry>) -> Vec<SocketRef> {
-    let taken_at = Instant::now();
-    state.head = Some(Head { seq: entry.seq, tag: entry.tag });
-    let before = Position::of_entry(entry.seq - 1, entry.prev);
-    let packed = match Packed::new(entry) {
-        Ok(packed) => Arc::new(packed),
-        Err(error) => {
-            // Nothing can be told of it, and not telling would be a gap: screens stop before it, and find out there.
-            error!("An entry cannot be read: {error:#}");
-            state.ring.clear();
-            return state.audience.stop_at(before);
-        }
-    };
-    obey(state, &packed);
-    let behind = state.audience.tell(&packed, taken_at);
-    state.ring.push(packed);
-    metrics::counter!("tillwire_gateway_entries_total").increment(1);
-    behind
 }

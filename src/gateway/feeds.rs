@@ -1,6 +1,7 @@
 //! The feeds of a node: opened when the first screen of a merchant comes, fed by the buses, healed from the journal.
 
 use std::collections::HashMap;
+use std::iter;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,12 +16,14 @@ use tracing::{debug, info, warn};
 
 use super::feed::Feed;
 use super::screen::{self, Stock};
-use crate::bus::{Carried, Interest};
+use crate::bus::{Carried, Interest, Underway};
 use crate::error::{Error, Result};
 use crate::journal::read::{Head, Slice};
 
 /// How long an entry that came too early waits for the one before it, which most often is only a little late.
 const HOLD: Duration = Duration::from_millis(5);
+/// How much of what the buses brought is looked at together: entries of a merchant that follow one another are told in one go.
+const TOGETHER_MAX: usize = 64;
 /// How often the heads are asked for, so that a lost last entry is found too.
 const HEADS_EVERY: Duration = Duration::from_millis(500);
 /// How often it is looked whose token has expired.
@@ -154,28 +157,45 @@ impl Feeds {
 
     /// Hands what the buses bring to the feeds, until `stop`.
     pub async fn listen(self: Arc<Self>, mut heard: mpsc::Receiver<Carried>, io: SocketIo) {
-        while let Some(Some(carried)) = self.stop.run_until_cancelled(heard.recv()).await {
-            match carried {
-                Carried::Entry(underway) => {
-                    if let Some(feed) = self.find(underway.merchant) {
-                        underway.has_arrived();
-                        let behind = feed.offer(underway.entry);
-                        self.bring_on(&feed, behind);
+        let mut together = Vec::with_capacity(TOGETHER_MAX);
+        while let Some(1..) = self.stop.run_until_cancelled(heard.recv_many(&mut together, TOGETHER_MAX)).await {
+            let mut together = together.drain(..).peekable();
+            while let Some(carried) = together.next() {
+                match carried {
+                    Carried::Entry(first) => {
+                        let merchant = first.merchant;
+                        let next = iter::from_fn(|| {
+                            together.next_if_map(|next| match next {
+                                Carried::Entry(next) if next.merchant == merchant => Ok(next),
+                                other => Err(other),
+                            })
+                        });
+                        self.offer(merchant, iter::once(first).chain(next));
                     }
-                }
-                Carried::Place { merchant, seq, .. } => {
-                    if let Some(feed) = self.find(merchant) {
-                        feed.expect(seq);
+                    Carried::Place { merchant, seq, .. } => {
+                        if let Some(feed) = self.find(merchant) {
+                            feed.expect(seq);
+                        }
                     }
-                }
-                Carried::Claim(claim) => {
-                    let here = claim.screen.parse().ok().and_then(|id| io.socket("/", id));
-                    if let (Some(feed), Some(socket)) = (self.find(claim.merchant), here) {
-                        feed.give_up(&socket, claim.epoch);
+                    Carried::Claim(claim) => {
+                        let here = claim.screen.parse().ok().and_then(|id| io.socket("/", id));
+                        if let (Some(feed), Some(socket)) = (self.find(claim.merchant), here) {
+                            feed.give_up(&socket, claim.epoch);
+                        }
                     }
                 }
             }
         }
+    }
+
+    /// Hands entries of a merchant to its feed, if somebody listens.
+    fn offer(&self, merchant: MerchantId, entries: impl Iterator<Item = Underway>) {
+        let Some(feed) = self.find(merchant) else { return entries.for_each(drop) };
+        let behind = feed.offer(entries.map(|underway| {
+            underway.has_arrived();
+            underway.entry
+        }));
+        self.bring_on(&feed, behind);
     }
 
     /// Reads what a feed misses or doubts, one read at a time.
@@ -192,10 +212,8 @@ impl Feeds {
                     Ok(read) => {
                         retry_after = RETRY_AFTER;
                         feed.confirmed(head, read.entries.is_empty());
-                        for entry in read.entries {
-                            let behind = feed.mend(entry);
-                            self.bring_on(&feed, behind);
-                        }
+                        let behind = feed.mend(read.entries);
+                        self.bring_on(&feed, behind);
                     }
                     Err(Error::SnapshotRequired(why)) => {
                         warn!(merchant = %feed.merchant, "The journal's history is another, or cut: {:?}", why.reason);

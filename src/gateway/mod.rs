@@ -17,6 +17,7 @@ mod naming;
 mod packed;
 mod pieces;
 mod places;
+mod portions;
 mod presence;
 mod resume;
 mod ring;
@@ -66,6 +67,8 @@ use witness::Witness;
 /// A connection that has not said who it is within this time is closed, and so is one that we have not let in within as
 /// long again.
 const CONNECT_MAX: Duration = Duration::from_secs(5);
+/// How many bytes may lie between two pings to a screen: whoever reads slowly says that often how far it has come.
+const PING_BYTES: usize = 16 * 1024;
 /// How many packets are queued for one screen. An entry of 256 KiB has fewer events, and must fit.
 const QUEUE_PACKETS_MAX: usize = 2_048;
 /// A node that goes away closes so many screens at a time, with a pause between: they come back elsewhere at that pace.
@@ -151,6 +154,7 @@ impl Gateway {
             ping_interval: options.ping_interval,
             connect_timeout: CONNECT_MAX,
             queue_packets_max: QUEUE_PACKETS_MAX,
+            ping_bytes: PING_BYTES,
             origins: Origins::OwnAnd(options.origins),
             session_id: {
                 let naming = naming.clone();

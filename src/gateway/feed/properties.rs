@@ -433,9 +433,12 @@ impl World {
             Op::Bring { which, again } if !self.bus.is_empty() => {
                 let at = usize::from(*which) % self.bus.len();
                 let entry = if *again { self.bus[at].clone() } else { self.bus.remove(at) };
-                self.offer(entry);
+                self.offer([entry]);
             }
-            Op::BringAll => std::mem::take(&mut self.bus).into_iter().for_each(|entry| self.offer(entry)),
+            Op::BringAll => {
+                let all = std::mem::take(&mut self.bus);
+                self.offer(all);
+            }
             Op::Lose { which } if !self.bus.is_empty() => {
                 self.bus.remove(usize::from(*which) % self.bus.len());
             }
@@ -444,7 +447,7 @@ impl World {
                 let tag = chain::tag(prev, self.feed.merchant, seq, text);
                 let entry = Entry::new(self.feed.merchant, seq, prev, tag, Moment::UNIX_EPOCH, text.into());
                 if seq > 0 {
-                    self.offer(Arc::new(entry));
+                    self.offer([Arc::new(entry)]);
                 }
             }
             Op::Tell { ahead } => self.feed.expect(self.journal.head.seq + u64::from(*ahead)),
@@ -500,9 +503,9 @@ impl World {
     }
 
     /// As the feeds do with what a bus brings.
-    fn offer(&mut self, entry: Arc<Entry>) {
+    fn offer(&mut self, entries: impl IntoIterator<Item = Arc<Entry>>) {
         let before = self.feed.head();
-        let behind = self.feed.offer(entry);
+        let behind = self.feed.offer(entries);
         self.bring_on(behind);
         if let (Some(before), Some(after)) = (before, self.feed.head()) {
             assert!(self.journal.way(before, after).is_some(), "the head jumped from {before} to {after}");
@@ -537,7 +540,7 @@ impl World {
         match answer.unwrap_or_else(|| self.journal.read(head.position(), 500)) {
             Ok(entries) => {
                 self.feed.confirmed(head, entries.is_empty());
-                entries.into_iter().for_each(|entry| self.offer(entry));
+                self.offer(entries);
             }
             Err(_) => self.begin(),
         }

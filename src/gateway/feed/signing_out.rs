@@ -48,13 +48,18 @@ impl Feed {
     }
 }
 
-/// Signs out whom the entry revokes, before it is told to anyone.
-pub(super) fn obey(state: &mut State, packed: &Packed) {
-    let revocations = packed
+/// Whom an entry revokes.
+pub(super) fn revocations(packed: &Packed) -> Vec<AccessRevoked> {
+    packed
         .events()
         .filter(|(_, event)| &*event.kind == "access.revoked")
-        .filter_map(|(_, event)| serde_json::from_str::<AccessRevoked>(event.data.get()).ok());
-    for AccessRevoked { staff, issued_until } in revocations {
+        .filter_map(|(_, event)| serde_json::from_str(event.data.get()).ok())
+        .collect()
+}
+
+/// Signs out who is revoked, before the entry that says so is told to anyone.
+pub(super) fn obey(state: &mut State, revoked: Vec<AccessRevoked>) {
+    for AccessRevoked { staff, issued_until } in revoked {
         let until = state.revoked.entry(staff).or_insert(issued_until);
         *until = issued_until.max(*until);
         for screen in state.audience.iter_mut() {
