@@ -22,6 +22,7 @@ use super::screens::Plan;
 use super::*;
 use crate::gateway::admission::Admission;
 use crate::gateway::audience::{Cursor, Given};
+use crate::gateway::packed::Packed;
 use crate::gateway::pieces::Piece;
 use crate::gateway::screen::is_ahead;
 use crate::gateway::{join, tell};
