@@ -196,7 +196,7 @@ impl Encoded {
     }
 
     /// Whether it is this very packet, not one that looks the same.
-    pub(crate) fn is(&self, other: &Self) -> bool {
+    pub fn is(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }
 
@@ -205,7 +205,8 @@ impl Encoded {
         self.0.frames.len()
     }
 
-    pub(crate) fn frames(&self) -> &[u8] {
+    /// The frames that it is on a WebSocket.
+    pub fn frames(&self) -> &[u8] {
         &self.0.frames
     }
 

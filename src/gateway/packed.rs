@@ -105,12 +105,10 @@ mod tests {
         let joined = [Joined::from(joined::Joined::from("sales".parse::<Channel>().unwrap()))];
         let before = Position::of_entry(0, Tag::GENESIS);
         let packet = |role| heard(&packed, &joined, &someone(role), before).last().unwrap();
-        // The same bytes are those at the same place, and not those that look the same.
-        let place = |packet: &Encoded| packet.text().as_ptr();
         let (owner, manager, display) = (packet(Role::Owner), packet(Role::Manager), packet(Role::Display));
-        assert_eq!(place(&owner), place(&manager));
-        assert_eq!(place(&display), place(&packet(Role::Display)));
-        assert_ne!(place(&owner), place(&display));
+        assert!(owner.is(&manager));
+        assert!(display.is(&packet(Role::Display)));
+        assert!(!owner.is(&display));
         assert!(owner.text().contains("tenders") && !display.text().contains("tenders"));
     }
 }

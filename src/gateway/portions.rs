@@ -111,3 +111,95 @@ impl<'a> Batch<'a> {
         self.open_bytes = 0;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use tillwire_channels::{Channel, MerchantId, Moment, OutletId, Tag};
+
+    use super::*;
+    use crate::journal::{Entry, chain};
+    use crate::screens::joined;
+
+    /// Entries with events on these channels, each with so many bytes of data.
+    fn run(entries: &[(&[&str], usize)]) -> Vec<Arc<Packed>> {
+        let (merchant, mut prev) = (MerchantId::new(), Tag::GENESIS);
+        (1..)
+            .zip(entries)
+            .map(|(seq, (channels, bytes))| {
+                let event = |channel: &&str| {
+                    json!({
+                        "type": "sale.completed", "channels": [channel], "view": "display",
+                        "occurred_at": "2026-11-24T00:00:00Z", "data": { "padding": "x".repeat(*bytes) },
+                    })
+                };
+                let text = serde_json::Value::from_iter(channels.iter().map(event)).to_string();
+                let tag = chain::tag(prev, merchant, seq, &text);
+                let entry = Entry::new(merchant, seq, prev, tag, Moment::UNIX_EPOCH, text.into());
+                prev = tag;
+                Arc::new(Packed::new(Arc::new(entry)).unwrap())
+            })
+            .collect()
+    }
+
+    fn joined(channels: &[&str]) -> Vec<Joined> {
+        channels.iter().map(|channel| joined::Joined::from(channel.parse::<Channel>().unwrap()).into()).collect()
+    }
+
+    fn before(run: &[Arc<Packed>]) -> Position {
+        Position::of_entry(0, run[0].entry.prev)
+    }
+
+    #[test]
+    fn those_who_hear_the_same_share_it_and_others_hear_their_own() {
+        let run = run(&[(&["sales"], 9), (&["stock"], 9), (&["sales"], 9)]);
+        let mut portions = Portions::new(&run, before(&run));
+        let mut of = |channels: &[&str], view| {
+            let portion = portions.heard_on(&joined(channels), view)?;
+            let [packet] = &portion.batch[..] else { panic!("one packet") };
+            Some((packet.clone(), portion.told))
+        };
+        let (sales, told) = of(&["sales"], View::Display).unwrap();
+        let single = |at: usize, view| run[at].packet(1, view).unwrap();
+        assert_eq!((sales.size(), told), (single(0, View::Display).size() + single(2, View::Display).size(), 3));
+        assert!(of(&["sales", "payments"], View::Display).unwrap().0.is(&sales), "other channels, and heard the same");
+        let (stock, told) = of(&["stock"], View::Display).unwrap();
+        assert!(stock.is(single(1, View::Display)) && told == 2, "one packet is joined with nothing");
+        assert!(!of(&["sales"], View::Office).unwrap().0.is(&sales), "another view");
+        assert!(of(&["payments"], View::Office).is_none());
+    }
+
+    #[test]
+    fn more_different_portions_than_are_kept_are_made_anew() {
+        let outlets: Vec<String> = (0..KEPT_MAX).map(|_| format!("sales/{}", OutletId::new())).collect();
+        let all: Vec<&str> = outlets.iter().map(String::as_str).collect();
+        let run = run(&[(&all[..], 9)]);
+        let mut portions = Portions::new(&run, before(&run));
+        for _ in 0..2 {
+            for count in (1..=KEPT_MAX).chain([2, 1]) {
+                for from in 0..=KEPT_MAX - count {
+                    let heard = portions.heard_on(&joined(&all[from..from + count]), View::Display).unwrap();
+                    let numbers = from as u32 + 1..=(from + count) as u32;
+                    let single = numbers.map(|number| run[0].packet(number, View::Display).unwrap());
+                    let expected = if count == 1 { single.last().unwrap().clone() } else { Encoded::joined(single) };
+                    let [packet] = &heard.batch[..] else { panic!("one packet") };
+                    assert_eq!(packet.frames(), expected.frames());
+                }
+            }
+        }
+        assert_eq!(portions.kept.len(), KEPT_MAX);
+    }
+
+    #[test]
+    fn a_ping_can_go_between_packets_and_never_into_an_entry_that_is_no_larger() {
+        let half = PING_BYTES / 2;
+        let run = run(&[(&["sales"], half), (&["sales", "sales"], 9), (&["sales"], half), (&["sales"; 3], half)]);
+        let mut portions = Portions::new(&run, before(&run));
+        let sizes = |packets: &[Encoded]| packets.iter().map(Encoded::size).collect::<Vec<_>>();
+        let size = |at: usize, number| run[at].packet(number, View::Office).unwrap().size();
+        let portion = portions.heard_on(&joined(&["sales"]), View::Office).unwrap();
+        let expected = [size(0, 1) + size(1, 1) + size(1, 2), size(2, 1), size(3, 1), size(3, 2), size(3, 3)];
+        assert_eq!(sizes(&portion.batch), expected, "the last entry is too large, and a ping goes into it");
+        assert_eq!(portion.told, 4);
+    }
+}
