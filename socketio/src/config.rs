@@ -47,7 +47,7 @@ pub struct Config {
     pub ack_timeout: Duration,
     /// Events whose acknowledgement a socket may wait for at once. 64.
     pub pending_acks_max: usize,
-    /// Packets queued for one connection, those being written included. 256.
+    /// Packets queued for one connection, those being written included; several that are [joined](crate::Encoded::joined) are one. 256.
     pub queue_packets_max: usize,
     /// Bytes queued for one connection, those being written included. 1 MiB.
     pub queue_bytes_max: usize,

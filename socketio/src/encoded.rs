@@ -3,7 +3,7 @@
 //! An [`Encoded`] holds the very bytes a WebSocket carries, frame headers included: a server's frames are not masked, so
 //! one image fits all connections and a write hands the kernel shared slices. Polling takes the text out of the middle.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, ops::Range, sync::Arc};
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bytes::Bytes;
@@ -24,18 +24,22 @@ const PONG: u8 = 0x8a;
 /// Bytes of a close frame's payload that its code leaves to the reason.
 const CLOSE_REASON_MAX: usize = 123;
 
-/// A packet ready for the wire, binary attachments included. Cloning shares the bytes.
+/// A packet ready for the wire, binary attachments included, or several [joined](Encoded::joined). Cloning shares the bytes.
 #[derive(Clone)]
 pub struct Encoded(Arc<Image>);
 
 struct Image {
-    /// WebSocket frames, one after the other: the text, then one per attachment.
+    /// WebSocket frames, one after the other: of each packet its text, then one per attachment.
     frames: Box<[u8]>,
-    /// Where the text's payload lies within `frames`; empty when there is none.
-    text: std::ops::Range<usize>,
-    attachments: Box<[Bytes]>,
-    /// What it was joined of; empty for a single packet. What is joined has no text or attachments of its own.
-    parts: Box<[Encoded]>,
+    /// What they carry, in their order. Frames that polling never sees carry nothing for it.
+    payloads: Box<[Payload]>,
+}
+
+/// Where a payload lies within an image's frames.
+#[derive(Clone)]
+enum Payload {
+    Text(Range<usize>),
+    Binary(Range<usize>),
 }
 
 impl Encoded {
@@ -116,51 +120,54 @@ impl Encoded {
             let _ = write!(text, "{id}");
         }
         text.push_str(json);
-        Self::image(&text, attachments)
+        Self::image(&text, &attachments)
     }
 
     /// A bare Engine.IO packet, e.g. `4hello` or the ping `2`.
     pub fn engine_text(packet: &str) -> Self {
-        Self::image(packet, Vec::new())
+        Self::image(packet, &[])
     }
 
     /// A bare Engine.IO binary message.
     pub fn engine_binary(message: Bytes) -> Self {
-        Self::image("", vec![message])
+        Self::image("", &[message])
     }
 
     /// Several packets in one, to be sent to many sockets: their bytes stand one after the other, so that a queue holds them once
-    /// and one plain write takes them. A queue counts them as one packet, and no ping goes between them.
+    /// and one plain write takes them. A queue counts them as one packet, and the protocol's own frames go before or after it.
+    /// `None` if there are none.
     ///
     /// ```
     /// use tillwire_socketio::Encoded;
     /// let [one, two] = [Encoded::event_json("one", &["1"]), Encoded::event_json("two", &["2"])];
-    /// assert_eq!(Encoded::joined([&one, &two]).size(), one.size() + two.size());
+    /// assert_eq!(Encoded::joined(&[&one, &two]).unwrap().size(), one.size() + two.size());
     /// ```
-    pub fn joined<'a>(packets: impl IntoIterator<Item = &'a Encoded>) -> Self {
-        let parts: Box<[Encoded]> = packets.into_iter().flat_map(Encoded::parts).cloned().collect();
-        let mut frames = Vec::with_capacity(parts.iter().map(Encoded::size).sum());
-        parts.iter().for_each(|part| frames.extend_from_slice(part.frames()));
-        Encoded(Arc::new(Image { frames: frames.into(), text: 0..0, attachments: Box::default(), parts }))
+    pub fn joined(packets: &[&Encoded]) -> Option<Self> {
+        if let [] | [_] = packets {
+            return packets.first().copied().cloned();
+        }
+        let mut frames = Vec::with_capacity(packets.iter().map(|packet| packet.size()).sum());
+        let mut payloads = Vec::with_capacity(packets.len());
+        for packet in packets {
+            payloads.extend(packet.0.payloads.iter().map(|payload| payload.moved(frames.len())));
+            frames.extend_from_slice(packet.frames());
+        }
+        Some(Encoded(Arc::new(Image { frames: frames.into(), payloads: payloads.into() })))
     }
 
-    fn image(text: &str, attachments: Vec<Bytes>) -> Self {
+    fn image(text: &str, attachments: &[Bytes]) -> Self {
         let size = text.len() + attachments.iter().map(|bytes| bytes.len() + FRAME_HEADER_MAX).sum::<usize>();
         let mut frames = Vec::with_capacity(size + FRAME_HEADER_MAX);
-        let mut at = 0..0;
+        let mut payloads = Vec::with_capacity(1 + attachments.len());
         if !text.is_empty() {
             frame(&mut frames, TEXT, text.as_bytes());
-            at = frames.len() - text.len()..frames.len();
+            payloads.push(Payload::Text(frames.len() - text.len()..frames.len()));
         }
-        for attachment in &attachments {
+        for attachment in attachments {
             frame(&mut frames, BINARY, attachment);
+            payloads.push(Payload::Binary(frames.len() - attachment.len()..frames.len()));
         }
-        Encoded(Arc::new(Image {
-            frames: frames.into(),
-            text: at,
-            attachments: attachments.into(),
-            parts: Box::default(),
-        }))
+        Encoded(Arc::new(Image { frames: frames.into(), payloads: payloads.into() }))
     }
 
     /// A text message of a WebSocket that carries no Engine.IO; unlike a packet it may be empty.
@@ -171,8 +178,7 @@ impl Encoded {
     fn one_frame(opcode: u8, payload: &[u8]) -> Self {
         let mut frames = Vec::with_capacity(payload.len() + FRAME_HEADER_MAX);
         frame(&mut frames, opcode, payload);
-        let (attachments, parts) = (Box::default(), Box::default());
-        Encoded(Arc::new(Image { frames: frames.into(), text: 0..0, attachments, parts }))
+        Encoded(Arc::new(Image { frames: frames.into(), payloads: Box::default() }))
     }
 
     /// A WebSocket close frame, which polling never sees. Without a code there is no reason either.
@@ -190,9 +196,25 @@ impl Encoded {
         Self::one_frame(PONG, payload)
     }
 
-    /// The packets it was joined of, or itself.
-    pub(crate) fn parts(&self) -> &[Encoded] {
-        if self.0.parts.is_empty() { std::slice::from_ref(self) } else { &self.0.parts }
+    /// The packets it was joined of, each with bytes of its own, or itself.
+    pub(crate) fn parts(&self) -> Vec<Encoded> {
+        if self.0.payloads.len() <= 1 {
+            return vec![self.clone()];
+        }
+        let mut parts: Vec<(&str, Vec<Bytes>)> = Vec::new();
+        for payload in &self.0.payloads {
+            match payload {
+                Payload::Text(at) => parts.push((self.text_at(at), Vec::new())),
+                Payload::Binary(at) => {
+                    let attachment = Bytes::copy_from_slice(&self.0.frames[at.clone()]);
+                    match parts.last_mut() {
+                        Some((_, attachments)) => attachments.push(attachment),
+                        None => parts.push(("", vec![attachment])),
+                    }
+                }
+            }
+        }
+        parts.iter().map(|(text, attachments)| Self::image(text, attachments)).collect()
     }
 
     /// Whether it is this very packet, not one that looks the same.
@@ -205,28 +227,43 @@ impl Encoded {
         self.0.frames.len()
     }
 
-    /// The frames that it is on a WebSocket.
-    pub fn frames(&self) -> &[u8] {
+    pub(crate) fn frames(&self) -> &[u8] {
         &self.0.frames
     }
 
     /// Appends the packet as polling carries it, after a separator if something came before.
     pub(crate) fn write_payload(&self, payload: &mut Vec<u8>) {
-        self.0.parts.iter().for_each(|part| part.write_payload(payload));
-        if !self.0.text.is_empty() {
+        for part in &self.0.payloads {
             separate(payload);
-            payload.extend_from_slice(&self.0.frames[self.0.text.clone()]);
-        }
-        for attachment in &self.0.attachments {
-            separate(payload);
-            payload.push(b'b');
-            payload.extend_from_slice(BASE64_STANDARD.encode(attachment).as_bytes());
+            match part {
+                Payload::Text(at) => payload.extend_from_slice(&self.0.frames[at.clone()]),
+                Payload::Binary(at) => {
+                    payload.push(b'b');
+                    payload.extend_from_slice(BASE64_STANDARD.encode(&self.0.frames[at.clone()]).as_bytes());
+                }
+            }
         }
     }
 
-    /// The text of the packet, e.g. `42["name",1]`; empty for a binary Engine.IO message, and for what was joined.
+    /// The text of the packet, e.g. `42["name",1]`, and of the first one if it is joined; empty for a binary Engine.IO message.
     pub fn text(&self) -> &str {
-        std::str::from_utf8(&self.0.frames[self.0.text.clone()]).unwrap_or_default()
+        match self.0.payloads.first() {
+            Some(Payload::Text(at)) => self.text_at(at),
+            _ => "",
+        }
+    }
+
+    fn text_at(&self, at: &Range<usize>) -> &str {
+        std::str::from_utf8(&self.0.frames[at.clone()]).unwrap_or_default()
+    }
+}
+
+impl Payload {
+    fn moved(&self, by: usize) -> Self {
+        match self {
+            Payload::Text(at) => Payload::Text(at.start + by..at.end + by),
+            Payload::Binary(at) => Payload::Binary(at.start + by..at.end + by),
+        }
     }
 }
 
@@ -294,12 +331,16 @@ mod tests {
     fn what_is_joined_is_carried_as_its_packets_would_be_one_by_one() {
         let text = Encoded::event("sale", &1).unwrap();
         let binary = Encoded::event("put", &Bytes::from_static(&[1, 2, 3, 4])).unwrap();
-        let joined = Encoded::joined([&text, &Encoded::joined([&binary, &text])]);
+        let some = Encoded::joined(&[&binary, &text]).unwrap();
+        let joined = Encoded::joined(&[&text, &some]).unwrap();
         assert_eq!(joined.frames(), [text.frames(), binary.frames(), text.frames()].concat());
         let (mut together, mut one_by_one) = (b"2".to_vec(), b"2".to_vec());
         joined.write_payload(&mut together);
         [&text, &binary, &text].iter().for_each(|packet| packet.write_payload(&mut one_by_one));
         assert_eq!(together, one_by_one);
+        let frames = |packets: &[&Encoded]| packets.iter().map(|packet| packet.frames().to_vec()).collect::<Vec<_>>();
+        assert_eq!(frames(&joined.parts().iter().collect::<Vec<_>>()), frames(&[&text, &binary, &text]));
+        assert!(Encoded::joined(&[&text]).unwrap().is(&text) && Encoded::joined(&[]).is_none());
     }
 
     #[test]

@@ -45,7 +45,7 @@ impl Loose {
         let ping = &self.session.shared.packets.ping;
         let (pings, packets): (Vec<_>, Vec<_>) = queue.into_iter().partition(|packet| packet.is(ping));
         pings.iter().for_each(|_| self.session.pong());
-        packets.iter().flat_map(Encoded::parts).cloned().collect()
+        packets.iter().flat_map(Encoded::parts).collect()
     }
 
     /// Whether the socket was asked to close, and why.

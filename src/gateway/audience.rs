@@ -17,7 +17,7 @@ use crate::screens::joined;
 /// behind, and is served bit by bit.
 const UNCONFIRMED_BYTES_MAX: usize = 64 * 1024;
 /// The same for one that has been seen to be slow, and what any screen that is behind may have under way: the less there
-/// is, the newer is what comes next. One entry, which is never divided, may be larger.
+/// is, the newer is what comes next. One entry, which is never divided, comes on top.
 pub const UNCONFIRMED_BYTES_SLOW: usize = 16 * 1024;
 
 /// One client's connection: a cursor over its merchant's journal, through a filter of channels.
@@ -266,10 +266,11 @@ impl Audience {
             if screen.cursor != Cursor::Live {
                 continue;
             }
-            let Some(Portion { batch, told }) = portions.heard_on(&screen.channels, screen.staff.role.view()) else {
-                continue;
-            };
-            let unconfirmed_max = if screen.is_slow { UNCONFIRMED_BYTES_SLOW } else { UNCONFIRMED_BYTES_MAX };
+            let Some(portion) = portions.of(&screen.channels, screen.staff.role.view()) else { continue };
+            let Portion { batch, bytes, told } = portion;
+            let bound = if screen.is_slow { UNCONFIRMED_BYTES_SLOW } else { UNCONFIRMED_BYTES_MAX };
+            // A run is not to be a way past the bound; an entry cannot be divided.
+            let unconfirmed_max = if run.len() > 1 { bound.saturating_sub(*bytes) } else { bound };
             match screen.socket.try_send_within(batch, unconfirmed_max) {
                 Ok(()) => {
                     screen.told = *told;

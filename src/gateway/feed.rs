@@ -26,6 +26,7 @@ use crate::journal::Entry;
 use crate::journal::read::Head;
 pub use presence::Told;
 pub use replay::{Ground, Serving, Step};
+pub use run::ENTRIES_MAX as RUN_ENTRIES_MAX;
 use run::Run;
 pub use screens::Refused;
 use signing_out::{is_revoked, sign_out};

@@ -1,7 +1,6 @@
 //! The feeds of a node: opened when the first screen of a merchant comes, fed by the buses, healed from the journal.
 
 use std::collections::HashMap;
-use std::iter;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
-use super::feed::Feed;
+use super::feed::{self, Feed};
 use super::screen::{self, Stock};
 use crate::bus::{Carried, Interest, Underway};
 use crate::error::{Error, Result};
@@ -22,8 +21,8 @@ use crate::journal::read::{Head, Slice};
 
 /// How long an entry that came too early waits for the one before it, which most often is only a little late.
 const HOLD: Duration = Duration::from_millis(5);
-/// How much of what the buses brought is looked at together: entries of a merchant that follow one another are told in one go.
-const TOGETHER_MAX: usize = 64;
+/// How much of what the buses brought is looked at together: the entries of a merchant are told in one go.
+const TOGETHER_ENTRIES_MAX: usize = 64;
 /// How often the heads are asked for, so that a lost last entry is found too.
 const HEADS_EVERY: Duration = Duration::from_millis(500);
 /// How often it is looked whose token has expired.
@@ -157,21 +156,15 @@ impl Feeds {
 
     /// Hands what the buses bring to the feeds, until `stop`.
     pub async fn listen(self: Arc<Self>, mut heard: mpsc::Receiver<Carried>, io: SocketIo) {
-        let mut together = Vec::with_capacity(TOGETHER_MAX);
-        while let Some(1..) = self.stop.run_until_cancelled(heard.recv_many(&mut together, TOGETHER_MAX)).await {
-            let mut together = together.drain(..).peekable();
-            while let Some(carried) = together.next() {
+        let mut together = Vec::with_capacity(TOGETHER_ENTRIES_MAX);
+        let mut entries: HashMap<MerchantId, Vec<Underway>> = HashMap::new();
+        while let Some(1..) = self.stop.run_until_cancelled(heard.recv_many(&mut together, TOGETHER_ENTRIES_MAX)).await
+        {
+            // There is more: whoever was told of this much may write it first.
+            let is_full = together.len() == TOGETHER_ENTRIES_MAX;
+            for carried in together.drain(..) {
                 match carried {
-                    Carried::Entry(first) => {
-                        let merchant = first.merchant;
-                        let next = iter::from_fn(|| {
-                            together.next_if_map(|next| match next {
-                                Carried::Entry(next) if next.merchant == merchant => Ok(next),
-                                other => Err(other),
-                            })
-                        });
-                        self.offer(merchant, iter::once(first).chain(next));
-                    }
+                    Carried::Entry(underway) => entries.entry(underway.merchant).or_default().push(underway),
                     Carried::Place { merchant, seq, .. } => {
                         if let Some(feed) = self.find(merchant) {
                             feed.expect(seq);
@@ -185,17 +178,16 @@ impl Feeds {
                     }
                 }
             }
+            for (merchant, entries) in entries.drain() {
+                let Some(feed) = self.find(merchant) else { continue };
+                entries.iter().for_each(Underway::has_arrived);
+                let behind = feed.offer(entries.into_iter().map(|underway| underway.entry));
+                self.bring_on(&feed, behind);
+            }
+            if is_full {
+                tokio::task::yield_now().await;
+            }
         }
-    }
-
-    /// Hands entries of a merchant to its feed, if somebody listens.
-    fn offer(&self, merchant: MerchantId, entries: impl Iterator<Item = Underway>) {
-        let Some(feed) = self.find(merchant) else { return entries.for_each(drop) };
-        let behind = feed.offer(entries.map(|underway| {
-            underway.has_arrived();
-            underway.entry
-        }));
-        self.bring_on(&feed, behind);
     }
 
     /// Reads what a feed misses or doubts, one read at a time.
@@ -212,8 +204,11 @@ impl Feeds {
                     Ok(read) => {
                         retry_after = RETRY_AFTER;
                         feed.confirmed(head, read.entries.is_empty());
-                        let behind = feed.mend(read.entries);
-                        self.bring_on(&feed, behind);
+                        // In runs, between which others come to the feed.
+                        for run in read.entries.chunks(feed::RUN_ENTRIES_MAX) {
+                            let behind = feed.mend(run.iter().cloned());
+                            self.bring_on(&feed, behind);
+                        }
                     }
                     Err(Error::SnapshotRequired(why)) => {
                         warn!(merchant = %feed.merchant, "The journal's history is another, or cut: {:?}", why.reason);

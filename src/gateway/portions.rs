@@ -13,7 +13,7 @@ use super::packed::Packed;
 
 /// How many different portions of a run are kept at hand. Where every register hears its own, looking for one that is the
 /// same would cost more than making it.
-const KEPT_MAX: usize = 8;
+const PORTIONS_MAX: usize = 8;
 
 pub struct Portions<'a> {
     /// Entries that follow one another.
@@ -36,8 +36,10 @@ struct Kept {
 
 /// What is sent of a run.
 pub struct Portion {
-    /// Entries are joined to packets that a ping may go between, but one that is larger than such a packet.
+    /// Whole entries, joined to packets that a ping may go between. One that is larger than such a packet is not joined.
     pub batch: Vec<Encoded>,
+    /// How large that is.
+    pub bytes: usize,
     /// The number of the last entry that something of is in it.
     pub told: u64,
 }
@@ -47,8 +49,8 @@ impl<'a> Portions<'a> {
         Self { run, before, kept: Vec::new(), heard: Vec::new() }
     }
 
-    /// What is heard on these channels; `None` if it is nothing.
-    pub fn heard_on(&mut self, joined: &[Joined], view: View) -> Option<&Portion> {
+    /// What whoever has joined these channels is sent; `None` if that is nothing.
+    pub fn of(&mut self, joined: &[Joined], view: View) -> Option<&Portion> {
         let Self { run, before, kept, heard } = self;
         heard.clear();
         for (at, packed) in run.iter().enumerate() {
@@ -57,25 +59,16 @@ impl<'a> Portions<'a> {
         let told = run[heard.last()?.0].entry.seq;
         let same = kept.iter().position(|kept| kept.view == view && kept.heard == *heard);
         let place = same.unwrap_or_else(|| {
-            if kept.len() == KEPT_MAX {
+            if kept.len() == PORTIONS_MAX {
                 kept.pop();
             }
-            let portion = Portion { batch: batch(run, heard, view), told };
-            kept.push(Kept { view, heard: heard.clone(), portion });
+            let batch = Batch::of(run, heard, view);
+            let bytes = batch.iter().map(Encoded::size).sum();
+            kept.push(Kept { view, heard: heard.clone(), portion: Portion { batch, bytes, told } });
             kept.len() - 1
         });
         kept.get(place).map(|kept| &kept.portion)
     }
-}
-
-/// The packets of these events, joined as far as no ping has to go between them.
-fn batch(run: &[Arc<Packed>], heard: &[Heard], view: View) -> Vec<Encoded> {
-    let mut batch = Batch::default();
-    for of_entry in heard.chunk_by(|(one, _), (other, _)| one == other) {
-        batch.take(of_entry.iter().filter_map(|(at, number)| run[*at].packet(*number, view)).collect());
-    }
-    batch.join();
-    batch.packets
 }
 
 #[derive(Default)]
@@ -87,6 +80,16 @@ struct Batch<'a> {
 }
 
 impl<'a> Batch<'a> {
+    /// The packets of these events, joined as far as no ping has to go between them.
+    fn of(run: &'a [Arc<Packed>], heard: &[Heard], view: View) -> Vec<Encoded> {
+        let mut batch = Self::default();
+        for of_entry in heard.chunk_by(|(one, _), (other, _)| one == other) {
+            batch.take(of_entry.iter().filter_map(|(at, number)| run[*at].packet(*number, view)).collect());
+        }
+        batch.join();
+        batch.packets
+    }
+
     /// Takes what is heard of an entry.
     fn take(&mut self, entry: Vec<&'a Encoded>) {
         let bytes = entry.iter().map(|packet| packet.size()).sum::<usize>();
@@ -102,11 +105,7 @@ impl<'a> Batch<'a> {
     }
 
     fn join(&mut self) {
-        match self.open[..] {
-            [] => {}
-            [only] => self.packets.push(only.clone()),
-            _ => self.packets.push(Encoded::joined(self.open.iter().copied())),
-        }
+        self.packets.extend(Encoded::joined(&self.open));
         self.open.clear();
         self.open_bytes = 0;
     }
@@ -155,7 +154,7 @@ mod tests {
         let run = run(&[(&["sales"], 9), (&["stock"], 9), (&["sales"], 9)]);
         let mut portions = Portions::new(&run, before(&run));
         let mut of = |channels: &[&str], view| {
-            let portion = portions.heard_on(&joined(channels), view)?;
+            let portion = portions.of(&joined(channels), view)?;
             let [packet] = &portion.batch[..] else { panic!("one packet") };
             Some((packet.clone(), portion.told))
         };
@@ -171,23 +170,26 @@ mod tests {
 
     #[test]
     fn more_different_portions_than_are_kept_are_made_anew() {
-        let outlets: Vec<String> = (0..KEPT_MAX).map(|_| format!("sales/{}", OutletId::new())).collect();
+        let outlets: Vec<String> = (0..PORTIONS_MAX).map(|_| format!("sales/{}", OutletId::new())).collect();
         let all: Vec<&str> = outlets.iter().map(String::as_str).collect();
-        let run = run(&[(&all[..], 9)]);
+        // Each of another size, so that a sum says which they are.
+        let entries: Vec<_> =
+            all.iter().zip(0..).map(|(channel, at)| (std::slice::from_ref(channel), 1 << at)).collect();
+        let run = run(&entries);
+        let size = |at: usize| run[at].packet(1, View::Display).unwrap().size();
         let mut portions = Portions::new(&run, before(&run));
         for _ in 0..2 {
-            for count in (1..=KEPT_MAX).chain([2, 1]) {
-                for from in 0..=KEPT_MAX - count {
-                    let heard = portions.heard_on(&joined(&all[from..from + count]), View::Display).unwrap();
-                    let numbers = from as u32 + 1..=(from + count) as u32;
-                    let single = numbers.map(|number| run[0].packet(number, View::Display).unwrap());
-                    let expected = if count == 1 { single.last().unwrap().clone() } else { Encoded::joined(single) };
-                    let [packet] = &heard.batch[..] else { panic!("one packet") };
-                    assert_eq!(packet.frames(), expected.frames());
+            for count in (1..=PORTIONS_MAX).chain([2, 1]) {
+                for from in 0..=PORTIONS_MAX - count {
+                    let heard = from..from + count;
+                    let portion = portions.of(&joined(&all[heard.clone()]), View::Display).unwrap();
+                    let [packet] = &portion.batch[..] else { panic!("one packet") };
+                    let bytes = heard.clone().map(size).sum();
+                    assert_eq!((packet.size(), portion.bytes, portion.told), (bytes, bytes, heard.end as u64));
                 }
             }
         }
-        assert_eq!(portions.kept.len(), KEPT_MAX);
+        assert_eq!(portions.kept.len(), PORTIONS_MAX);
     }
 
     #[test]
@@ -197,7 +199,7 @@ mod tests {
         let mut portions = Portions::new(&run, before(&run));
         let sizes = |packets: &[Encoded]| packets.iter().map(Encoded::size).collect::<Vec<_>>();
         let size = |at: usize, number| run[at].packet(number, View::Office).unwrap().size();
-        let portion = portions.heard_on(&joined(&["sales"]), View::Office).unwrap();
+        let portion = portions.of(&joined(&["sales"]), View::Office).unwrap();
         let expected = [size(0, 1) + size(1, 1) + size(1, 2), size(2, 1), size(3, 1), size(3, 2), size(3, 3)];
         assert_eq!(sizes(&portion.batch), expected, "the last entry is too large, and a ping goes into it");
         assert_eq!(portion.told, 4);

@@ -38,10 +38,11 @@ const TURNS: usize = 48;
 /// Something that happens.
 #[derive(Clone, Debug)]
 enum Op {
-    /// The application sends a batch of so many packets.
+    /// The application sends a batch of so many packets, perhaps joined to one.
     Send {
         packets: u8,
         bytes: u16,
+        joined: bool,
     },
     /// The heartbeat is due, and the application lets as many packets ride with it.
     Ping {
@@ -89,7 +90,8 @@ enum Op {
 fn ops() -> impl Strategy<Value = Vec<Op>> {
     let rarely = || prop::bool::weighted(0.04);
     let op = prop_oneof![
-        12 => (1..5_u8, 0..400_u16).prop_map(|(packets, bytes)| Op::Send { packets, bytes }),
+        12 => (1..5_u8, 0..400_u16, any::<bool>())
+            .prop_map(|(packets, bytes, joined)| Op::Send { packets, bytes, joined }),
         2 => (0..3_u8).prop_map(|riding| Op::Ping { riding }),
         3 => Just(Op::Confirm),
         2 => any::<bool>().prop_map(|rests| Op::Rest { rests }),
@@ -254,8 +256,11 @@ impl World {
 
     async fn act(&mut self, op: &Op) {
         match *op {
-            Op::Send { packets, bytes } => {
-                let batch = self.packets(packets, bytes.into());
+            Op::Send { packets, bytes, joined } => {
+                let mut batch = self.packets(packets, bytes.into());
+                if joined {
+                    batch = Encoded::joined(&batch.iter().collect::<Vec<_>>()).into_iter().collect();
+                }
                 let queued = self.socket.session.state().packets;
                 match self.socket.try_send(&batch) {
                     Ok(()) => self.count(packets.into()),
@@ -557,9 +562,9 @@ impl World {
         };
         assert_eq!(queued, (0, 0));
         // Which ends the poll that is under way.
-        self.act(&Op::Send { packets: 1, bytes: 0 }).await;
+        self.act(&Op::Send { packets: 1, bytes: 0, joined: false }).await;
         self.act(&Op::Take).await;
-        self.act(&Op::Send { packets: 3, bytes: 0 }).await;
+        self.act(&Op::Send { packets: 3, bytes: 0, joined: false }).await;
         self.act(&Op::CloseByServer { restarts: true }).await;
         self.act(&Op::Get { overlaps: false }).await;
         self.act(&Op::Take).await;
@@ -685,8 +690,14 @@ fn a_client_that_has_just_gone_over_hears_the_rest_and_the_goodbye_on_its_websoc
         let mut world = World::new().await;
         // The application has its hands full, so that the session's task does not look for what comes.
         let close = Op::CloseByServer { restarts: true };
-        for op in [Op::Rest { rests: true }, Op::Probe, Op::Upgrade, Op::Send { packets: 3, bytes: 0 }, close, Op::Hear]
-        {
+        for op in [
+            Op::Rest { rests: true },
+            Op::Probe,
+            Op::Upgrade,
+            Op::Send { packets: 3, bytes: 0, joined: false },
+            close,
+            Op::Hear,
+        ] {
             world.act(&op).await;
         }
         assert_eq!((world.got, world.is_parted), (3, true));

@@ -33,7 +33,7 @@ use crate::screens::joined::Joined;
 /// As many clients as there may be different stories at once.
 const CLIENTS: usize = 3;
 /// Small, so that it is full now and then. An entry has fewer events.
-const QUEUE_PACKETS_MAX: usize = 24;
+const QUEUE_PACKETS_MAX: usize = 10;
 /// What a task may take in steps until it is done, when nothing happens any more.
 const STEPS_MAX: usize = 5_000;
 
@@ -505,8 +505,12 @@ impl World {
 
     /// As the feeds do with what a bus brings.
     fn offer(&mut self, entries: impl IntoIterator<Item = Arc<Entry>>) {
+        self.take(|feed| feed.offer(entries));
+    }
+
+    fn take(&mut self, entries: impl FnOnce(&Feed) -> Vec<SocketRef>) {
         let before = self.feed.head();
-        let behind = self.feed.offer(entries);
+        let behind = entries(&self.feed);
         self.bring_on(behind);
         if let (Some(before), Some(after)) = (before, self.feed.head()) {
             assert!(self.journal.way(before, after).is_some(), "the head jumped from {before} to {after}");
@@ -541,7 +545,7 @@ impl World {
         match answer.unwrap_or_else(|| self.journal.read(head.position(), 500)) {
             Ok(entries) => {
                 self.feed.confirmed(head, entries.is_empty());
-                self.offer(entries);
+                self.take(|feed| feed.mend(entries));
             }
             Err(_) => self.begin(),
         }

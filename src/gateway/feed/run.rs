@@ -16,13 +16,12 @@ use crate::gateway::packed::Packed;
 use crate::journal::Entry;
 use crate::journal::read::Head;
 
-/// How many entries are told in one batch, and how many bytes of them as they are stored: small ones are much larger when
-/// they are encoded. What a slow screen may have under way grows by a batch.
-const ENTRIES_MAX: usize = 32;
+/// How many entries are told in one batch, and how many bytes of them as they are stored. Small ones are much larger when they
+/// are encoded, and a batch counts against what a screen may have under way.
+pub const ENTRIES_MAX: usize = 32;
 const BYTES_MAX: usize = 8 * 1024;
 
-/// Must be ended, or the last entries are told to nobody.
-#[must_use]
+/// Must be [ended](Run::end), or the last entries are told to nobody.
 pub(super) struct Run<'a> {
     pub state: &'a mut State,
     /// What the head has moved over and nobody was told yet.
@@ -65,7 +64,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Tells whoever hears of it.
+    /// Tells what nobody was told yet.
     fn tell(&mut self) {
         let untold = mem::take(&mut self.untold);
         self.behind.extend(self.state.audience.tell(&untold, self.began));
@@ -76,9 +75,91 @@ impl<'a> Run<'a> {
 
     /// Tells what is untold. Answers the screens that fell behind.
     pub fn end(mut self) -> Vec<SocketRef> {
-        if !self.untold.is_empty() {
-            self.tell();
-        }
-        self.behind
+        self.tell();
+        mem::take(&mut self.behind)
+    }
+}
+
+impl Drop for Run<'_> {
+    fn drop(&mut self) {
+        debug_assert!(self.untold.is_empty() || std::thread::panicking(), "a run was not ended");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+    use std::time::Duration;
+
+    use serde_json::{Value, json};
+    use tillwire_channels::{Channel, MerchantId, Moment, Role, StaffId, Tag};
+    use tillwire_socketio::Config;
+    use tillwire_socketio::loose::Loose;
+
+    use super::*;
+    use crate::gateway::admission::Admission;
+    use crate::gateway::feed::Feed;
+    use crate::identity::Staff;
+    use crate::journal::chain;
+
+    /// Somebody who has joined the sales, and the other end of their screen.
+    fn enter(feed: &Feed) -> (StaffId, SocketRef, Loose) {
+        let staff = Staff {
+            merchant: feed.merchant,
+            id: StaffId::new(),
+            token: uuid::Uuid::new_v4(),
+            role: Role::Owner,
+            outlets: Vec::new(),
+            register: None,
+            issued_at: Moment::UNIX_EPOCH,
+            expires_at: Moment::UNIX_EPOCH,
+        };
+        let id = staff.id;
+        let admission = Admission {
+            staff,
+            joined: vec!["sales".parse::<Channel>().unwrap().into()],
+            denied: Vec::new(),
+            after: None,
+            epoch: 0,
+            began_at: None,
+            age: Duration::ZERO,
+        };
+        let (socket, far) = Loose::new(Config::default());
+        assert!(!feed.enter(&socket, &admission).unwrap());
+        (id, socket, far)
+    }
+
+    fn told(far: &Loose) -> Vec<String> {
+        let events = far.take().into_iter().filter_map(|packet| Some(packet.text().strip_prefix("42")?.to_owned()));
+        let events = events.map(|json| serde_json::from_str::<Value>(&json).unwrap());
+        events.map(|event| format!("{} {}", event[0].as_str().unwrap(), event[1]["seq"])).collect()
+    }
+
+    #[test]
+    fn whoever_is_revoked_in_the_middle_was_told_what_came_before_and_nothing_after() {
+        let feed = Feed::new(MerchantId::new());
+        feed.begin_at(Head { seq: 0, tag: Tag::GENESIS }, HashMap::new());
+        let ((revoked, _socket, their_end), (_, _other_socket, other_end)) = (enter(&feed), enter(&feed));
+        let sale = json!({ "type": "sale.completed", "channels": ["sales"], "data": {} });
+        let access = json!({
+            "type": "access.revoked", "channels": ["access"],
+            "data": { "staff": revoked, "issued_until": "2026-11-24T00:00:00Z" },
+        });
+        let mut prev = Tag::GENESIS;
+        let entries: Vec<_> = (1..)
+            .zip([sale.clone(), sale.clone(), access, sale])
+            .map(|(seq, mut event)| {
+                (event["view"], event["occurred_at"]) = ("display".into(), "2026-11-24T00:00:00Z".into());
+                let text = json!([event]).to_string();
+                let tag = chain::tag(prev, feed.merchant, seq, &text);
+                let entry = Entry::new(feed.merchant, seq, prev, tag, Moment::UNIX_EPOCH, text.into());
+                prev = tag;
+                Arc::new(entry)
+            })
+            .collect();
+        assert!(feed.offer(entries).is_empty());
+        let before = ["ready null", "caught_up null", "sale.completed 1", "sale.completed 2"];
+        assert_eq!(told(&their_end), [&before[..], &["signed_out null"]].concat());
+        assert_eq!(told(&other_end), [&before[..], &["sale.completed 4"]].concat());
     }
 }
