@@ -28,6 +28,9 @@ pub struct Screen {
     pub epoch: i64,
     channels: Vec<Joined>,
     pub cursor: Cursor,
+    /// Where it joined something that the feed had not come to when it came. It is told nothing before the feed has, for
+    /// that place may be lost meanwhile.
+    pub looks_for: Option<Position>,
     /// Whether it was seen to take its time over what it is sent.
     pub is_slow: bool,
     /// The number of the last entry that the client was told a position of.
@@ -85,7 +88,8 @@ impl Screen {
         since: u64,
     ) -> Self {
         let channels = joined.iter().copied().map(Joined::from).collect();
-        Self { socket, staff, epoch, channels, cursor, is_slow: false, told, since, filter_version: 0, warned: false }
+        let (looks_for, is_slow, filter_version, warned) = (None, false, 0, false);
+        Self { socket, staff, epoch, channels, cursor, looks_for, is_slow, told, since, filter_version, warned }
     }
 
     /// What is joined.

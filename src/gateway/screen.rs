@@ -131,6 +131,7 @@ impl Replay<'_> {
                 Step::Full => self.socket.drained().await?,
                 Step::Serve(serving) => self.serve(serving).await?,
                 Step::Read(cursor) => self.read(cursor).await?,
+                Step::LookFor(place) => self.look_for(place).await,
                 Step::Want(channel, cursor) => self.fetch(channel, cursor).await?,
                 Step::Arrived => self.give().await?,
                 Step::Stale => self.due = None,
@@ -298,6 +299,22 @@ impl Replay<'_> {
                 self.pause(error).await;
                 Ok(())
             }
+        }
+    }
+
+    /// Looks for a place where something was joined, and waits until the feed has come there.
+    async fn look_for(&mut self, place: Position) {
+        let feed = self.feed.clone();
+        let moved = feed.moved.notified();
+        match self.stock.source.replay(feed.merchant, place, Slice { entries_max: 1, bytes_max: 1 }).await {
+            Ok(_) if feed.found_place(self.socket, place) => self.retry_after = RETRY_AFTER,
+            Ok(_) => {
+                self.retry_after = RETRY_AFTER;
+                feed.expect(place.seq);
+                let _ = tokio::time::timeout(FEED_WAIT_MAX, moved).await;
+            }
+            Err(Error::SnapshotRequired(_)) => feed.lost_place(self.socket),
+            Err(error) => self.pause(error).await,
         }
     }
 

@@ -188,7 +188,14 @@ async fn each_node_of_a_cluster_is_talked_to() {
     let (verdicts, words) = says(&env, "redis").await;
     assert!(verdicts == ["warning"] && words.contains("--redis-cluster"), "{words}");
     env.insert("TILLWIRE_REDIS_CLUSTER", "true".to_owned());
-    let (verdicts, words) = says(&env, "redis").await;
+    // The doctor waits for five seconds, which a busy machine may need for a cluster that has just been made.
+    let mut said = says(&env, "redis").await;
+    for _ in 0..5 {
+        if said.0 != ["good"] {
+            said = says(&env, "redis").await;
+        }
+    }
+    let (verdicts, words) = said;
     assert!(verdicts == ["good"] && words.contains("from each of 3 masters"), "{words}");
     cluster.nodes[2].kill();
     is_wrong(says(&env, "redis").await, &format!("at the master 127.0.0.1:{}", cluster.nodes[2].port));

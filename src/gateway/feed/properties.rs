@@ -725,6 +725,11 @@ impl World {
                     }
                 }
                 Step::Read(cursor) => task.ask(journal, cursor, is_stale, slice),
+                Step::LookFor(place) => match journal.read(place, 1) {
+                    Ok(_) if feed.found_place(socket, place) => {}
+                    Ok(_) => feed.expect(place.seq),
+                    Err(_) => feed.lost_place(socket),
+                },
                 Step::Want(channel, cursor) => {
                     // As it is, or as it was kept a moment ago.
                     let heads = &journal.heads;
@@ -1050,6 +1055,28 @@ fn what_was_joined_at_an_entry_that_was_lost_is_heard_when_the_client_comes_back
         Op::Heal { stale: false },
         Op::ComeBack { client: 1 },
         Op::Commit { channels: vec![1], bytes: 0 },
+    ]);
+}
+
+#[test]
+fn what_was_joined_where_the_feed_has_not_come_to_is_heard_when_that_place_is_lost() {
+    let change = Change { join: vec![0], leave: vec![], snapshot: false };
+    happens(&[
+        Op::Come { client: 0, place: Place::Head, channels: vec![0], wants_state: false },
+        Op::Commit { channels: vec![0], bytes: 0 },
+        Op::CommitUnreadable,
+        Op::Come { client: 1, place: Place::Known { which: 0, event: None }, channels: vec![4], wants_state: false },
+        Op::Plan { client: 1, change },
+        // Up to the word that it needs a snapshot, and goes on from the feed's head: from before where it joined.
+        Op::Run { client: 1, steps: 9, stale: false, slice: 4 },
+        Op::Read { client: 1 },
+        Op::ComeBack { client: 1 },
+        Op::Run { client: 1, steps: 9, stale: false, slice: 4 },
+        Op::Lose { which: 0 },
+        Op::Lose { which: 0 },
+        Op::FailOver { lost: 2 },
+        Op::Commit { channels: vec![0], bytes: 0 },
+        Op::BringAll,
     ]);
 }
 

@@ -23,6 +23,8 @@ pub enum Step {
     Serve(Serving),
     /// What follows its cursor is only in the journal.
     Read(Position),
+    /// It joined something here, where the feed has not come to, or in another history.
+    LookFor(Position),
     /// The state of this channel, as of its cursor or later.
     Want(Channel, Position),
     /// It is where the state that it waits for is true.
@@ -62,6 +64,9 @@ impl Feed {
         let State { ring, audience, .. } = &mut *state;
         let Some(screen) = audience.get_mut(socket) else { return Step::Done };
         let Cursor::Behind(cursor) = screen.cursor else { return Step::Done };
+        if let Some(place) = screen.looks_for {
+            return Step::LookFor(place);
+        }
         match due {
             Some((channel, at)) if screen.wants() != Some(channel) || at.seq < cursor.seq => return Step::Stale,
             Some((_, at)) if at == cursor => return Step::Arrived,
@@ -90,6 +95,27 @@ impl Feed {
                 Step::Serve(serving(screen, cursor, entries))
             }
             None => Step::Read(cursor),
+        }
+    }
+
+    /// The journal has the place that a screen looks for. From when the feed has come there, it is lost with our own head or
+    /// not at all. False if it has not.
+    pub fn found_place(&self, socket: &SocketRef, place: Position) -> bool {
+        let mut state = self.lock();
+        let has_come = state.head.is_some_and(|head| head.seq >= place.seq);
+        if let Some(screen) = state.audience.get_mut(socket).filter(|_| has_come) {
+            screen.looks_for = None;
+        }
+        has_come
+    }
+
+    /// The place that a screen looks for is of another history: so may be all that it joined further on than where it stands.
+    pub fn lost_place(&self, socket: &SocketRef) {
+        let mut state = self.lock();
+        let Some(screen) = state.audience.get_mut(socket) else { return };
+        screen.looks_for = None;
+        if let Cursor::Behind(cursor) = screen.cursor {
+            screen.doubt_after(cursor.seq);
         }
     }
 

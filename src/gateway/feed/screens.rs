@@ -51,7 +51,10 @@ impl Feed {
         let from = after.unwrap_or_else(|| head.position());
         // What is wanted is brought by the task that brings on those who are behind.
         let wants_state = joined.iter().any(|joined| joined.wants_state);
-        let is_live = from == head.position() && !wants_state;
+        // Where it joined something that this feed has not come to.
+        let further_on = joined.iter().filter(|joined| joined.since > head.seq);
+        let looks_for = further_on.filter_map(|joined| joined.place).max_by_key(|place| place.seq);
+        let is_live = from == head.position() && !wants_state && looks_for.is_none();
         let cursor = if is_live { Cursor::Live } else { Cursor::Behind(from) };
         let mut greeting = vec![tell::ready(channels(joined), denied.clone(), socket.recovered(), from)];
         if cursor == Cursor::Live {
@@ -63,7 +66,9 @@ impl Feed {
         // If it has no room for that, it is closing.
         let _ = socket.try_send(&greeting);
         let since = last_before(began_at.unwrap_or(from));
-        state.audience.insert(Screen::new(socket.clone(), staff.clone(), *epoch, joined, cursor, from.seq, since));
+        let mut screen = Screen::new(socket.clone(), staff.clone(), *epoch, joined, cursor, from.seq, since);
+        screen.looks_for = looks_for;
+        state.audience.insert(screen);
         state.idle_since = None;
         Ok(cursor != Cursor::Live)
     }
