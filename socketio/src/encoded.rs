@@ -1,7 +1,7 @@
 //! Packets encoded once and shared by every socket that sends them.
 //!
 //! An [`Encoded`] holds the very bytes a WebSocket carries, frame headers included: a server's frames are not masked, so
-//! one image fits all connections and a write hands the kernel shared slices. Polling takes the text out of the middle.
+//! one image fits all connections and a write hands the kernel shared slices. Polling takes the payloads out of it.
 
 use std::{fmt, ops::Range, sync::Arc};
 

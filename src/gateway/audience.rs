@@ -15,7 +15,7 @@ use crate::screens::joined;
 
 /// How many bytes a live screen may have been sent without saying that it received them. One that reads more slowly is
 /// behind, and is served bit by bit.
-const UNCONFIRMED_BYTES_MAX: usize = 64 * 1024;
+pub const UNCONFIRMED_BYTES_MAX: usize = 64 * 1024;
 /// The same for one that has been seen to be slow, and what any screen that is behind may have under way: the less there
 /// is, the newer is what comes next. One entry, which is never divided, comes on top.
 pub const UNCONFIRMED_BYTES_SLOW: usize = 16 * 1024;

@@ -71,7 +71,7 @@ fn index(number: u32) -> Option<usize> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use tillwire_channels::{Channel, MerchantId, Moment, Role, StaffId, Tag};
 
     use super::*;
@@ -79,7 +79,7 @@ mod tests {
     use crate::identity::Staff;
     use crate::screens::joined;
 
-    fn someone(role: Role) -> Staff {
+    pub fn someone(role: Role) -> Staff {
         let (issued_at, expires_at) = (Moment::UNIX_EPOCH, Moment::UNIX_EPOCH);
         let (merchant, id) = (MerchantId::new(), StaffId::new());
         Staff {

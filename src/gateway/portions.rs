@@ -114,31 +114,25 @@ impl<'a> Batch<'a> {
 #[cfg(test)]
 mod tests {
     use serde_json::json;
-    use tillwire_channels::{Channel, MerchantId, Moment, OutletId, Tag};
+    use tillwire_channels::{Channel, OutletId};
 
     use super::*;
-    use crate::journal::{Entry, chain};
+    use crate::gateway::ring::tests::chained;
     use crate::screens::joined;
 
     /// Entries with events on these channels, each with so many bytes of data.
     fn run(entries: &[(&[&str], usize)]) -> Vec<Arc<Packed>> {
-        let (merchant, mut prev) = (MerchantId::new(), Tag::GENESIS);
-        (1..)
-            .zip(entries)
-            .map(|(seq, (channels, bytes))| {
-                let event = |channel: &&str| {
-                    json!({
-                        "type": "sale.completed", "channels": [channel], "view": "display",
-                        "occurred_at": "2026-11-24T00:00:00Z", "data": { "padding": "x".repeat(*bytes) },
-                    })
-                };
-                let text = serde_json::Value::from_iter(channels.iter().map(event)).to_string();
-                let tag = chain::tag(prev, merchant, seq, &text);
-                let entry = Entry::new(merchant, seq, prev, tag, Moment::UNIX_EPOCH, text.into());
-                prev = tag;
-                Arc::new(Packed::new(Arc::new(entry)).unwrap())
-            })
-            .collect()
+        let text = |(channels, bytes): &(&[&str], usize)| {
+            let event = |channel: &&str| {
+                json!({
+                    "type": "sale.completed", "channels": [channel], "view": "display",
+                    "occurred_at": "2026-11-24T00:00:00Z", "data": { "padding": "x".repeat(*bytes) },
+                })
+            };
+            serde_json::Value::from_iter(channels.iter().map(event)).to_string()
+        };
+        let texts: Vec<String> = entries.iter().map(text).collect();
+        chained(&texts.iter().map(String::as_str).collect::<Vec<_>>())
     }
 
     fn joined(channels: &[&str]) -> Vec<Joined> {

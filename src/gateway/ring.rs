@@ -81,13 +81,13 @@ fn bytes(packed: &Packed) -> usize {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use tillwire_channels::{MerchantId, Moment};
 
     use super::*;
     use crate::journal::{Entry, chain};
 
-    fn chained(texts: &[&str]) -> Vec<Arc<Packed>> {
+    pub fn chained(texts: &[&str]) -> Vec<Arc<Packed>> {
         let (merchant, mut prev) = (MerchantId::new(), Tag::GENESIS);
         (1..)
             .zip(texts)

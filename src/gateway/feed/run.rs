@@ -92,28 +92,26 @@ mod tests {
     use std::time::Duration;
 
     use serde_json::{Value, json};
-    use tillwire_channels::{Channel, MerchantId, Moment, Role, StaffId, Tag};
-    use tillwire_socketio::Config;
+    use tillwire_channels::{Channel, MerchantId, Role, StaffId, Tag};
     use tillwire_socketio::loose::Loose;
+    use tillwire_socketio::{Config, Encoded};
 
     use super::*;
     use crate::gateway::admission::Admission;
+    use crate::gateway::audience::{UNCONFIRMED_BYTES_MAX, UNCONFIRMED_BYTES_SLOW};
     use crate::gateway::feed::Feed;
-    use crate::identity::Staff;
-    use crate::journal::chain;
+    use crate::gateway::packed::tests::someone;
+    use crate::gateway::ring::tests::chained;
+
+    fn feed() -> Feed {
+        let feed = Feed::new(MerchantId::new());
+        feed.begin_at(Head { seq: 0, tag: Tag::GENESIS }, HashMap::new());
+        feed
+    }
 
     /// Somebody who has joined the sales, and the other end of their screen.
     fn enter(feed: &Feed) -> (StaffId, SocketRef, Loose) {
-        let staff = Staff {
-            merchant: feed.merchant,
-            id: StaffId::new(),
-            token: uuid::Uuid::new_v4(),
-            role: Role::Owner,
-            outlets: Vec::new(),
-            register: None,
-            issued_at: Moment::UNIX_EPOCH,
-            expires_at: Moment::UNIX_EPOCH,
-        };
+        let staff = someone(Role::Owner);
         let id = staff.id;
         let admission = Admission {
             staff,
@@ -129,6 +127,24 @@ mod tests {
         (id, socket, far)
     }
 
+    /// Entries of one event each, of this type, on this channel, with this data.
+    fn entries(of: impl IntoIterator<Item = (&'static str, &'static str, Value)>) -> Vec<Arc<Entry>> {
+        let text = |(kind, channel, data): (&str, &str, Value)| {
+            let event = json!({
+                "type": kind, "channels": [channel], "view": "display",
+                "occurred_at": "2026-11-24T00:00:00Z", "data": data,
+            });
+            json!([event]).to_string()
+        };
+        let texts: Vec<String> = of.into_iter().map(text).collect();
+        let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+        chained(&texts).iter().map(|packed| packed.entry.clone()).collect()
+    }
+
+    fn sale() -> (&'static str, &'static str, Value) {
+        ("sale.completed", "sales", json!({}))
+    }
+
     fn told(far: &Loose) -> Vec<String> {
         let events = far.take().into_iter().filter_map(|packet| Some(packet.text().strip_prefix("42")?.to_owned()));
         let events = events.map(|json| serde_json::from_str::<Value>(&json).unwrap());
@@ -137,29 +153,27 @@ mod tests {
 
     #[test]
     fn whoever_is_revoked_in_the_middle_was_told_what_came_before_and_nothing_after() {
-        let feed = Feed::new(MerchantId::new());
-        feed.begin_at(Head { seq: 0, tag: Tag::GENESIS }, HashMap::new());
+        let feed = feed();
         let ((revoked, _socket, their_end), (_, _other_socket, other_end)) = (enter(&feed), enter(&feed));
-        let sale = json!({ "type": "sale.completed", "channels": ["sales"], "data": {} });
-        let access = json!({
-            "type": "access.revoked", "channels": ["access"],
-            "data": { "staff": revoked, "issued_until": "2026-11-24T00:00:00Z" },
-        });
-        let mut prev = Tag::GENESIS;
-        let entries: Vec<_> = (1..)
-            .zip([sale.clone(), sale.clone(), access, sale])
-            .map(|(seq, mut event)| {
-                (event["view"], event["occurred_at"]) = ("display".into(), "2026-11-24T00:00:00Z".into());
-                let text = json!([event]).to_string();
-                let tag = chain::tag(prev, feed.merchant, seq, &text);
-                let entry = Entry::new(feed.merchant, seq, prev, tag, Moment::UNIX_EPOCH, text.into());
-                prev = tag;
-                Arc::new(entry)
-            })
-            .collect();
-        assert!(feed.offer(entries).is_empty());
+        let access = json!({ "staff": revoked, "issued_until": "2026-11-24T00:00:00Z" });
+        let run = entries([sale(), sale(), ("access.revoked", "access", access), sale()]);
+        assert!(feed.offer(run).is_empty());
         let before = ["ready null", "caught_up null", "sale.completed 1", "sale.completed 2"];
         assert_eq!(told(&their_end), [&before[..], &["signed_out null"]].concat());
         assert_eq!(told(&other_end), [&before[..], &["sale.completed 4"]].concat());
+    }
+
+    #[test]
+    fn many_small_entries_at_once_are_no_way_past_what_a_screen_may_have_under_way() {
+        for (is_slow, bytes_max) in [(false, UNCONFIRMED_BYTES_MAX), (true, UNCONFIRMED_BYTES_SLOW)] {
+            let feed = feed();
+            let (_, socket, far) = enter(&feed);
+            feed.found(&socket, is_slow);
+            let entries = entries((0..40 * ENTRIES_MAX).map(|_| sale()));
+            let mut runs = entries.chunks(ENTRIES_MAX).map(|run| feed.offer(run.iter().cloned()));
+            assert!(runs.any(|behind| behind == [socket.clone()]), "nothing was confirmed");
+            let bytes: usize = far.take().iter().map(Encoded::size).sum();
+            assert!(bytes <= bytes_max && bytes > bytes_max / 2, "{bytes} of {bytes_max}");
+        }
     }
 }
