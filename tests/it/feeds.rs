@@ -152,6 +152,63 @@ async fn whatever_a_bus_loses_repeats_reorders_or_makes_up_the_screen_hears_the_
 }
 
 #[tokio::test]
+async fn g7_entries_of_merchants_that_come_together_are_told_to_their_own_screens_each_in_order() {
+    let hub = TestHub::start().await;
+    let gateway = ByHand::start(&hub, hub.pools.clone()).await;
+    let (mut screens, mut carried) = (Vec::new(), Vec::new());
+    for name in ["Toko Roti", "Toko Kopi", "Toko Buku"] {
+        let shop = hub.merchant(name).await;
+        let bread = shop.stocked("roti", 7_500, "100").await;
+        let auth = json!({ "token": shop.owner, "channels": ["sales"] });
+        let mut screen = Screen::enters(gateway.address, auth).await;
+        let head = screen.hears("ready").await.position.unwrap();
+        screen.hears("caught_up").await;
+        for _ in 0..30 {
+            shop.sells(&bread, 7_500).await;
+        }
+        let entries = entries_after(&hub, &shop, &head).await;
+        screens.push((screen, entries.iter().map(|it| (it.seq, shop.outlet.to_string())).collect::<Vec<_>>()));
+        carried.push(entries);
+    }
+    // One of each in turn.
+    for turn in 0..30 {
+        for entries in &carried {
+            gateway.carries(&entries[turn]).await;
+        }
+    }
+    for (screen, expected) in &mut screens {
+        for (seq, outlet) in expected {
+            let heard = screen.hears("sale.completed").await;
+            assert_eq!((heard.seq(), heard.body["outlet"].as_str().unwrap()), (*seq, outlet.as_str()));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_gap_of_many_runs_is_told_without_one_missing() {
+    let proxy = Proxy::to(Postgres::shared().await.tcp_port().unwrap()).await;
+    let hub = TestHub::start().await;
+    let url = |role| hub.database.url_through(proxy.port, role);
+    let pools = Pools::open(&url("tillwire_app"), &url("tillwire_feed"), 4).unwrap();
+    let gateway = ByHand::start(&hub, pools).await;
+    let shop = hub.merchant("Toko Roti").await;
+    let bread = shop.stocked("roti", 7_500, "1000").await;
+    let mut screen = Screen::enters(gateway.address, json!({ "token": shop.owner, "channels": ["sales"] })).await;
+    let head = screen.hears("ready").await.position.unwrap();
+    screen.hears("caught_up").await;
+    proxy.pause();
+    // A run has at most 32.
+    for _ in 0..100 {
+        shop.sells(&bread, 7_500).await;
+    }
+    let entries = entries_after(&hub, &shop, &head).await;
+    proxy.resume();
+    for entry in &entries {
+        assert_eq!(screen.hears("sale.completed").await.seq(), entry.seq);
+    }
+}
+
+#[tokio::test]
 async fn a_gap_is_timed_until_it_is_closed_and_by_whom() {
     let counts = Counts::begin();
     let proxy = Proxy::to(Postgres::shared().await.tcp_port().unwrap()).await;

@@ -452,6 +452,41 @@ async fn a_screen_that_comes_back_takes_its_own_place_however_often_the_database
 }
 
 #[tokio::test]
+async fn what_was_joined_further_on_than_a_node_has_heard_is_looked_for_in_a_journal_that_is_slow() {
+    let proxy = Proxy::to(Postgres::shared().await.tcp_port().unwrap()).await;
+    let hub = TestHub::start().await;
+    let shop = hub.merchant("Toko Roti").await;
+    let bread = shop.stocked("roti", 7_500, "100").await;
+    let node = hub.node_through(proxy.port, SCREENS_ONLY, &[]).await;
+    let auth = json!({ "token": shop.owner, "channels": ["sales"] });
+    let mut witness = Screen::enters_at_last(node.address, auth.clone()).await;
+    witness.hears_until("caught_up").await;
+    let mut screen = Screen::enters(hub.address, auth).await;
+    let offset = screen.hears("ready").await.position;
+    screen.hears("caught_up").await;
+
+    // No bus is between the two: the node stays where it is while it does not see the journal.
+    proxy.pause();
+    shop.sells(&bread, 7_500).await;
+    assert_eq!(screen.asks("join", json!({ "channels": ["stock"] })).await["ok"], true);
+    let heads = hub.locks("journal_heads").await;
+    proxy.resume();
+    let (mut back, ready) = recovers(&screen, node.address, &shop.owner, offset.as_deref()).await;
+    assert_eq!(ready.body["joined"], json!(["sales", "stock"]));
+    // Both nodes' looks at the heads, and the one for the place.
+    let started = Instant::now();
+    while hub.waiting_for("journal_heads").await < 3 {
+        assert!(started.elapsed() < FACT_MAX, "nobody looks for the place");
+    }
+    heads.close().await.unwrap();
+
+    assert_eq!(hears_of_business(&mut back, "caught_up").await, ["sale.completed"], "stock was joined behind it");
+    shop.sells(&bread, 7_500).await;
+    assert_eq!(hears_of_business(&mut back, "stock.changed").await, ["sale.completed", "stock.changed"]);
+    witness.hears("sale.completed").await;
+}
+
+#[tokio::test]
 async fn the_late_word_of_an_older_connection_is_refused_and_nobody_reads_another_merchants() {
     let hub = TestHub::start().await;
     let (shop, rival) = (hub.merchant("Toko Roti").await, hub.merchant("Saingan").await);
