@@ -46,6 +46,8 @@ pub enum Role {
     Api(Node),
     /// Screens alone.
     Gateway(Node),
+    /// The durable path alone: moves journals into RabbitMQ. Several share the work, and take over from one another.
+    Worker(Node),
     /// Brings the database's schema up to date.
     Migrate(Migrate),
     /// Checks everything that a node's configuration names, says what is wrong and what to do about it. Ends with 1 if
@@ -116,6 +118,10 @@ pub struct Database {
     /// The same database as `tillwire_feed`. The primary, never a replica.
     #[arg(long, env = "TILLWIRE_FEED_DATABASE_URL", hide_env_values = true)]
     pub feed_database_url: SecretString,
+
+    /// The same database as `tillwire_relay`, for whoever relays to RabbitMQ. The primary, directly and not through a pooler.
+    #[arg(long, env = "TILLWIRE_RELAY_DATABASE_URL", hide_env_values = true)]
+    pub relay_database_url: Option<SecretString>,
 
     /// The most connections that this process opens as `tillwire_app`; a quarter as many as `tillwire_feed`.
     #[arg(long, env = "TILLWIRE_DATABASE_CONNECTIONS", default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=1000))]

@@ -18,9 +18,11 @@ pub mod schema;
 pub mod screens;
 
 // The ways in and out.
+mod brokers;
 pub mod bus;
 pub mod gateway;
 pub mod http;
+pub mod relay;
 
 // What a role is given, and the roles themselves.
 pub mod hub;

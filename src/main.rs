@@ -22,9 +22,10 @@ async fn run(config: Config) -> anyhow::Result<()> {
     identity::tokens::install_crypto();
     telemetry::log(config.log(), config.log_json)?;
     match config.role {
-        Role::Serve(node) => roles::serve::run(node, Faces { api: true, gateway: true }).await,
-        Role::Api(node) => roles::serve::run(node, Faces { api: true, gateway: false }).await,
-        Role::Gateway(node) => roles::serve::run(node, Faces { api: false, gateway: true }).await,
+        Role::Serve(node) => roles::serve::run(node, Faces::ALL).await,
+        Role::Api(node) => roles::serve::run(node, Faces::API).await,
+        Role::Gateway(node) => roles::serve::run(node, Faces::GATEWAY).await,
+        Role::Worker(node) => roles::serve::run(node, Faces::WORKER).await,
         Role::Demo(demo) => roles::demo::run(demo).await,
         Role::Migrate(migrate) => roles::migrate::run(migrate).await,
         Role::Doctor(doctor) => roles::doctor::run(doctor).await,

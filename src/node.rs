@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use axum::serve::ListenerExt;
 use futures_util::future::BoxFuture;
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -17,13 +17,15 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
-use crate::bus::Buses;
+use crate::bus::{Brokers, Buses, Moved};
 use crate::gateway::address::Place;
 use crate::gateway::{self, Gateway};
 use crate::hub::Hub;
 use crate::identity::tokens::Verifier;
 use crate::journal::{Journal, Pools, pool, upkeep};
 use crate::listener::{self, Listener};
+use crate::relay::herald::Herald;
+use crate::relay::{self, Relay};
 use crate::{config, http, server, telemetry};
 
 /// How long requests, screens and writes that are under way may take to end, each.
@@ -48,6 +50,15 @@ pub struct Faces {
     pub api: bool,
     /// Screens.
     pub gateway: bool,
+    /// The durable path: none to the public, whom it only tells that it lives.
+    pub worker: bool,
+}
+
+impl Faces {
+    pub const ALL: Self = Self { api: true, gateway: true, worker: true };
+    pub const API: Self = Self { api: true, gateway: false, worker: false };
+    pub const GATEWAY: Self = Self { api: false, gateway: true, worker: false };
+    pub const WORKER: Self = Self { api: false, gateway: false, worker: true };
 }
 
 /// A node that is serving.
@@ -87,14 +98,28 @@ impl Node {
         )?;
         let public = bind(config.listen.listen, "--listen")?;
         let private = bind(config.listen.metrics_listen, "--metrics-listen")?;
-        let for_database = config.database.database_connections + config.database.database_connections / 4 + 2;
+        let for_database = config.database.database_connections
+            + config.database.database_connections / 4
+            + 2
+            + relay::CONNECTIONS_MAX;
         let connections_max = listener::connections_max(for_database as usize)?;
         let connections = Arc::new(Semaphore::new(connections_max));
         let addresses = (public.local_addr()?, private.local_addr()?);
 
         let (tasks, ended, closing) = (TaskTracker::new(), CancellationToken::new(), CancellationToken::new());
         let (mut buses, doors) = Buses::new(tasks.clone(), ended.clone());
-        buses.connect(&config.buses.into())?;
+        let brokers = config.buses.into();
+        buses.connect(&brokers)?;
+        if faces.api
+            && let Some(herald) = Herald::new(&brokers, || buses.tell_moved())?
+        {
+            tasks.spawn(herald.run(ended.clone()));
+        }
+        if faces.worker
+            && let Some(relay) = relay(&config.database, &brokers, faces, || buses.tell_moved())?
+        {
+            tasks.spawn(relay.run(ended.clone()));
+        }
         buses.open();
         let journal = Journal::new(pools.clone(), doors.announce, tasks.clone());
         let hub = Hub::new(journal, Arc::new(verifier), tasks.clone(), stop.clone());
@@ -174,6 +199,24 @@ impl Node {
             warn!("Some connections to the database did not close in {CLOSE_MAX:?} and are left behind");
         }
         info!("Stopped");
+    }
+}
+
+/// The relay, where there is a broker to relay to. A node that is nothing else cannot do without.
+fn relay(
+    database: &config::Database,
+    brokers: &Brokers,
+    faces: Faces,
+    moved: impl FnOnce() -> Arc<Moved>,
+) -> anyhow::Result<Option<Relay>> {
+    match (&database.relay_database_url, &brokers.amqp_url) {
+        (Some(database), Some(amqp)) => Relay::new(database.clone(), amqp, &brokers.prefix, moved()).map(Some),
+        _ if !faces.api && !faces.gateway => bail!("a worker needs --amqp-url and --relay-database-url"),
+        (None, Some(_)) => {
+            info!("Relays nothing to RabbitMQ: that needs --relay-database-url, here or at a worker");
+            Ok(None)
+        }
+        (_, None) => Ok(None),
     }
 }
 

@@ -95,6 +95,16 @@ fn tills_sell_by_rest_and_pgbench_repeats_their_sales() {
 }
 
 #[test]
+fn a_backlog_is_relayed_and_what_comes_later_too() {
+    let hub = hub();
+    let named = hub.as_ref().map_or(vec![], |hub| vec!["--tillwire", hub]);
+    let few = ["--entries", "300", "--merchants", "3", "--sales-per-second", "20"];
+    let results = measured("relay", &[&few, &*named].concat());
+    assert_eq!(subjects(&results), ["bare-publish", "tillwire"]);
+    assert!(results.iter().all(|it| it["messages"] == 300 && it["latency_us"]["p99"].as_u64() > Some(0)));
+}
+
+#[test]
 fn what_is_measured_again_and_again_is_told_in_a_table() {
     let mut tool = Command::new(env!("CARGO_BIN_EXE_tillwire-loadtest"));
     // As fast as it goes: the CPU of a few messages is less than what the kernel counts in.

@@ -55,7 +55,7 @@ pub async fn redis(brokers: &Brokers) -> anyhow::Result<Option<Carries>> {
 pub async fn rabbitmq(brokers: &Brokers) -> anyhow::Result<Option<Carries>> {
     let Some(url) = &brokers.amqp_url else { return Ok(None) };
     let rabbitmq = RabbitMq::new(url, &brokers.prefix)?;
-    let doubts = rabbitmq.greet().await?.iter().map(|failure| format!("{failure:#}")).collect();
+    let doubts = rabbitmq.nodes.greet().await?.iter().map(|failure| format!("{failure:#}")).collect();
     Ok(Some(Carries { took: round_trip(rabbitmq, &[MerchantId::new()]).await, masters: None, doubts }))
 }
 

@@ -1,9 +1,12 @@
-//! The local bus: from the journal to the feeds of the same process, and to the queues of the other buses.
+//! The local bus: from the journal to the feeds of the same process, to the queues of the other buses, and a word to whoever
+//! follows journals.
+
+use std::sync::Arc;
 
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::{Carried, Claim, Queue, count_dropped};
+use super::{Carried, Claim, Moved, Queue, count_dropped};
 use crate::journal::Committed;
 
 /// Hands every announced entry and every claim on, until `stop`. Whatever a full queue does not take is dropped: its bus is
@@ -13,12 +16,16 @@ pub async fn run(
     mut claims: mpsc::Receiver<Claim>,
     outgoing: Vec<(&'static str, Queue)>,
     heard: Queue,
+    moved: Vec<Arc<Moved>>,
     stop: CancellationToken,
 ) {
     loop {
         let carried = tokio::select! {
             () = stop.cancelled() => return,
-            Some(committed) = announced.recv() => Carried::Entry(committed.into()),
+            Some(committed) = announced.recv() => {
+                moved.iter().for_each(|moved| moved.name(committed.entry.merchant));
+                Carried::Entry(committed.into())
+            }
             Some(claim) = claims.recv() => Carried::Claim(claim),
             else => return,
         };

@@ -8,13 +8,12 @@ pub mod check;
 pub mod codec;
 mod ear;
 mod interest;
-mod link;
 mod local;
+mod moved;
 mod pipeline;
 mod queue;
 mod rabbitmq;
 mod redis;
-mod urls;
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -29,6 +28,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::journal::{Committed, Entry};
 pub use interest::Interest;
+pub use moved::Moved;
 pub use queue::Queue;
 
 /// How many entries wait for one bus. At 500 sales a second it rides out a pause of two seconds.
@@ -171,6 +171,7 @@ pub struct Buses {
     claims: mpsc::Receiver<Claim>,
     outgoing: Vec<(&'static str, Queue)>,
     heard: Queue,
+    moved: Vec<Arc<Moved>>,
     interest: Arc<Interest>,
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -201,7 +202,10 @@ impl Buses {
         let (heard_in, heard) = Queue::new(HALL_ENTRIES_MAX, HALL_BYTES_MAX);
         let interest = Arc::new(Interest::default());
         let doors = Doors { announce, gateway: GatewayDoors { heard, interest: interest.clone(), claim } };
-        (Self { announced, claims, outgoing: Vec::new(), heard: heard_in, interest, tasks, stop }, doors)
+        (
+            Self { announced, claims, outgoing: Vec::new(), heard: heard_in, moved: Vec::new(), interest, tasks, stop },
+            doors,
+        )
     }
 
     /// Adds the buses to these brokers, which need not be there yet.
@@ -229,10 +233,17 @@ impl Buses {
         self.tasks.spawn(bus.run(ends));
     }
 
+    /// Where it will be said whose journals this node has moved.
+    pub fn tell_moved(&mut self) -> Arc<Moved> {
+        let moved = Arc::new(Moved::default());
+        self.moved.push(moved.clone());
+        moved
+    }
+
     /// Carries what is announced to every bus and, in this process, straight to the feeds.
     pub fn open(self) {
-        let Self { announced, claims, outgoing, heard, tasks, stop, .. } = self;
-        tasks.spawn(local::run(announced, claims, outgoing, heard, stop));
+        let Self { announced, claims, outgoing, heard, moved, tasks, stop, .. } = self;
+        tasks.spawn(local::run(announced, claims, outgoing, heard, moved, stop));
     }
 }
 

@@ -11,8 +11,8 @@ use futures_util::stream::FuturesUnordered;
 use metrics::Label;
 use tokio::sync::mpsc;
 
-use super::link::{self, Link};
 use super::{Carried, Way, count_dropped};
+use crate::brokers::link::{self, Link};
 
 /// How many entries may be under way to a broker. With [`super::CARRIED_BYTES_MAX`] it bounds what a broker that has
 /// stopped reading can make us hold; at a round trip of 50 ms it still lets 5,000 entries a second through.

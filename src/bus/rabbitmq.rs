@@ -6,36 +6,33 @@
 //! A merchant's entries carry one of 256 routing keys. A key for each merchant would make a node deaf for seconds after
 //! a reconnect, since a broker binds about a thousand keys a second.
 
-mod wire;
-
 use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::time::Duration;
 
-use anyhow::{Context, anyhow, ensure};
+use anyhow::anyhow;
 use futures_util::StreamExt;
-use futures_util::future::{join_all, try_join_all};
+use futures_util::future::try_join_all;
 use lapin::options::{
     BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions, ConfirmSelectOptions,
     ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions,
 };
 use lapin::types::{AMQPValue, FieldTable, ShortString};
-use lapin::uri::{AMQPScheme, AMQPUri};
+use lapin::uri::AMQPUri;
 use lapin::{BasicProperties, Channel, Confirmation, Consumer, ExchangeKind};
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::SecretString;
 use tillwire_channels::MerchantId;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use self::wire::Wire;
 use super::ear::Ear;
-use super::link::{self, CONNECT_MAX, Link};
 use super::pipeline::{self, Sent};
-use super::{Bus, Carried, Ends, Interest, PASS_INTERVAL, codec, urls};
+use super::{Bus, Carried, Ends, Interest, PASS_INTERVAL, codec};
+use crate::brokers::amqp::{self, Nodes};
+use crate::brokers::link::{self, CONNECT_MAX, Link};
+use crate::brokers::wire::Wire;
 
-/// The broker and we tell each other this often that we are alive, so that it forgets the queue of a node that is gone.
-const HEARTBEAT_SECONDS: u16 = 10;
 /// What a node's queue holds at most; beyond it the oldest go first, and the feeds read the journal instead.
 const QUEUE_MESSAGES_MAX: i32 = 8_192;
 const QUEUE_BYTES_MAX: i32 = 32 * 1024 * 1024;
@@ -52,8 +49,7 @@ const PROBE_KEY: &str = "probe";
 const TRANSIENT: u8 = 1;
 
 pub struct RabbitMq {
-    /// The nodes of a cluster, or the only one.
-    uris: Vec<AMQPUri>,
+    pub(super) nodes: Nodes,
     exchange: ShortString,
 }
 
@@ -61,37 +57,13 @@ impl RabbitMq {
     /// # Errors
     /// If these are no URLs of a RabbitMQ. The message does not repeat them: they hold a password.
     pub fn new(list: &SecretString, prefix: &str) -> anyhow::Result<Self> {
-        let uris = urls::split(list.expose_secret()).into_iter().map(uri_of).collect::<anyhow::Result<_>>()?;
-        Ok(Self { uris, exchange: format!("tillwire.{prefix}live").into() })
-    }
-
-    /// Comes in at each node and leaves again, to learn what keeps us out. Answers with the nodes that do, as long as one
-    /// does not.
-    pub async fn greet(&self) -> anyhow::Result<Vec<anyhow::Error>> {
-        let answers = join_all(self.uris.iter().map(async |uri| {
-            let wire = link::answered(Wire::dial(uri, "tillwire: checking")).await.with_context(|| place(uri))?;
-            wire.close().await;
-            anyhow::Ok(())
-        }))
-        .await;
-        let mut failures: Vec<anyhow::Error> = answers.into_iter().filter_map(Result::err).collect();
-        if failures.len() < self.uris.len() { Ok(failures) } else { Err(failures.swap_remove(0)) }
-    }
-
-    /// Whose turn it is. After each failure it is another's.
-    fn node(&self, turn: usize) -> &AMQPUri {
-        &self.uris[turn % self.uris.len()]
-    }
-
-    /// Not always the first, so that the nodes of a fleet spread over those of a cluster.
-    fn first_turn(&self) -> usize {
-        fastrand::usize(..self.uris.len())
+        Ok(Self { nodes: Nodes::parse(list)?, exchange: format!("tillwire.{prefix}live").into() })
     }
 
     async fn publish(&self, mut outgoing: mpsc::Receiver<Carried>, stop: &CancellationToken) {
-        let (mut link, mut turn) = (Link::new(Self::NAME, "publishing"), self.first_turn());
-        while let Some(error) = self.publish_once(self.node(turn), &mut link, &mut outgoing, stop).await {
-            let pause = tokio::time::sleep(link.is_down(&error.context(place(self.node(turn)))));
+        let (mut link, mut turn) = (Link::new(Self::NAME, "publishing"), self.nodes.first_turn());
+        while let Some(error) = self.publish_once(self.nodes.at(turn), &mut link, &mut outgoing, stop).await {
+            let pause = tokio::time::sleep(link.is_down(&error.context(amqp::place(self.nodes.at(turn)))));
             turn = turn.wrapping_add(1);
             let pause = pipeline::discard_until(Self::NAME, &mut outgoing, pause);
             if stop.run_until_cancelled(pause).await.is_none() {
@@ -169,9 +141,9 @@ impl RabbitMq {
     }
 
     async fn listen(&self, ear: &Ear, stop: &CancellationToken) {
-        let (mut link, mut turn) = (Link::new(Self::NAME, "listening"), self.first_turn());
-        while let Some(error) = self.listen_once(self.node(turn), &mut link, ear, stop).await {
-            let pause = tokio::time::sleep(link.is_down(&error.context(place(self.node(turn)))));
+        let (mut link, mut turn) = (Link::new(Self::NAME, "listening"), self.nodes.first_turn());
+        while let Some(error) = self.listen_once(self.nodes.at(turn), &mut link, ear, stop).await {
+            let pause = tokio::time::sleep(link.is_down(&error.context(amqp::place(self.nodes.at(turn)))));
             turn = turn.wrapping_add(1);
             if stop.run_until_cancelled(pause).await.is_none() {
                 return;
@@ -320,27 +292,6 @@ async fn exists(channel: &Channel, queue: &ShortString) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// # Errors
-/// If it is no URL of a RabbitMQ. The message does not repeat it: it holds a password.
-fn uri_of(url: &str) -> anyhow::Result<AMQPUri> {
-    let mut uri: AMQPUri =
-        url.parse().map_err(|_| anyhow!("the URL of RabbitMQ must look like amqp://user:password@host:5672/vhost"))?;
-    ensure!(!uri.authority.host.contains(','), "each node of RabbitMQ is named by a whole URL of its own");
-    ensure!(uri.scheme == AMQPScheme::AMQP, "amqps:// is not supported yet: let a proxy beside the hub speak TLS");
-    let host = url.rsplit(['@', '/']).find(|part| part.starts_with('['));
-    ensure!(host.is_none(), "RabbitMQ's host must have a name or an IPv4 address"); // lapin would take it for localhost.
-    uri.query.heartbeat.get_or_insert(HEARTBEAT_SECONDS);
-    if uri.vhost.is_empty() {
-        uri.vhost = "/".to_owned(); // Who ends the URL with a slash means the default one, not the one without a name.
-    }
-    Ok(uri)
-}
-
-/// Where a node is, without its password.
-fn place(uri: &AMQPUri) -> String {
-    format!("{}:{}", uri.authority.host, uri.authority.port)
-}
-
 /// Which of the 256 keys a merchant's entries carry. All nodes must agree, so this never changes.
 fn bucket(merchant: MerchantId) -> u8 {
     merchant.0.as_bytes().iter().fold(0, |folded, byte| folded ^ byte)
@@ -365,26 +316,5 @@ mod tests {
     fn a_merchants_key_never_changes() {
         let merchant = MerchantId("0192d3a4-5b6c-7d8e-9fa0-b1c2d3e4f506".parse().unwrap());
         assert_eq!(routing_key(bucket(merchant)).as_str(), "a8");
-    }
-
-    #[test]
-    fn a_url_is_refused_without_being_repeated() {
-        let wrong = ["amqp//hub:geheim@host", "http://hub:geheim@host", "amqps://hub:geheim@host", "geheim", ""];
-        let lists = ["amqp://hub:geheim@a,http://hub:geheim@b", "amqp://hub:geheim@a,"];
-        for url in wrong.into_iter().chain(lists).chain(["amqp://hub:geheim@[::1]:5672/shop", "amqp://[::1]"]) {
-            let Err(error) = RabbitMq::new(&SecretString::from(url), "") else { panic!("{url} was taken") };
-            assert!(!format!("{error:?}").contains("geheim"), "{error:?}");
-        }
-        let default = RabbitMq::new(&SecretString::from("amqp://hub:geheim@host/"), "").unwrap();
-        assert_eq!((default.uris[0].vhost.as_str(), default.exchange.as_str()), ("/", "tillwire.live"));
-    }
-
-    #[test]
-    fn nodes_are_named_one_by_one_and_take_turns() {
-        let list = SecretString::from("amqp://hub:ge,heim@a/shop,amqp://hub:ge,heim@b:5673/shop");
-        let rabbitmq = RabbitMq::new(&list, "").unwrap();
-        let places = [0, 1, 2, usize::MAX].map(|turn| place(rabbitmq.node(turn)));
-        assert_eq!(places, ["a:5672", "b:5673", "a:5672", "b:5673"]);
-        assert!(rabbitmq.uris.iter().all(|uri| uri.vhost == "shop"));
     }
 }

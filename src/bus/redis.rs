@@ -17,7 +17,8 @@ pub use self::cluster::Cluster;
 use self::server::Server;
 use self::station::{Place, Station};
 use super::ear::Ear;
-use super::{Bus, Ends, urls};
+use super::{Bus, Ends};
+use crate::brokers::urls;
 
 /// The bus's name, whichever of the two it is.
 const NAME: &str = "redis";

@@ -103,6 +103,14 @@ pub async fn connect(url: &str) -> anyhow::Result<PgConnection> {
     Ok(PgConnection::connect_with(&within_bounds(url)?).await?)
 }
 
+/// One connection that holds locks of its session. PostgreSQL ends it, and the locks with it, when it has said nothing for
+/// so long.
+pub async fn connect_for_locks(url: &str, silence_max: Duration) -> anyhow::Result<PgConnection> {
+    let millis = silence_max.as_millis().to_string();
+    let options = within_bounds(url)?.options([("idle_session_timeout", millis)]);
+    Ok(PgConnection::connect_with(&options).await?)
+}
+
 /// Opens a pool for a command that takes its time: migrations, verification. No time-outs, few connections.
 pub fn open_for_owner(url: &str) -> anyhow::Result<PgPool> {
     Ok(PgPoolOptions::new().max_connections(2).connect_lazy_with(options(url)?))

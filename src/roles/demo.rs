@@ -44,6 +44,7 @@ async fn open(postgres: &Postgres, config: Demo, stop: CancellationToken) -> any
         database: config::Database {
             database_url: url("tillwire_app").into(),
             feed_database_url: url("tillwire_feed").into(),
+            relay_database_url: Some(url("tillwire_relay").into()),
             database_connections: 16,
         },
         tokens: config::Tokens { token_keys: key, realm },
@@ -52,8 +53,7 @@ async fn open(postgres: &Postgres, config: Demo, stop: CancellationToken) -> any
     };
     // Told after the tills have stopped, and before the database does.
     let close = CancellationToken::new();
-    let faces = Faces { api: true, gateway: true };
-    let node = Node::start(node, verifier, faces, telemetry::metrics()?, close.clone()).await?;
+    let node = Node::start(node, verifier, Faces::ALL, telemetry::metrics()?, close.clone()).await?;
     let outcome = demo::run(node.public, signer, pace, baskets, stop).await;
     close.cancel();
     node.stopped().await;

@@ -1,4 +1,4 @@
-//! `tillwire serve`, `api` and `gateway`: show their faces until they are told to stop.
+//! `tillwire serve`, `api`, `gateway` and `worker`: show their faces until they are told to stop.
 
 use anyhow::{Context, ensure};
 

@@ -116,7 +116,7 @@ async fn a_stock_client_that_is_killed_goes_on_at_another_gateway() {
     let hub = TestHub::start().await;
     let shop = hub.merchant("Toko Roti").await;
     let bread = shop.stocked("roti", 7_500, "100").await;
-    let gateway = hub.node(Faces { api: false, gateway: true }, &[]).await;
+    let gateway = hub.node(Faces::GATEWAY, &[]).await;
     let channels = ["sales", "stock"];
     for transports in [Transports::Websocket, Transports::Polling, Transports::Upgrade] {
         let start = sell(&shop, &bread, 1).await;

@@ -122,6 +122,8 @@ async fn a_wrong_way_in_is_found_out_and_no_secret_told() {
     is_wrong(says(&with(app, &database.url("postgres")), "database").await, "superuser");
     is_wrong(says(&with(app, &database.url("tillwire_relay")), "database").await, "for whom there are no walls");
     is_wrong(says(&with("TILLWIRE_FEED_DATABASE_URL", &database.url("tillwire_app")), "feed").await, "tillwire_feed");
+    let relay = "TILLWIRE_RELAY_DATABASE_URL";
+    is_wrong(says(&with(relay, &database.url("tillwire_app")), "relay").await, "tillwire_relay");
     let empty = Postgres::shared().await.url("tillwire_app", "tillwire");
     is_wrong(says(&with(app, &empty), "walls").await, "tillwire migrate");
     is_wrong(says(&with(app, &empty), "one_database").await, "two different databases");

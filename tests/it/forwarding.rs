@@ -29,7 +29,7 @@ use super::support::services::proxy::Proxy;
 /// How long a fact may take to come about before a test gives up.
 const PATIENCE: Duration = Duration::from_secs(60);
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
-const SCREENS_ONLY: Faces = Faces { api: false, gateway: true };
+const SCREENS_ONLY: Faces = Faces::GATEWAY;
 const CLIENTS: usize = 200;
 const POLLING_CLIENTS: usize = 20;
 const GATEWAYS: [&str; 2] = ["gateway-1", "gateway-2"];

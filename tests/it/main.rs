@@ -25,6 +25,7 @@ mod presence;
 mod process;
 mod reads;
 mod recovery;
+mod relay;
 mod rest;
 mod restore;
 mod retention;

@@ -18,7 +18,7 @@ use super::support::screen::{Heard, Screen};
 use super::support::services::Postgres;
 use super::support::services::proxy::Proxy;
 
-const SCREENS_ONLY: Faces = Faces { api: false, gateway: true };
+const SCREENS_ONLY: Faces = Faces::GATEWAY;
 /// How long after a gateway's death presence may be wrong.
 const RIGHT_WITHIN: Duration = Duration::from_secs(15);
 

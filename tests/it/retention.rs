@@ -195,7 +195,7 @@ async fn a_node_makes_the_partitions_that_are_missing_when_it_starts() {
         hub.database.psql(&format!("drop table {partition}")).await;
     }
     assert_eq!(hub.database.psql(names).await, "");
-    let node = hub.node(Faces { api: true, gateway: false }, &[]).await;
+    let node = hub.node(Faces::API, &[]).await;
     let started = Instant::now();
     while hub.database.psql(names).await != made {
         assert!(started.elapsed().as_secs() < 30, "not made");

@@ -17,7 +17,7 @@ use super::support::screen::Screen;
 use super::support::services::Postgres;
 use super::support::services::proxy::Proxy;
 
-const SCREENS_ONLY: Faces = Faces { api: false, gateway: true };
+const SCREENS_ONLY: Faces = Faces::GATEWAY;
 
 /// Sells one piece. Answers the payment's id.
 async fn is_paid(shop: &Shop<'_>, variant: &str) -> String {
@@ -398,7 +398,7 @@ async fn a_payment_is_found_in_a_journal_of_many_entries_and_what_is_old_is_forg
     // The upkeep of whoever starts forgets what is older than 31 days.
     let age = "update payments_seen set seen_at = now() - interval '32 days' where seq = (select max(seq) from payments_seen)";
     hub.database.psql(age).await;
-    let _node = hub.node(Faces { api: true, gateway: false }, &[]).await;
+    let _node = hub.node(Faces::API, &[]).await;
     let started = Instant::now();
     while !seen_on(&shop, &paid[0].0).await.is_empty() {
         assert!(started.elapsed() < FACT_MAX, "it is still there");

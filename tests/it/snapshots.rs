@@ -17,7 +17,7 @@ use super::support::screen::{Heard, Screen};
 use super::support::services::Postgres;
 use super::support::services::proxy::Proxy;
 
-const SCREENS_ONLY: Faces = Faces { api: false, gateway: true };
+const SCREENS_ONLY: Faces = Faces::GATEWAY;
 
 fn seq(position: &str) -> u64 {
     position.split(['.', '-']).next().unwrap().parse().unwrap()

@@ -11,5 +11,6 @@ pub mod metrics;
 pub mod process;
 pub mod screen;
 pub mod services;
+pub mod tap;
 pub mod till;
 pub mod watcher;

@@ -101,11 +101,14 @@ async fn with_everything<'a>(hub: &'a TestHub, name: &str) -> Shop<'a> {
     shop
 }
 
-/// The tables that merchants have rows in, and the partitions of those.
+/// What merchants have rows in and the application does not see at all.
+const RELAYS_OWN: &str = "relay_cursors";
+
+/// The tables that merchants have rows in, and the partitions of those. The relay's own is apart.
 async fn tables(hub: &TestHub, partitions: bool) -> Vec<String> {
     let sql = format!(
         "select relname from pg_class where relnamespace = 'public'::regnamespace and relkind in ('r', 'p')
-           and relispartition = {partitions}
+           and relispartition = {partitions} and relname <> '{RELAYS_OWN}'
            and exists (select from pg_attribute where attrelid = pg_class.oid and attname = 'merchant_id')
          order by relname"
     );
@@ -168,6 +171,10 @@ async fn the_application_role_writes_for_no_other_merchant_and_comes_in_by_no_ot
             assert!(why.contains("permission denied"), "{why}");
         }
     }
+    for statement in ["select count(*) from", "delete from", "truncate"] {
+        let why = is_denied(&mut app, &format!("{statement} {RELAYS_OWN}")).await;
+        assert!(why.contains("permission denied"), "{why}");
+    }
     for other in ["set role tillwire_feed", "set role tillwire_migrate", "create table own_table (n int)"] {
         is_denied(&mut app, other).await;
     }
@@ -194,6 +201,12 @@ async fn feed_and_relay_read_journals_and_nothing_else() {
         for partition in tables(&hub, true).await {
             is_denied(&mut sql, &format!("select from {partition}")).await;
         }
+        let cursors = format!("select count(*) from {RELAYS_OWN}");
+        match role {
+            "tillwire_relay" => assert_eq!(asked(&mut sql, &cursors).await, 0, "nobody has relayed"),
+            _ => _ = is_denied(&mut sql, &cursors).await,
+        }
+        is_denied(&mut sql, &format!("delete from {RELAYS_OWN}")).await;
     }
 }
 
@@ -246,7 +259,8 @@ tillwire_app: variants insert select update
 tillwire_feed: journal_entries select
 tillwire_feed: journal_heads select
 tillwire_relay: journal_entries select
-tillwire_relay: journal_heads select";
+tillwire_relay: journal_heads select
+tillwire_relay: relay_cursors insert select update";
 
 /// What runs with its owner's rights, and who may call it.
 const DOORS: &str = "\
@@ -281,7 +295,8 @@ async fn doors(sql: &mut PgConnection) -> String {
 }
 
 /// Tables that merchants have rows in and that are not walled as they should be: forced, and with this one policy for the
-/// application. Two more are known: feed and relay read all journals, and the owner forgets old keys, screens and what was seen.
+/// application. Three more are known: feed and relay read all journals, the relay keeps its cursors, and the owner forgets
+/// old keys, screens and what was seen.
 async fn open_tables(sql: &mut PgConnection) -> Vec<String> {
     let query = "select relname::text from pg_class
         where relnamespace = 'public'::regnamespace and relkind in ('r', 'p')
@@ -294,11 +309,13 @@ async fn open_tables(sql: &mut PgConnection) -> Vec<String> {
                            and with_check = '(merchant_id = current_merchant())'
                        when 'everyone' then roles <@ '{tillwire_feed,tillwire_relay}' and cmd = 'SELECT'
                            and relname in ('journal_entries', 'journal_heads')
+                       when 'relay' then roles = '{tillwire_relay}' and relname = 'relay_cursors'
                        when 'old' then roles = array[pg_get_userbyid(relowner)]
                            and relname in ('idempotency_keys', 'payments_seen', 'screens')
                        else false end)
                or not relispartition and not exists (
-                   select from pg_policies where tablename = relname and policyname = 'own'))
+                   select from pg_policies
+                   where tablename = relname and policyname = case relname when 'relay_cursors' then 'relay' else 'own' end))
         order by relname";
     sqlx::query_scalar(query).fetch_all(sql).await.unwrap()
 }

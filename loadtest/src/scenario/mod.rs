@@ -3,6 +3,7 @@
 mod churn;
 mod fanout;
 mod idle;
+mod relay;
 mod resume_storm;
 mod sale_to_screen;
 mod sales;
@@ -46,6 +47,8 @@ pub enum Scenario {
     SaleToScreen,
     /// Sales by REST, as fast as tills that wait for their answers can sell.
     Sales,
+    /// Entries from journals through the relay and a queue of RabbitMQ: a backlog, then at a steady pace.
+    Relay,
     /// All of these, one after the other, and then a table of what they found.
     All,
 }
@@ -113,13 +116,17 @@ pub struct Options {
     #[arg(long)]
     pub turnover: Option<u32>,
 
-    /// How many sales a second, for `sale-to-screen`.
+    /// How many sales a second, for `sale-to-screen`; entries for `relay`.
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u64).range(1..=10_000))]
     pub sales_per_second: u64,
 
-    /// How many shops they are spread over, for `sale-to-screen`. Each has 50 screens, or its part of `--screens`.
+    /// How many shops they are spread over. For `sale-to-screen` each has 50 screens, or its part of `--screens`.
     #[arg(long, default_value_t = 20, value_parser = positive)]
     pub merchants: usize,
+
+    /// How many entries wait for the relay, for `relay`.
+    #[arg(long, default_value_t = 50_000, value_parser = clap::value_parser!(u64).range(100..=2_000_000))]
+    pub entries: u64,
 
     /// How many tills sell at once, for `sales`, each in a shop of its own.
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=150))]
@@ -166,6 +173,7 @@ impl Scenario {
         match self {
             Self::SaleToScreen => vec![Subject::Tillwire, Subject::NodeApp],
             Self::Sales => vec![Subject::Pgbench, Subject::Tillwire],
+            Self::Relay => vec![Subject::BarePublish, Subject::Tillwire],
             // Nobody else keeps a journal to come back to.
             Self::ResumeStorm => vec![Subject::Tillwire],
             _ => Subject::value_variants().iter().copied().filter(|it| it.holds_screens()).collect(),
@@ -207,6 +215,7 @@ async fn measure(scenario: Scenario, stage: &Stage<'_>) -> Result<Measured> {
         Scenario::Churn => churn::run(stage).await,
         Scenario::SaleToScreen => sale_to_screen::run(stage).await,
         Scenario::Sales => sales::run(stage).await,
+        Scenario::Relay => relay::run(stage).await,
         Scenario::All => bail!("it is measured part by part"),
     }
 }

@@ -47,12 +47,14 @@ pub enum Subject {
     NodeApp,
     /// pgbench with the statements of a sale: what PostgreSQL itself can do.
     Pgbench,
+    /// A publisher and a consumer without a journal: what RabbitMQ itself can do.
+    BarePublish,
 }
 
 impl Subject {
     /// Whether it can be told what to send to screens.
     pub fn holds_screens(self) -> bool {
-        !matches!(self, Self::NodeApp | Self::Pgbench)
+        !matches!(self, Self::NodeApp | Self::Pgbench | Self::BarePublish)
     }
 
     /// The name on the command line and in results.
@@ -75,7 +77,7 @@ impl Subject {
             Self::Socketioxide => (build::socketioxide().await?, vec![]),
             Self::SocketioxideTuned => (build::socketioxide().await?, vec!["tuned".into()]),
             Self::Tillwire => return tillwire::start(run, fronts).await,
-            Self::NodeApp | Self::Pgbench => bail!("{} has no screens to send to", self.name()),
+            Self::NodeApp | Self::Pgbench | Self::BarePublish => bail!("{} has no screens to send to", self.name()),
         };
         let mut running = Running::default();
         let mut voices = Vec::new();
@@ -205,7 +207,7 @@ pub fn kernel_send_bytes(addresses: &[SocketAddr]) -> Result<u64> {
 }
 
 /// A message: a JSON object of exactly so many bytes, if it can be so short.
-fn payload(number: u64, bytes: usize) -> String {
+pub fn payload(number: u64, bytes: usize) -> String {
     let bare = format!("{{\"n\":{number},\"x\":\"\"}}").len();
     format!("{{\"n\":{number},\"x\":\"{}\"}}", "x".repeat(bytes.saturating_sub(bare)))
 }
@@ -233,6 +235,6 @@ mod tests {
         let names: Vec<String> = Subject::value_variants().iter().map(|it| it.name()).collect();
         assert_eq!(names[..3], ["bare-send", "bare-coalesce", "node-socketio"]);
         assert_eq!(names[3..6], ["bun-socketio", "socketioxide", "socketioxide-tuned"]);
-        assert_eq!(names[6..], ["tillwire", "node-app", "pgbench"]);
+        assert_eq!(names[6..], ["tillwire", "node-app", "pgbench", "bare-publish"]);
     }
 }

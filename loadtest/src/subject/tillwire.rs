@@ -22,6 +22,7 @@ use tillwire::bus::{Brokers, Buses, Doors};
 use tillwire::embedded::{Durability, Postgres};
 use tillwire::identity::tokens::{Bearer, Realm, Signer, install_crypto, write_new_key};
 use tillwire::journal::{Committed, Entry, chain};
+use tillwire::relay::herald::Herald;
 use tillwire_channels::{MerchantId, Moment, Role, StaffId, Tag};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -76,6 +77,7 @@ impl Base {
         let mut env = BTreeMap::from([
             ("TILLWIRE_DATABASE_URL", cluster.url("tillwire_app", DATABASE)),
             ("TILLWIRE_FEED_DATABASE_URL", cluster.url("tillwire_feed", DATABASE)),
+            ("TILLWIRE_RELAY_DATABASE_URL", cluster.url("tillwire_relay", DATABASE)),
             ("TILLWIRE_TOKEN_KEYS", public.display().to_string()),
             ("TILLWIRE_TOKEN_ISSUER", "loadtest".to_owned()),
             ("TILLWIRE_TOKEN_AUDIENCE", "loadtest".to_owned()),
@@ -104,6 +106,17 @@ impl Base {
         let mut process = Process::start(name, dir, &mut command)?;
         process.until(async || is_ready(address).await.unwrap_or(false)).await?;
         Ok(Node { process, address, metrics })
+    }
+
+    /// Opens a merchant with an empty journal.
+    pub async fn merchant(&self) -> Result<MerchantId> {
+        let merchant = MerchantId::new();
+        let sql = format!(
+            "insert into merchants (merchant_id, name, currency) values ('{merchant}', 'Load', 'IDR');
+             insert into journal_heads (merchant_id) values ('{merchant}')"
+        );
+        self.cluster.psql(DATABASE, &sql).await.context("opening a merchant")?;
+        Ok(merchant)
     }
 
     /// What an owner's screen connects with, all but the last brace, and the bare token.
@@ -136,17 +149,7 @@ pub async fn start(run: &Run, fronts: usize) -> Result<Running> {
     let program = build::tillwire(run).await?;
     // Nobody waits for a disk here: the fan-out is what is measured.
     let base = Base::start(run, Durability::Test, false).await?;
-    let merchant = MerchantId::new();
-    base.cluster
-        .psql(
-            DATABASE,
-            &format!(
-                "insert into merchants (merchant_id, name, currency) values ('{merchant}', 'Load', 'IDR');
-                 insert into journal_heads (merchant_id) values ('{merchant}')"
-            ),
-        )
-        .await
-        .context("opening a merchant")?;
+    let merchant = base.merchant().await?;
     let dir = run.folder("tillwire")?;
     let mut running = Running::new(Format::Enveloped);
     for number in 1..=fronts {
@@ -184,11 +187,15 @@ impl Publisher {
             .await?;
         let stop = CancellationToken::new();
         let (mut buses, mut doors) = Buses::new(TaskTracker::new(), stop.clone());
-        buses.connect(&Brokers {
+        let brokers = Brokers {
             redis_url: Some(SecretString::from(base.redis_url.as_str())),
             amqp_url: base.amqp_url.as_deref().map(SecretString::from),
             ..Brokers::default()
-        })?;
+        };
+        buses.connect(&brokers)?;
+        if let Some(herald) = Herald::new(&brokers, || buses.tell_moved())? {
+            tokio::spawn(herald.run(stop.clone()));
+        }
         buses.open();
         // Nobody listens at this node: what it says to itself is let go.
         let (_, nothing) = tokio::sync::mpsc::channel(1);
@@ -203,6 +210,21 @@ impl Publisher {
         stamps.stamp(numbers.clone())?;
         let entries = self.commit(numbers.clone().map(|number| payload(number, bytes))).await?;
         stamps.stamp(numbers)?;
+        self.announce(entries).await
+    }
+
+    /// Whose journal it is, and the number that its next entry will have.
+    pub fn next(&self) -> (MerchantId, u64) {
+        (self.merchant, self.seq + 1)
+    }
+
+    /// Commits one entry with this data, and then announces it.
+    pub async fn tell(&mut self, data: String) -> Result<()> {
+        let entries = self.commit(std::iter::once(data)).await?;
+        self.announce(entries).await
+    }
+
+    async fn announce(&self, entries: Vec<Arc<Entry>>) -> Result<()> {
         for entry in entries {
             self.doors.announce.send(Committed::now(entry)).await.context("a bus that runs")?;
         }

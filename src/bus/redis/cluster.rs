@@ -19,9 +19,10 @@ use super::atlas::{Address, Atlas, Slots};
 use super::server::Server;
 use super::station::{Place, Station};
 use super::{Channels, NAME};
+use crate::brokers::link::{self, Link};
+use crate::brokers::urls;
 use crate::bus::ear::Ear;
-use crate::bus::link::{self, Link};
-use crate::bus::{Bus, Carried, Ends, QUEUE_BYTES_MAX, QUEUE_ENTRIES_MAX, Queue, count_dropped, urls};
+use crate::bus::{Bus, Carried, Ends, QUEUE_BYTES_MAX, QUEUE_ENTRIES_MAX, Queue, count_dropped};
 
 /// How often the cluster is asked who serves what. Whoever learns that a slot has moved does not wait for it.
 const SURVEY_INTERVAL: Duration = Duration::from_secs(3);

@@ -6,7 +6,7 @@ use redis::io::tcp::TcpSettings;
 use redis::{AsyncConnectionConfig, Client, ConnectionAddr, IntoConnectionInfo, ProtocolVersion};
 
 use super::atlas::Address;
-use crate::bus::link::{self, ANSWER_MAX, CONNECT_MAX};
+use crate::brokers::link::{self, ANSWER_MAX, CONNECT_MAX};
 
 #[derive(Clone)]
 pub struct Server {

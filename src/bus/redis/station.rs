@@ -16,8 +16,8 @@ use tokio_util::sync::CancellationToken;
 use super::atlas::{Address, Atlas};
 use super::server::{Server, ping};
 use super::{Channels, NAME};
+use crate::brokers::link::{self, Link};
 use crate::bus::ear::Ear;
-use crate::bus::link::{self, Link};
 use crate::bus::pipeline::{self, Sent};
 use crate::bus::{Carried, Interest, PASS_INTERVAL, codec};
 

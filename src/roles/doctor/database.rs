@@ -24,13 +24,20 @@ const MIGRATE: &str = "Run `tillwire migrate`";
 pub async fn check(config: &Database, owner: Option<&SecretString>) -> Vec<Finding> {
     let app = Door { check: "database", flag: "--database-url", role: Some("tillwire_app") };
     let feed = Door { check: "feed", flag: "--feed-database-url", role: Some("tillwire_feed") };
-    let (app, feed) = tokio::join!(
+    let relay = Door { check: "relay", flag: "--relay-database-url", role: Some("tillwire_relay") };
+    let (app, feed, relay) = tokio::join!(
         app.look_in(config.database_url.expose_secret()),
-        feed.look_in(config.feed_database_url.expose_secret())
+        feed.look_in(config.feed_database_url.expose_secret()),
+        async {
+            match &config.relay_database_url {
+                Some(url) => relay.look_in(url.expose_secret()).await,
+                None => Look(None, Vec::new()),
+            }
+        }
     );
     let mut findings = Vec::new();
-    let (app, feed) = (app.told(&mut findings), feed.told(&mut findings));
-    let mut same = vec![("--database-url", &app), ("--feed-database-url", &feed)];
+    let (app, feed, relay) = (app.told(&mut findings), feed.told(&mut findings), relay.told(&mut findings));
+    let mut same = vec![("--database-url", &app), ("--feed-database-url", &feed), ("--relay-database-url", &relay)];
     let owner = match owner {
         Some(url) => {
             let door = Door { check: "owner", flag: "--migrate-database-url", role: None };

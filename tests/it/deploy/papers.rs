@@ -212,7 +212,7 @@ fn nodes_are_told_what_their_role_needs_and_nothing_else() {
     let compose = Compose::read();
     let command = Config::command();
     let roles: BTreeSet<&str> = compose.nodes().map(|(_, role, _)| role).collect();
-    assert_eq!(roles.into_iter().collect::<Vec<_>>(), ["api", "gateway", "migrate"]);
+    assert_eq!(roles.into_iter().collect::<Vec<_>>(), ["api", "gateway", "migrate", "worker"]);
     for (name, role, service) in compose.nodes() {
         let role = command.find_subcommand(role).unwrap_or_else(|| panic!("{name}: there is no `tillwire {role}`"));
         let arguments: Vec<_> = role.get_arguments().chain(command.get_arguments()).collect();

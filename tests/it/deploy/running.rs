@@ -44,6 +44,7 @@ fn values() -> (BTreeMap<&'static str, String>, Signer) {
         "MIGRATE_PASSWORD",
         "APP_PASSWORD",
         "FEED_PASSWORD",
+        "RELAY_PASSWORD",
         "PGBOUNCER_PASSWORD",
         "REDIS_PASSWORD",
         "RABBITMQ_PASSWORD",
@@ -72,7 +73,7 @@ impl Shop {
         let migrated = run(&services.command("migrate"), &env(&services, "migrate")).await;
         assert_eq!(migrated.code, Some(0), "{}", migrated.err);
         let mut nodes = BTreeMap::new();
-        for name in ["api", "gateway-1", "gateway-2"] {
+        for name in ["api", "gateway-1", "gateway-2", "worker"] {
             let mut env = env(&services, name);
             env.insert("TILLWIRE_SOCKETS_PER_ADDRESS", SOCKETS_PER_ADDRESS.to_string());
             nodes.insert(name, TillwireProcess::spawn(&services.command(name), &env));
@@ -382,9 +383,12 @@ async fn postgres_lets_in_whom_its_files_name() {
         let pool = pool::open_for_owner(&url).unwrap();
         pool.acquire().await.map(drop).map_err(|error| error.to_string())
     };
-    for (role, variable) in
-        [("tillwire_app", "APP_PASSWORD"), ("tillwire_feed", "FEED_PASSWORD"), ("tillwire_migrate", "MIGRATE_PASSWORD")]
-    {
+    for (role, variable) in [
+        ("tillwire_app", "APP_PASSWORD"),
+        ("tillwire_feed", "FEED_PASSWORD"),
+        ("tillwire_relay", "RELAY_PASSWORD"),
+        ("tillwire_migrate", "MIGRATE_PASSWORD"),
+    ] {
         assert_eq!(enters(role, &values[variable], "tillwire").await, Ok(()), "{role}");
         assert!(enters(role, &values[variable], "postgres").await.is_err(), "{role} in another database");
         assert!(enters(role, "wrong", "tillwire").await.is_err(), "{role} with another password");
@@ -392,7 +396,6 @@ async fn postgres_lets_in_whom_its_files_name() {
     assert_eq!(enters("pgbouncer", &values["PGBOUNCER_PASSWORD"], "postgres").await, Ok(()));
     assert!(enters("pgbouncer", &values["PGBOUNCER_PASSWORD"], "tillwire").await.is_err());
     assert!(enters("postgres", &values["POSTGRES_PASSWORD"], "postgres").await.is_err(), "the superuser from outside");
-    assert!(enters("tillwire_relay", "", "tillwire").await.is_err(), "a role without a password");
 
     // The pooler may look up whom it serves, and only as itself.
     let secrets = "set role pgbouncer; select name, left(secret, 13) from pgbouncer.secret_of('ROLE')";

@@ -227,7 +227,7 @@ fn http_request(
     request.body(http_body_util::Full::default()).expect("a request")
 }
 
-pub const BOTH_FACES: Faces = Faces { api: true, gateway: true };
+pub const BOTH_FACES: Faces = Faces { api: true, gateway: true, worker: false };
 
 /// Through a proxy on a port, if one is named; otherwise as a deployment would be configured, plus these flags.
 async fn start_node(

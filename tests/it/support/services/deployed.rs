@@ -32,7 +32,7 @@ pub struct Deployed {
 }
 
 /// What each service listens on; `papers.rs` holds the compose file to its own.
-const LISTENERS: [(&str, &[u16]); 8] = [
+const LISTENERS: [(&str, &[u16]); 9] = [
     ("postgres", &[5432]),
     ("pgbouncer", &[6432]),
     ("redis", &[6379]),
@@ -40,6 +40,7 @@ const LISTENERS: [(&str, &[u16]); 8] = [
     ("api", &[8080, 9464]),
     ("gateway-1", &[8080, 9464]),
     ("gateway-2", &[8080, 9464]),
+    ("worker", &[8080, 9464]),
     ("haproxy", &[8080, 8405]),
 ];
 

@@ -14,7 +14,7 @@ use lapin::uri::AMQPUri;
 use lapin::{AsyncTcpStream, Channel, Connection, ConnectionProperties};
 use tokio::net::TcpStream;
 
-use crate::bus::link::{self, CONNECT_MAX};
+use super::link::{self, CONNECT_MAX};
 
 /// How long saying goodbye may take. A broker that is not told only notes that we left without a word.
 const GOODBYE_MAX: Duration = Duration::from_millis(500);
