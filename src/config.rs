@@ -46,7 +46,8 @@ pub enum Role {
     Api(Node),
     /// Screens alone.
     Gateway(Node),
-    /// The durable path alone: moves journals into RabbitMQ. Several share the work, and take over from one another.
+    /// The durable path alone: serves webhooks, and moves journals into RabbitMQ. Several share the work, and take over from
+    /// one another.
     Worker(Node),
     /// Brings the database's schema up to date.
     Migrate(Migrate),
@@ -86,6 +87,8 @@ pub struct Demo {
     pub buses: Buses,
     #[command(flatten)]
     pub listen: Listen,
+    #[command(flatten)]
+    pub webhooks: Webhooks,
 }
 
 fn positive(text: &str) -> Result<f64, String> {
@@ -106,6 +109,28 @@ pub struct Node {
     pub buses: Buses,
     #[command(flatten)]
     pub listen: Listen,
+    #[command(flatten)]
+    pub webhooks: Webhooks,
+}
+
+/// Where webhooks may lead besides public addresses.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Webhooks")]
+pub struct Webhooks {
+    /// Networks of your own that webhooks may lead to, on any port and by plain HTTP as well, such as `10.1.0.0/16`;
+    /// comma-separated. Whoever may add a webhook can then reach whatever is there.
+    #[arg(long, env = "TILLWIRE_WEBHOOK_NETWORKS", value_delimiter = ',', value_parser = network)]
+    pub webhook_networks: Vec<IpNet>,
+
+    /// Ports of public addresses that webhooks may lead to besides 443; comma-separated.
+    #[arg(long, env = "TILLWIRE_WEBHOOK_PORTS", value_delimiter = ',')]
+    pub webhook_ports: Vec<u16>,
+}
+
+impl From<Webhooks> for crate::egress::Egress {
+    fn from(webhooks: Webhooks) -> Self {
+        Self { networks: webhooks.webhook_networks, ports: webhooks.webhook_ports }
+    }
 }
 
 #[derive(Clone, Debug, Args)]
@@ -119,7 +144,8 @@ pub struct Database {
     #[arg(long, env = "TILLWIRE_FEED_DATABASE_URL", hide_env_values = true)]
     pub feed_database_url: SecretString,
 
-    /// The same database as `tillwire_relay`, for whoever relays to RabbitMQ. The primary, directly and not through a pooler.
+    /// The same database as `tillwire_relay`, for workers: webhooks, and the relay to RabbitMQ. The primary, directly and not
+    /// through a pooler.
     #[arg(long, env = "TILLWIRE_RELAY_DATABASE_URL", hide_env_values = true)]
     pub relay_database_url: Option<SecretString>,
 

@@ -8,10 +8,12 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::commerce::snapshots::{self, Shared, Whole};
+use crate::egress::Egress;
 use crate::error::Result;
 use crate::identity::tokens::Verifier;
 use crate::journal::Journal;
 use crate::journal::read::ReadTx;
+use crate::webhooks::sender::Sender;
 
 /// What every edge needs. Cheap to clone.
 #[derive(Clone)]
@@ -19,15 +21,30 @@ pub struct Hub {
     pub journal: Journal,
     pub verifier: Arc<Verifier>,
     pub snapshots: Arc<Shared>,
+    /// Where the hub may connect to on a merchant's word.
+    pub egress: Arc<Egress>,
+    /// Posts to webhooks.
+    pub sender: Sender,
     /// Cancelled when the node begins to drain: readiness fails from then on.
     pub draining: CancellationToken,
 }
 
 impl Hub {
     /// `tasks` owns what is done for several requests at once.
-    pub fn new(journal: Journal, verifier: Arc<Verifier>, tasks: TaskTracker, draining: CancellationToken) -> Self {
+    ///
+    /// # Errors
+    /// If there are no certificates to trust.
+    pub fn new(
+        journal: Journal,
+        verifier: Arc<Verifier>,
+        egress: Egress,
+        tasks: TaskTracker,
+        draining: CancellationToken,
+    ) -> anyhow::Result<Self> {
         let snapshots = Arc::new(Shared::new(journal.pools.app.clone(), tasks));
-        Self { journal, verifier, snapshots, draining }
+        let egress = Arc::new(egress);
+        let sender = Sender::new(egress.clone())?;
+        Ok(Self { journal, verifier, snapshots, egress, sender, draining })
     }
 
     /// What gateways ask for the state of a channel with: the one place where they and commerce meet.

@@ -5,6 +5,7 @@
 // What everything stands on.
 mod batches;
 pub mod config;
+mod egress;
 pub mod embedded;
 pub mod error;
 pub mod shutdown;
@@ -16,6 +17,7 @@ pub mod identity;
 pub mod journal;
 pub mod schema;
 pub mod screens;
+pub mod webhooks;
 
 // The ways in and out.
 mod brokers;
@@ -23,6 +25,7 @@ pub mod bus;
 pub mod gateway;
 pub mod http;
 pub mod relay;
+mod workers;
 
 // What a role is given, and the roles themselves.
 pub mod hub;

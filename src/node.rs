@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, ensure};
 use axum::serve::ListenerExt;
 use futures_util::future::BoxFuture;
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
-use crate::bus::{Brokers, Buses, Moved};
+use crate::bus::Buses;
 use crate::gateway::address::Place;
 use crate::gateway::{self, Gateway};
 use crate::hub::Hub;
@@ -26,7 +26,8 @@ use crate::journal::{Journal, Pools, pool, upkeep};
 use crate::listener::{self, Listener};
 use crate::relay::herald::Herald;
 use crate::relay::{self, Relay};
-use crate::{config, http, server, telemetry};
+use crate::workers::webhooks::Webhooks;
+use crate::{config, http, server, telemetry, workers};
 
 /// How long requests, screens and writes that are under way may take to end, each.
 pub const FINISH_MAX: Duration = Duration::from_secs(30);
@@ -38,6 +39,8 @@ pub const STOP_MAX: Duration = Duration::from_secs(3 * FINISH_MAX.as_secs() + CL
 /// megabytes for a screen that reads slowly. It says that there is room again when a third of it is free, which takes a
 /// reader of 1 KB/s some 20 seconds here: with much more, an honest one would look stalled.
 const SEND_BUFFER_BYTES: u32 = 32 * 1024;
+/// How many connections workers have to look who has something to be told.
+const WORKERS_CONNECTIONS_MAX: u32 = 2;
 /// How many connections may wait to be accepted: a storm of screens that come back all at once.
 const BACKLOG: u32 = 4_096;
 /// Of so many connections one is kept free of screens: for REST and for whoever asks whether the node lives.
@@ -101,28 +104,45 @@ impl Node {
         let for_database = config.database.database_connections
             + config.database.database_connections / 4
             + 2
-            + relay::CONNECTIONS_MAX;
+            + relay::CONNECTIONS_MAX
+            + WORKERS_CONNECTIONS_MAX;
         let connections_max = listener::connections_max(for_database as usize)?;
         let connections = Arc::new(Semaphore::new(connections_max));
         let addresses = (public.local_addr()?, private.local_addr()?);
 
         let (tasks, ended, closing) = (TaskTracker::new(), CancellationToken::new(), CancellationToken::new());
         let (mut buses, doors) = Buses::new(tasks.clone(), ended.clone());
-        let brokers = config.buses.into();
-        buses.connect(&brokers)?;
+        let brokers = config.buses.clone().into();
+        // A worker is told by its own ways, and nobody by it.
+        if faces.api || faces.gateway {
+            buses.connect(&brokers)?;
+        }
         if faces.api
             && let Some(herald) = Herald::new(&brokers, || buses.tell_moved())?
         {
             tasks.spawn(herald.run(ended.clone()));
         }
-        if faces.worker
-            && let Some(relay) = relay(&config.database, &brokers, faces, || buses.tell_moved())?
-        {
-            tasks.spawn(relay.run(ended.clone()));
+        let works = faces.worker.then_some(config.database.relay_database_url.as_ref()).flatten();
+        if faces.worker && works.is_none() {
+            ensure!(faces.api || faces.gateway, "a worker needs --relay-database-url");
+            info!("Serves no webhooks and relays nothing: that needs --relay-database-url, here or at a worker");
+        }
+        let woken = buses.tell_moved();
+        if let (Some(database), Some(amqp)) = (works, &brokers.amqp_url) {
+            let relay = Relay::new(database.clone(), amqp, &brokers.prefix, buses.tell_moved(), woken.clone())?;
+            let stop = ended.clone();
+            tasks.spawn(async move { workers::until("The relay", &stop, || relay.run(&stop)).await });
         }
         buses.open();
         let journal = Journal::new(pools.clone(), doors.announce, tasks.clone());
-        let hub = Hub::new(journal, Arc::new(verifier), tasks.clone(), stop.clone());
+        let hub = Hub::new(journal, Arc::new(verifier), config.webhooks.clone().into(), tasks.clone(), stop.clone())?;
+        if let Some(database) = works {
+            let relay = pool::open(database.expose_secret(), WORKERS_CONNECTIONS_MAX)
+                .context("the database URL of workers (--relay-database-url)")?;
+            let webhooks = Webhooks::new(pools.clone(), relay, hub.sender.clone(), woken);
+            let stop = ended.clone();
+            tasks.spawn(async move { workers::until("Serving webhooks", &stop, || webhooks.run(&stop)).await });
+        }
         let mut routes = http::router(hub.clone(), faces.api);
         if faces.api {
             tasks.spawn(upkeep::run(pools.app.clone(), ended.clone()));
@@ -199,24 +219,6 @@ impl Node {
             warn!("Some connections to the database did not close in {CLOSE_MAX:?} and are left behind");
         }
         info!("Stopped");
-    }
-}
-
-/// The relay, where there is a broker to relay to. A node that is nothing else cannot do without.
-fn relay(
-    database: &config::Database,
-    brokers: &Brokers,
-    faces: Faces,
-    moved: impl FnOnce() -> Arc<Moved>,
-) -> anyhow::Result<Option<Relay>> {
-    match (&database.relay_database_url, &brokers.amqp_url) {
-        (Some(database), Some(amqp)) => Relay::new(database.clone(), amqp, &brokers.prefix, moved()).map(Some),
-        _ if !faces.api && !faces.gateway => bail!("a worker needs --amqp-url and --relay-database-url"),
-        (None, Some(_)) => {
-            info!("Relays nothing to RabbitMQ: that needs --relay-database-url, here or at a worker");
-            Ok(None)
-        }
-        (_, None) => Ok(None),
     }
 }
 

@@ -71,3 +71,7 @@ id!(
     /// A payment of a sale.
     PaymentId
 );
+id!(
+    /// A webhook endpoint: where a merchant's own server is told what happens.
+    EndpointId
+);

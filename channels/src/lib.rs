@@ -18,7 +18,7 @@ pub mod wire;
 
 pub use envelope::{Envelope, Stored};
 pub use event::Event;
-pub use ids::{MerchantId, OutletId, PaymentId, ProductId, RegisterId, SaleId, StaffId, VariantId};
+pub use ids::{EndpointId, MerchantId, OutletId, PaymentId, ProductId, RegisterId, SaleId, StaffId, VariantId};
 pub use position::{Position, Tag};
 pub use quantity::Quantity;
 pub use topic::{Channel, Topic};

@@ -44,6 +44,11 @@ impl IdempotencyKey {
         self.once_if(route, body, None)
     }
 
+    /// The key itself, for what is told apart by it and by nothing else.
+    pub fn into_text(self) -> String {
+        self.key
+    }
+
     /// The key for a request with this body that is to be done only on a condition: under another it is another request.
     pub fn once_if(self, route: &'static str, body: &[u8], condition: Option<&HeaderValue>) -> Once {
         let mut request = vec![self.path.as_bytes(), body];

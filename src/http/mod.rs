@@ -18,6 +18,7 @@ mod reply;
 mod sales;
 mod staff;
 mod stock;
+mod webhooks;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -86,6 +87,11 @@ fn routes_of_one() -> OpenApiRouter<Hub> {
         .routes(routes!(sales::list, sales::complete))
         .routes(routes!(sales::get))
         .routes(routes!(payments::seen))
+        .routes(routes!(webhooks::list, webhooks::add))
+        .routes(routes!(webhooks::get, webhooks::replace, webhooks::remove))
+        .routes(routes!(webhooks::secret, webhooks::rotate))
+        .routes(routes!(webhooks::attempts))
+        .routes(routes!(webhooks::test))
         .routes(routes!(journal::after))
         .routes(routes!(journal::snapshot))
 }

@@ -30,6 +30,8 @@ pub enum Permission {
     ReadPresence,
     /// Read the change feed.
     ReadJournal,
+    /// Add, change and remove webhooks, and read their secrets and attempts.
+    ManageWebhooks,
 }
 
 impl Permission {
@@ -43,7 +45,7 @@ impl Permission {
             Self::ReadCatalog | Self::ReadStock | Self::ReadOutlets | Self::ReadJournal => Role::ALL,
             Self::ChangeCatalog => &[Owner, Manager],
             Self::MoveStock => &[Owner, Manager, Clerk],
-            Self::ManageOutlets | Self::ManageStaff => &[Owner],
+            Self::ManageOutlets | Self::ManageStaff | Self::ManageWebhooks => &[Owner],
         }
     }
 }
@@ -62,6 +64,7 @@ impl fmt::Display for Permission {
             Self::ManageStaff => "manage_staff",
             Self::ReadPresence => "read_presence",
             Self::ReadJournal => "read_journal",
+            Self::ManageWebhooks => "manage_webhooks",
         })
     }
 }

@@ -104,11 +104,17 @@ pub async fn connect(url: &str) -> anyhow::Result<PgConnection> {
 }
 
 /// One connection that holds locks of its session. PostgreSQL ends it, and the locks with it, when it has said nothing for
-/// so long.
-pub async fn connect_for_locks(url: &str, silence_max: Duration) -> anyhow::Result<PgConnection> {
-    let millis = silence_max.as_millis().to_string();
-    let options = within_bounds(url)?.options([("idle_session_timeout", millis)]);
-    Ok(PgConnection::connect_with(&options).await?)
+/// so many seconds.
+///
+/// # Errors
+/// If there is none, or if it leads to a pooler, which would lend the session to others.
+pub async fn connect_for_locks(url: &str, silence_seconds_max: u8) -> anyhow::Result<PgConnection> {
+    let silence = format!("{silence_seconds_max}s");
+    let options = within_bounds(url)?.options([("idle_session_timeout", &silence)]);
+    let mut sql = PgConnection::connect_with(&options).await?;
+    let held: String = sqlx::query_scalar("show idle_session_timeout").fetch_one(&mut sql).await?;
+    anyhow::ensure!(held == silence, "a pooler is in between: this way has to lead to PostgreSQL itself");
+    Ok(sql)
 }
 
 /// Opens a pool for a command that takes its time: migrations, verification. No time-outs, few connections.

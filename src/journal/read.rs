@@ -94,6 +94,35 @@ pub async fn after(sql: &mut PgConnection, merchant: MerchantId, after: Position
     Ok(entries)
 }
 
+/// Where somebody goes on who cannot be served from `after`, and must not stand still: behind what is missing, or, where the
+/// history is another, at its beginning. Always elsewhere than `after`, as long as there is anything that follows it.
+pub async fn beyond(sql: &mut PgConnection, merchant: MerchantId, after: Position) -> Result<Position> {
+    let head = head(&mut *sql, merchant).await?.ok_or(Error::NotFound("merchant"))?;
+    let own = sqlx::query_scalar!(
+        "select tag from journal_entries where merchant_id = $1 and seq = $2",
+        merchant.0,
+        after.seq.cast_signed()
+    )
+    .fetch_optional(&mut *sql)
+    .await?;
+    let is_another = match own {
+        Some(tag) => tag_of(&tag)?.short() != after.tag,
+        None => after.seq > head.seq,
+    };
+    let from = if is_another { 0 } else { after.seq };
+    let next = sqlx::query!(
+        "select seq, prev from journal_entries where merchant_id = $1 and seq > $2 order by seq limit 1",
+        merchant.0,
+        from.cast_signed()
+    )
+    .fetch_optional(&mut *sql)
+    .await?;
+    match next {
+        Some(row) => Ok(Position::of_entry(seq_of(row.seq)?.saturating_sub(1), tag_of(&row.prev)?)),
+        None => Ok(head.position()),
+    }
+}
+
 /// Whether the journal holds each of these positions, the event included if it names one; and if not, why.
 pub async fn holds(
     sql: &mut PgConnection,

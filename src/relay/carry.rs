@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::bail;
+use anyhow::{anyhow, bail};
 use futures_util::StreamExt;
 use futures_util::stream;
 use lapin::options::BasicPublishOptions;
@@ -15,16 +15,16 @@ use tracing::error;
 use super::cursors::{self, Due};
 use super::message;
 use super::topology::Topology;
-use crate::brokers::link;
 use crate::error::Error;
 use crate::journal::Entry;
 use crate::journal::read::{self, Entries, Slice};
 
+/// How many journals are carried at the same time.
+pub const ABREAST_MAX: usize = 8;
 /// How much of a journal is under way at once: with [`ABREAST_MAX`] it bounds what is held, and what a broker has not
 /// confirmed.
-const SLICE: Slice = Slice { entries_max: 256, bytes_max: 1024 * 1024 };
-/// How many journals are carried at the same time.
-const ABREAST_MAX: usize = 8;
+pub const SLICE_ENTRIES_MAX: u32 = 256;
+const SLICE_BYTES_MAX: usize = 1024 * 1024;
 /// How long the broker may take to confirm a slice. It writes to the disks of most of its nodes first; a broker that is
 /// short of memory or disk confirms nothing.
 const CONFIRM_MAX: Duration = Duration::from_secs(10);
@@ -36,71 +36,96 @@ pub struct Road<'a> {
     pub pool: &'a PgPool,
     pub channel: &'a Channel,
     pub topology: &'a Topology,
+    /// How many entries of a journal are under way at most: fewer, where a broker was too slow for more.
+    pub slice_entries: u32,
 }
 
-/// Who did not do their part.
-pub enum Fault {
-    /// The database.
+/// What came of carrying some journals.
+#[derive(Default)]
+pub struct Carried {
+    /// How far each is confirmed, if further than before.
+    pub moved: Vec<(MerchantId, Position)>,
+    /// Those that have more.
+    pub more: Vec<MerchantId>,
+    /// Those that could not be carried now, for reasons of their own, and for how long they are left alone.
+    pub resting: Vec<(MerchantId, Rest)>,
+    /// Whether the database does not answer.
+    pub journal: Option<anyhow::Error>,
+    /// Why nobody can rely on the broker, or the way there, any more.
+    pub broker: Option<anyhow::Error>,
+}
+
+/// Why a journal is left alone for a while.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rest {
+    /// A queue did not take its entry.
+    Refused,
+    /// It cannot be read.
+    Unreadable,
+}
+
+/// Why one journal was not carried to the end.
+enum Fault {
     Journal(anyhow::Error),
-    /// The broker, or the way there: what it has not confirmed may be lost.
     Broker(anyhow::Error),
-}
-
-/// How one journal was carried.
-struct Carried {
-    merchant: MerchantId,
-    /// How far it is confirmed, if further than before.
-    to: Option<Position>,
-    /// Whether there was more than a slice of it.
-    more: bool,
-    outcome: Result<(), Fault>,
+    Own(Rest),
 }
 
 impl Road<'_> {
-    /// Carries a slice of each of these journals and moves their cursors. Answers those that have more.
+    /// Carries a slice of each of these journals.
     ///
-    /// # Errors
-    /// If a journal could not be read, or the broker did not confirm: cursors are as far as it did.
-    pub async fn carry(&self, due: Vec<Due>) -> Result<Vec<MerchantId>, Fault> {
-        let carried: Vec<Carried> =
+    /// Where the broker gives an entry back that no queue takes, nothing of all this counts: it says so with the wrong one's
+    /// confirmation, if many are under way.
+    pub async fn carry(&self, due: Vec<Due>) -> Carried {
+        let outcomes: Vec<_> =
             stream::iter(due).map(|due| self.carry_one(due)).buffer_unordered(ABREAST_MAX).collect().await;
-        let moved: Vec<(MerchantId, Position)> = carried.iter().filter_map(|it| Some((it.merchant, it.to?))).collect();
-        if !moved.is_empty() {
-            link::answered(cursors::advance(self.pool, &moved)).await.map_err(Fault::Journal)?;
+        let mut carried = Carried::default();
+        for (merchant, to, outcome) in outcomes {
+            carried.moved.extend(to.map(|to| (merchant, to)));
+            match outcome {
+                Ok(true) => carried.more.push(merchant),
+                Ok(false) => {}
+                Err(Fault::Own(rest)) => carried.resting.push((merchant, rest)),
+                Err(Fault::Journal(error)) => carried.journal = Some(error),
+                Err(Fault::Broker(error)) => carried.broker = Some(error),
+            }
         }
-        let mut more = Vec::new();
-        for it in carried {
-            it.outcome?;
-            more.extend(it.more.then_some(it.merchant));
+        if carried.broker.is_some() {
+            carried.moved.clear();
         }
-        Ok(more)
+        carried
     }
 
-    async fn carry_one(&self, due: Due) -> Carried {
-        let mut carried = Carried { merchant: due.merchant, to: None, more: false, outcome: Ok(()) };
-        let outcome = self.carry_slice(due, &mut carried).await;
-        Carried { outcome, ..carried }
+    /// How far a journal was confirmed, and whether it has more.
+    async fn carry_one(&self, due: Due) -> (MerchantId, Option<Position>, Result<bool, Fault>) {
+        let mut to = None;
+        let outcome = self.carry_slice(due, &mut to).await;
+        (due.merchant, to, outcome)
     }
 
-    async fn carry_slice(&self, due: Due, carried: &mut Carried) -> Result<(), Fault> {
-        let Some(Entries { entries, more }) = self.read(due).await.map_err(Fault::Journal)? else {
-            carried.more = true; // From elsewhere.
-            return Ok(());
-        };
-        carried.more = more;
+    async fn carry_slice(&self, due: Due, to: &mut Option<Position>) -> Result<bool, Fault> {
+        let Some(Entries { entries, more }) = self.read(due).await? else { return Ok(true) };
         let confirming = async {
             let mut confirms = Vec::with_capacity(entries.len());
             for entry in &entries {
-                confirms.push(self.publish(entry).await?);
+                confirms.push(self.publish(entry).await.map_err(Fault::Broker)?);
             }
+            let mut refused = false;
+            // Each is waited for, also behind one that was refused: what comes back is told with any of them.
             for (entry, confirm) in entries.iter().zip(confirms) {
-                is_confirmed(confirm.await?)?;
-                carried.to = Some(entry.position());
-                metrics::counter!("tillwire_relay_entries_total").increment(1);
+                let confirmation = confirm.await.map_err(|error| Fault::Broker(error.into()))?;
+                refused |= !is_taken(confirmation).map_err(Fault::Broker)?;
+                if !refused {
+                    *to = Some(entry.position());
+                    metrics::counter!("tillwire_relay_entries_total").increment(1);
+                }
             }
-            anyhow::Ok(())
+            if refused { Err(Fault::Own(Rest::Refused)) } else { Ok(()) }
         };
-        link::within(CONFIRM_MAX, confirming).await.map_err(Fault::Broker)
+        match tokio::time::timeout(CONFIRM_MAX, confirming).await {
+            Ok(outcome) => outcome.map(|()| more),
+            Err(_) => Err(Fault::Broker(anyhow!("it confirms nothing within {CONFIRM_MAX:?}"))),
+        }
     }
 
     async fn publish(&self, entry: &Entry) -> anyhow::Result<PublisherConfirm> {
@@ -112,35 +137,52 @@ impl Road<'_> {
     }
 
     /// What follows the cursor; `None` if it was put elsewhere.
-    async fn read(&self, due: Due) -> anyhow::Result<Option<Entries>> {
+    async fn read(&self, due: Due) -> Result<Option<Entries>, Fault> {
+        let slice = Slice { entries_max: self.slice_entries, bytes_max: SLICE_BYTES_MAX };
         let reading = async {
             let mut sql = self.pool.acquire().await?;
-            read::after(&mut sql, due.merchant, due.after, SLICE).await
+            let why = match read::after(&mut sql, due.merchant, due.after, slice).await {
+                Err(Error::SnapshotRequired(why)) => why,
+                read => return read.map(Some),
+            };
+            let to = read::beyond(&mut sql, due.merchant, due.after).await?;
+            let reason = match why.reason {
+                SnapshotReason::Expired => "expired",
+                SnapshotReason::Diverged => "diverged",
+            };
+            metrics::counter!("tillwire_relay_cuts_total", "reason" => reason).increment(1);
+            error!(
+                merchant = %due.merchant,
+                "The journal does not go on from {}, up to which it was relayed ({reason}): the relay goes on after {to}",
+                due.after
+            );
+            cursors::put(&mut sql, due, to).await?;
+            Ok(None)
         };
-        let why = match tokio::time::timeout(READ_MAX, reading).await? {
-            Ok(entries) => return Ok(Some(entries)),
-            Err(Error::SnapshotRequired(why)) => why,
-            Err(error) => return Err(error.into_anyhow().context("reading a journal")),
-        };
-        // Never in the ordinary course: cursors are in the database of the journals, and retention is longer than a lag.
-        let to = why.oldest.unwrap_or(Position::START);
-        let reason = match why.reason {
-            SnapshotReason::Expired => "expired",
-            SnapshotReason::Diverged => "diverged",
-        };
-        metrics::counter!("tillwire_relay_cuts_total", "reason" => reason).increment(1);
-        error!(merchant = %due.merchant, "The journal does not have {}, up to which it was relayed ({reason}): the relay goes on after {to}", due.after);
-        cursors::put(self.pool, due, to).await?;
-        Ok(None)
+        let read = tokio::time::timeout(READ_MAX, reading).await.map_err(|late| Fault::Journal(late.into()))?;
+        read.map_err(|error| {
+            let error = error.into_anyhow();
+            match error.downcast_ref::<sqlx::Error>() {
+                Some(_) => Fault::Journal(error),
+                None => {
+                    error!(merchant = %due.merchant, "A journal cannot be relayed: {error:#}");
+                    Fault::Own(Rest::Unreadable)
+                }
+            }
+        })
     }
 }
 
-fn is_confirmed(confirmation: Confirmation) -> anyhow::Result<()> {
+/// Whether an entry was taken by every queue that it is for. False if it was refused.
+///
+/// # Errors
+/// If none is bound to the exchange, or nothing is confirmed.
+fn is_taken(confirmation: Confirmation) -> anyhow::Result<bool> {
     match confirmation {
-        Confirmation::Ack(None) => Ok(()),
+        Confirmation::Ack(None) => Ok(true),
+        Confirmation::Nack(None) => Ok(false),
         // Acknowledged, and thrown away.
         Confirmation::Ack(Some(_)) | Confirmation::Nack(Some(_)) => bail!("no queue is bound to the exchange"),
-        Confirmation::Nack(None) => bail!("the broker refused an entry"),
         Confirmation::NotRequested => bail!("the broker confirms nothing"),
     }
 }

@@ -13,14 +13,18 @@ pub struct Due {
     pub after: Position,
 }
 
-/// So many of the due journals of these shards: those whose cursors have stood still for longest.
-pub async fn due(pool: &PgPool, shards: Shards, journals_max: i64) -> anyhow::Result<Vec<Due>> {
+/// So many of the due journals of these shards, but for those that are left alone: those whose cursors have stood still for
+/// longest.
+pub async fn due(pool: &PgPool, shards: Shards, resting: &[MerchantId], journals_max: i64) -> anyhow::Result<Vec<Due>> {
+    let resting: Vec<uuid::Uuid> = resting.iter().map(|merchant| merchant.0).collect();
     let rows = sqlx::query!(
         r#"select head.merchant_id, cursor.seq as "seq?", cursor.tag as "tag?"
            from journal_heads head left join relay_cursors cursor using (merchant_id)
-           where head.seq <> coalesce(cursor.seq, 0) and get_byte(uuid_send(head.merchant_id), 15) & 15 = any($1)
-           order by cursor.moved_at nulls first limit $2"#,
+           where (head.seq <> coalesce(cursor.seq, 0) or substr(head.tag, 1, 4) <> coalesce(cursor.tag, '\x00000000'))
+             and get_byte(uuid_send(head.merchant_id), 15) & 15 = any($1) and head.merchant_id <> all($2)
+           order by cursor.moved_at nulls first limit $3"#,
         &shards.to_sql(),
+        &resting,
         journals_max,
     )
     .fetch_all(pool)
@@ -71,7 +75,7 @@ pub async fn advance(pool: &PgPool, moved: &[(MerchantId, Position)]) -> sqlx::R
 }
 
 /// Puts the cursor of one journal elsewhere, back too: its history is another, or cut. Only if it still is where it was.
-pub async fn put(pool: &PgPool, due: Due, to: Position) -> sqlx::Result<()> {
+pub async fn put(sql: &mut PgConnection, due: Due, to: Position) -> sqlx::Result<()> {
     sqlx::query!(
         "insert into relay_cursors (merchant_id, seq, tag) values ($1, $3, $4)
          on conflict (merchant_id) do update set seq = excluded.seq, tag = excluded.tag, moved_at = now()
@@ -81,7 +85,7 @@ pub async fn put(pool: &PgPool, due: Due, to: Position) -> sqlx::Result<()> {
         to.seq.cast_signed(),
         to.tag.as_slice(),
     )
-    .execute(pool)
+    .execute(sql)
     .await?;
     Ok(())
 }
@@ -95,8 +99,8 @@ pub struct Lag {
     pub seconds: f64,
 }
 
-/// What waits in these shards, by shard. Those where nothing does are left out.
-pub async fn lag(sql: &mut PgConnection, shards: Shards) -> anyhow::Result<Vec<(u8, Lag)>> {
+/// What waits, by shard. Those where nothing does are left out.
+pub async fn lag(sql: &mut PgConnection) -> anyhow::Result<Vec<(u8, Lag)>> {
     let rows = sqlx::query!(
         r#"select get_byte(uuid_send(head.merchant_id), 15) & 15 as "shard!",
                   sum(greatest(head.seq - coalesce(cursor.seq, 0), 0))::float8 as "entries!",
@@ -106,9 +110,8 @@ pub async fn lag(sql: &mut PgConnection, shards: Shards) -> anyhow::Result<Vec<(
                select recorded_at from journal_entries entry
                where entry.merchant_id = head.merchant_id and entry.seq > coalesce(cursor.seq, 0)
                order by entry.seq limit 1) oldest on true
-           where head.seq <> coalesce(cursor.seq, 0) and get_byte(uuid_send(head.merchant_id), 15) & 15 = any($1)
-           group by 1"#,
-        &shards.to_sql(),
+           where head.seq <> coalesce(cursor.seq, 0)
+           group by 1"#
     )
     .fetch_all(sql)
     .await?;

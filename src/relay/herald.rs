@@ -57,6 +57,9 @@ impl Herald {
             let channel = wire.channel().await?;
             self.topology.declare_moved(&channel).await?;
             channel.confirm_select(ConfirmSelectOptions::default()).await?;
+            // A broker that is short of memory or disk accepts a connection and its first message, and then blocks it.
+            self.publish(&channel, &[]).await?;
+            self.publish(&channel, &[]).await?;
             anyhow::Ok(channel)
         })
         .await?;

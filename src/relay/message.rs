@@ -2,6 +2,7 @@
 //!
 //! The body is JSON: `{"merchant": …, "position": "1041-9f3ac2d1", "prev": …, "tag": …, "recorded_at": …, "events": […]}`, the events as
 //! the very text that the journal hashes. Those of an entry above 64 KiB are left out; whoever wants them reads the journal.
+//! A position is of one journal alone, so a message is told from others by merchant and position: its id has both.
 //! A routing key is the type of an event; an entry with events of several types carries the others as `CC`, so that a queue
 //! bound to several of them gets it once.
 
@@ -18,7 +19,7 @@ use crate::journal::{Entry, chain};
 
 /// Above so many bytes, events are left out: a broker keeps a message for each queue, and copies it to each replica.
 pub const EVENTS_BYTES_MAX: usize = 64 * 1024;
-/// The key of an entry without events.
+/// The key of an entry without events that can be read.
 const NO_TYPE: &str = "entry";
 /// Messages survive a broker.
 const PERSISTENT: u8 = 2;
@@ -44,24 +45,26 @@ pub struct Message {
     pub body: Vec<u8>,
 }
 
-/// One whose text is no list of events, in a journal that was tampered with, is published by its place: whoever takes it
-/// will see, and the ones after it do not wait.
+/// One whose events cannot be read, in a journal that was tampered with, is published by its place: whoever takes it will
+/// see, and the ones after it do not wait.
 ///
 /// # Errors
 /// None that is known.
 pub fn encode(entry: &Entry) -> anyhow::Result<Message> {
-    let stored = entry.events().unwrap_or_default();
+    let read = entry.events();
+    let stored = read.as_deref().unwrap_or_default();
     let mut types: BTreeSet<&str> = stored.iter().map(|event| &*event.kind).collect();
     let key = types.pop_first().unwrap_or(NO_TYPE);
     let mut headers = FieldTable::default();
     headers.insert("merchant".into(), AMQPValue::LongString(entry.merchant.to_string().into()));
     if !types.is_empty() {
-        let others: Vec<AMQPValue> = types.into_iter().map(|it| AMQPValue::LongString(it.into())).collect();
+        let others = types.into_iter().filter(|it| ShortString::try_new(*it).is_ok());
+        let others: Vec<AMQPValue> = others.map(|it| AMQPValue::LongString(it.into())).collect();
         headers.insert(CC.into(), AMQPValue::FieldArray(others.into()));
     }
     let position = entry.position();
-    let events = match entry.text.len() {
-        ..=EVENTS_BYTES_MAX => serde_json::from_str(&entry.text).ok(),
+    let events = match (&read, entry.text.len()) {
+        (Ok(_), ..=EVENTS_BYTES_MAX) => Some(serde_json::from_str(&entry.text)?),
         _ => None,
     };
     let body = Body {
@@ -76,10 +79,12 @@ pub fn encode(entry: &Entry) -> anyhow::Result<Message> {
         .with_delivery_mode(PERSISTENT)
         .with_content_type("application/json".into())
         .with_app_id("tillwire".into())
-        .with_message_id(position.to_string().into())
+        .with_message_id(format!("{}/{position}", entry.merchant).into())
         .with_timestamp(entry.recorded_at.unix_timestamp().unsigned_abs())
         .with_headers(headers);
-    Ok(Message { key: key.into(), properties, body: serde_json::to_vec(&body)? })
+    // A key has 255 bytes at most. No type of ours has as many.
+    let key = ShortString::try_new(key).unwrap_or_else(|_| NO_TYPE.into());
+    Ok(Message { key, properties, body: serde_json::to_vec(&body)? })
 }
 
 /// What a message says.

@@ -4,7 +4,7 @@
 //! Merchants are spread over [shards](shards::SHARDS), and each shard has one leader among the nodes that relay. Nothing is held
 //! that is not in the journal: whoever is killed at any moment, and wherever a broker or the database breaks off, what
 //! follows the cursor is published again. So entries arrive at least once, and after a change of leader perhaps out of
-//! order; whoever takes them tells them by their positions.
+//! order; whoever takes them tells them by merchant and position.
 //!
 //! Looking is the truth: once a second, at the heads of all journals. A word from whoever [commits](herald) only makes it
 //! sooner.
@@ -17,25 +17,27 @@ pub mod message;
 pub mod shards;
 pub mod topology;
 
+use std::collections::HashMap;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, anyhow};
+use anyhow::{Context, anyhow, ensure};
 use futures_util::StreamExt;
-use lapin::options::{BasicConsumeOptions, ConfirmSelectOptions};
+use lapin::options::{BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOptions};
 use lapin::types::{FieldTable, ShortString};
-use lapin::{Channel, Consumer};
+use lapin::{BasicProperties, Channel, Consumer};
 use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
 use sqlx::PgPool;
-use tillwire_channels::MerchantId;
+use tillwire_channels::{MerchantId, Position};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 use uuid::Uuid;
 
-use self::carry::{Fault, Road};
+use self::carry::{Carried, Rest, Road, SLICE_ENTRIES_MAX};
 use self::cursors::{Due, Lag};
 use self::herald::NAMED_MAX;
 use self::shards::{SHARDS, Shards, shard_of};
@@ -48,20 +50,23 @@ use crate::journal::pool;
 
 /// How often all journals are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// How long the database may take to say which have moved.
-const LOOK_MAX: Duration = Duration::from_secs(5);
+/// How long the database may take to say which have moved, to move cursors, or to say how far the relay lags.
+const DATABASE_MAX: Duration = Duration::from_secs(5);
 /// How many journals are carried in one go. Others have their turn after them, those that have waited longest first.
-const JOURNALS_MAX: usize = 64;
+const JOURNALS_MAX: usize = carry::ABREAST_MAX * 2;
+/// How long a broker with nothing to confirm may be silent before it is asked whether it is there.
+const PING_EVERY: Duration = Duration::from_secs(3);
 /// How often it is told how far the relay lags.
 const LAG_EVERY: Duration = Duration::from_secs(5);
-/// How long the database may take to say it.
-const LAG_MAX: Duration = Duration::from_secs(5);
 /// Cursors, journals read at the same time, and the lag; each waits for its turn.
 const POOL_MAX: u32 = 6;
 /// All that it takes of the database: those, and the one that leads.
 pub const CONNECTIONS_MAX: u32 = POOL_MAX + 1;
 /// How long what is under way may take to end when the node stops. What does not end is published again by the next leader.
 const FINISH_MAX: Duration = Duration::from_secs(3);
+/// How long a journal is left alone that a queue does not take an entry of, or that cannot be read.
+const REFUSED_REST: Duration = Duration::from_secs(5);
+const UNREADABLE_REST: Duration = Duration::from_secs(60);
 
 pub struct Relay {
     /// As `tillwire_relay`, to PostgreSQL itself.
@@ -71,6 +76,10 @@ pub struct Relay {
     topology: Topology,
     /// Journals that are said to have moved, here or elsewhere.
     moved: Arc<Moved>,
+    /// Whom it tells of what subscribers are woken for.
+    woken: Arc<Moved>,
+    /// How many entries of a journal are under way at most. A broker that is too slow for so many is given fewer.
+    slice_entries: watch::Sender<u32>,
 }
 
 impl Relay {
@@ -81,34 +90,47 @@ impl Relay {
         amqp_url: &SecretString,
         prefix: &str,
         moved: Arc<Moved>,
+        woken: Arc<Moved>,
     ) -> anyhow::Result<Self> {
         let pool = pool::open(database_url.expose_secret(), POOL_MAX)
             .context("the database URL of the relay (--relay-database-url)")?;
-        Ok(Self { database_url, pool, nodes: Nodes::parse(amqp_url)?, topology: Topology::new(prefix), moved })
+        // What first appears when it happens has not risen, says Prometheus.
+        metrics::counter!("tillwire_relay_entries_total").increment(0);
+        for reason in ["expired", "diverged"] {
+            metrics::counter!("tillwire_relay_cuts_total", "reason" => reason).increment(0);
+        }
+        for reason in ["refused", "unreadable"] {
+            metrics::counter!("tillwire_relay_rests_total", "reason" => reason).increment(0);
+        }
+        let (nodes, topology) = (Nodes::parse(amqp_url)?, Topology::new(prefix));
+        let slice_entries = watch::Sender::new(SLICE_ENTRIES_MAX);
+        Ok(Self { database_url, pool, nodes, topology, moved, woken, slice_entries })
     }
 
     /// Relays until `stop`, whatever is away meanwhile.
-    pub async fn run(self, stop: CancellationToken) {
+    pub async fn run(&self, stop: &CancellationToken) {
         let (leads, led) = watch::channel(Shards::NONE);
+        let (up, is_up) = watch::channel(false);
         // Whoever leads lets go of it when what is under way has ended, and not before.
         let ended = CancellationToken::new();
         let relaying = async {
-            self.relay(&led, &stop).await;
+            self.relay(&led, &up, stop).await;
             ended.cancel();
         };
         tokio::join!(
-            lead::take_part(self.database_url.expose_secret(), &leads, &ended),
-            self.tell_lag(&led, &stop),
+            lead::take_part(self.database_url.expose_secret(), &leads, is_up, &ended),
+            self.tell_lag(stop),
             relaying
         );
-        self.pool.close().await;
     }
 
-    async fn relay(&self, led: &watch::Receiver<Shards>, stop: &CancellationToken) {
+    async fn relay(&self, led: &watch::Receiver<Shards>, up: &watch::Sender<bool>, stop: &CancellationToken) {
         let (mut link, mut turn) = (Link::new("rabbitmq", "relaying"), self.nodes.first_turn());
         loop {
             let node = self.nodes.at(turn);
-            let Some(error) = self.relay_once(turn, &mut link, led.clone(), stop).await else { return };
+            let outcome = self.relay_once(turn, &mut link, led.clone(), up, stop).await;
+            up.send_replace(false);
+            let Some(error) = outcome else { return };
             let pause = link.is_down(&error.context(amqp::place(node)));
             turn = turn.wrapping_add(1);
             if stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
@@ -123,6 +145,7 @@ impl Relay {
         turn: usize,
         link: &mut Link,
         led: watch::Receiver<Shards>,
+        up: &watch::Sender<bool>,
         stop: &CancellationToken,
     ) -> Option<anyhow::Error> {
         let dialling = Wire::dial(self.nodes.at(turn), "tillwire: relaying");
@@ -130,7 +153,7 @@ impl Relay {
             Ok(wire) => wire,
             Err(error) => return Some(error),
         };
-        let outcome = self.relay_over(&wire, link, led, stop).await;
+        let outcome = self.relay_over(&wire, link, led, up, stop).await;
         wire.close().await;
         outcome.err()
     }
@@ -140,21 +163,28 @@ impl Relay {
         wire: &Wire,
         link: &mut Link,
         led: watch::Receiver<Shards>,
+        up: &watch::Sender<bool>,
         stop: &CancellationToken,
     ) -> anyhow::Result<()> {
-        let (entries, moved) = link::within(CONNECT_MAX, async {
-            let (entries, moved) = (wire.channel().await?, wire.channel().await?);
+        let opening = link::within(CONNECT_MAX, async {
+            let (entries, words) = (wire.channel().await?, wire.channel().await?);
             self.topology.declare(&entries).await?;
             entries.confirm_select(ConfirmSelectOptions::default()).await?;
-            let moved = self.consume_moved(&moved).await?;
-            anyhow::Ok((entries, moved))
-        })
-        .await?;
+            // A broker that is short of memory or disk accepts a connection and its first message, and then blocks it.
+            self.probe(&entries).await?;
+            self.probe(&entries).await?;
+            let moved = self.consume_moved(&words).await?;
+            let wake = self.consume_wake(wire).await?;
+            anyhow::Ok((entries, moved, wake))
+        });
+        let Some(opened) = stop.run_until_cancelled(opening).await else { return Ok(()) };
+        let (entries, moved, wake) = opened?;
         link.is_up();
+        up.send_replace(true);
         tokio::select! {
             outcome = self.carry_all(&entries, led, stop) => outcome,
             outcome = self.hear_moved(moved) => outcome.map(|never| match never {}),
-            outcome = link::watch(|| is_there(&entries, &self.topology)) => outcome.map(|never| match never {}),
+            outcome = self.hear_wake(wake) => outcome.map(|never| match never {}),
         }
     }
 
@@ -165,81 +195,152 @@ impl Relay {
         mut led: watch::Receiver<Shards>,
         stop: &CancellationToken,
     ) -> anyhow::Result<()> {
-        let road = Road { pool: &self.pool, channel, topology: &self.topology };
-        let (mut more, mut look_at): (Vec<MerchantId>, _) = (Vec::new(), Instant::now());
-        let mut is_away = false;
+        let mut rounds = Rounds::new();
         while !stop.is_cancelled() {
-            if more.is_empty() {
+            if rounds.is_idle() {
                 tokio::select! {
                     () = stop.cancelled() => return Ok(()),
-                    () = tokio::time::sleep_until(look_at) => {}
-                    some = self.moved.take(JOURNALS_MAX) => more = some,
+                    () = tokio::time::sleep_until(rounds.look_at) => {}
+                    some = self.moved.take(JOURNALS_MAX) => rounds.more = some,
                     changed = led.changed() => {
                         changed?;
-                        look_at = Instant::now();
+                        rounds.look_at = Instant::now();
                     }
                 }
             }
             let shards = *led.borrow_and_update();
-            let carrying = async {
-                let due = self.due(shards, &mut more, &mut look_at).await.map_err(Fault::Journal)?;
-                road.carry(due).await
-            };
             let stopped = async {
                 stop.cancelled().await;
                 tokio::time::sleep(FINISH_MAX).await;
             };
-            let outcome = tokio::select! {
-                outcome = carrying => outcome,
+            tokio::select! {
+                outcome = self.round(channel, shards, &mut rounds) => outcome?,
                 () = stopped => return Ok(()),
-            };
-            match outcome {
-                Ok(some) => {
-                    more = some;
-                    is_away = false;
-                }
-                Err(Fault::Broker(error)) => return Err(error),
-                Err(Fault::Journal(error)) => {
-                    if std::mem::replace(&mut is_away, true) {
-                        debug!("The relay still waits for the database: {error:#}");
-                    } else {
-                        warn!("The relay waits for the database: {error:#}");
-                    }
-                    more.clear();
-                    look_at = Instant::now() + LOOK_EVERY;
-                }
+            }
+            if rounds.heard_at.elapsed() > PING_EVERY {
+                link::answered(self.probe(channel)).await?;
+                rounds.heard_at = Instant::now();
             }
         }
         Ok(())
     }
 
-    /// The journals whose turn it is: those that have `more` or are said to have moved, or at each look any.
-    async fn due(&self, shards: Shards, more: &mut Vec<MerchantId>, look_at: &mut Instant) -> anyhow::Result<Vec<Due>> {
+    /// One round: what was confirmed and is not yet written down, and then whatever is due.
+    ///
+    /// # Errors
+    /// If the broker cannot be relied on. A database that does not answer is waited for.
+    async fn round(&self, channel: &Channel, shards: Shards, rounds: &mut Rounds) -> anyhow::Result<()> {
+        if let Err(error) = self.try_round(channel, shards, rounds).await? {
+            if std::mem::replace(&mut rounds.is_away, true) {
+                debug!("The relay still waits for the database: {error:#}");
+            } else {
+                warn!("The relay waits for the database: {error:#}");
+            }
+            rounds.more.clear();
+            rounds.look_at = Instant::now() + LOOK_EVERY;
+        }
+        Ok(())
+    }
+
+    /// The inner error is the database's, the outer one the broker's.
+    async fn try_round(
+        &self,
+        channel: &Channel,
+        shards: Shards,
+        rounds: &mut Rounds,
+    ) -> anyhow::Result<anyhow::Result<()>> {
+        // Before anything else is carried: or it would be carried again and again.
+        if !rounds.unsaved.is_empty() {
+            if let Err(error) = self.save(&rounds.unsaved).await {
+                return Ok(Err(error));
+            }
+            rounds.unsaved.clear();
+        }
+        let due = match self.due(shards, rounds).await {
+            Ok(due) => due,
+            Err(error) => return Ok(Err(error)),
+        };
+        if due.is_empty() {
+            return Ok(Ok(()));
+        }
+        let slice_entries = *self.slice_entries.borrow();
+        let road = Road { pool: &self.pool, channel, topology: &self.topology, slice_entries };
+        let Carried { moved, more, resting, journal, broker } = road.carry(due).await;
+        if let Some(error) = broker {
+            // Perhaps so much was too much for it: else it would be given the same again and again.
+            self.slice_entries.send_modify(|entries| *entries = (*entries / 4).max(1));
+            return Err(error);
+        }
+        self.slice_entries.send_modify(|entries| *entries = (*entries * 2).min(SLICE_ENTRIES_MAX));
+        rounds.heard_at = Instant::now();
+        rounds.rest(resting);
+        rounds.more = more;
+        rounds.unsaved = moved;
+        if let Err(error) = self.save(&rounds.unsaved).await {
+            return Ok(Err(error));
+        }
+        rounds.unsaved.clear();
+        if let Some(error) = journal {
+            return Ok(Err(error));
+        }
+        rounds.is_away = false;
+        Ok(Ok(()))
+    }
+
+    async fn save(&self, moved: &[(MerchantId, Position)]) -> anyhow::Result<()> {
+        if moved.is_empty() {
+            return Ok(());
+        }
+        in_time(async { Ok(cursors::advance(&self.pool, moved).await?) }).await.context("moving the relay's cursors")
+    }
+
+    /// The journals whose turn it is: those that have more or are said to have moved, or at each look any.
+    async fn due(&self, shards: Shards, rounds: &mut Rounds) -> anyhow::Result<Vec<Due>> {
+        let resting = rounds.resting();
         if shards.is_empty() {
-            more.clear();
-            *look_at = (*look_at).max(Instant::now() + LOOK_EVERY);
+            rounds.more.clear();
+            rounds.look_at = rounds.look_at.max(Instant::now() + LOOK_EVERY);
             return Ok(Vec::new());
         }
-        if Instant::now() < *look_at {
-            more.extend(self.moved.take_now(JOURNALS_MAX.saturating_sub(more.len())));
-            more.retain(|merchant| shards.contains(shard_of(*merchant)));
-            let some = std::mem::take(more);
-            return if some.is_empty() { Ok(Vec::new()) } else { within(cursors::due_among(&self.pool, &some)).await };
+        if Instant::now() < rounds.look_at {
+            let mut some = std::mem::take(&mut rounds.more);
+            some.extend(self.moved.take_now(JOURNALS_MAX.saturating_sub(some.len())));
+            some.retain(|merchant| shards.contains(shard_of(*merchant)) && !resting.contains(merchant));
+            return if some.is_empty() { Ok(Vec::new()) } else { in_time(cursors::due_among(&self.pool, &some)).await };
         }
-        more.clear(); // Or among those that are due, in their turn.
-        let due = within(cursors::due(&self.pool, shards, JOURNALS_MAX as i64)).await?;
+        rounds.more.clear(); // Or among those that are due, in their turn.
+        let due = in_time(cursors::due(&self.pool, shards, &resting, JOURNALS_MAX as i64)).await?;
         let is_full = due.len() == JOURNALS_MAX;
-        *look_at = if is_full { Instant::now() } else { Instant::now() + LOOK_EVERY };
+        rounds.look_at = if is_full { Instant::now() } else { Instant::now() + LOOK_EVERY };
         Ok(due)
+    }
+
+    /// Shows that the broker takes and confirms.
+    async fn probe(&self, channel: &Channel) -> anyhow::Result<()> {
+        let (exchange, options) = (self.topology.moved.clone(), BasicPublishOptions::default());
+        let confirm = channel.basic_publish(exchange, "".into(), options, b"[]", BasicProperties::default()).await?;
+        ensure!(confirm.await?.is_ack(), "the broker did not take a message that says nothing");
+        Ok(())
     }
 
     async fn consume_moved(&self, channel: &Channel) -> anyhow::Result<Consumer> {
         let queue = ShortString::from(format!("{}.{}", self.topology.moved, Uuid::new_v4()));
         self.topology.declare_moved(channel).await?;
         self.topology.declare_own_moved(channel, &queue).await?;
-        // Without acknowledgements: what is lost is found by looking.
-        let options = BasicConsumeOptions { exclusive: true, no_ack: true, ..Default::default() };
-        Ok(channel.basic_consume(queue, "tillwire".into(), options, FieldTable::default()).await?)
+        consume(channel, &queue).await
+    }
+
+    async fn consume_wake(&self, wire: &Wire) -> anyhow::Result<Consumer> {
+        let channel = wire.channel().await?;
+        match self.topology.declare_wake(&channel, None).await {
+            Ok(queue) => consume(&channel, &queue).await,
+            Err(error) => {
+                info!("Has a queue of its own for what wakes subscribers: {error}");
+                let (channel, own) = (wire.channel().await?, format!("{}.{}", self.topology.wake, Uuid::new_v4()));
+                let queue = self.topology.declare_wake(&channel, Some(&own.into())).await?;
+                consume(&channel, &queue).await
+            }
+        }
     }
 
     async fn hear_moved(&self, mut consumer: Consumer) -> anyhow::Result<Infallible> {
@@ -249,55 +350,102 @@ impl Relay {
                 Err(error) => debug!("Ignored a word about journals that have moved: {error}"),
             }
         }
-        Err(anyhow!("the broker ended the subscription"))
+        Err(anyhow!("the broker ended the subscription to words about journals"))
     }
 
-    /// Shows how far the shards that we lead lag behind, until `stop`.
-    async fn tell_lag(&self, led: &watch::Receiver<Shards>, stop: &CancellationToken) {
-        let mut shown = Shards::NONE;
+    /// Wakes whoever serves subscribers: one node of all for each entry, who then looks whose turn it is.
+    async fn hear_wake(&self, mut consumer: Consumer) -> anyhow::Result<Infallible> {
+        #[derive(Deserialize)]
+        struct Whose {
+            merchant: MerchantId,
+        }
+        while let Some(delivery) = consumer.next().await {
+            if let Ok(Whose { merchant }) = serde_json::from_slice(&delivery?.data) {
+                self.woken.name(merchant);
+            }
+        }
+        Err(anyhow!("the broker ended the subscription to what wakes subscribers"))
+    }
+
+    /// Shows how far the relay lags behind, until `stop`. Every node that relays does, whoever leads: when nobody does, it
+    /// matters most.
+    async fn tell_lag(&self, stop: &CancellationToken) {
         loop {
-            let shards = *led.borrow();
-            match tokio::time::timeout(LAG_MAX, self.lag(shards)).await {
-                Ok(Ok(lags)) => {
-                    for shard in 0..SHARDS {
-                        let lag = lags.iter().find(|(of, _)| *of == shard).map(|(_, lag)| *lag).unwrap_or_default();
-                        if shards.contains(shard) {
-                            show(shard, lag);
-                        } else if shown.contains(shard) {
-                            // Another's now, who shows it.
-                            show(shard, Lag { entries: f64::NAN, seconds: f64::NAN });
-                        }
-                    }
-                    shown = shards;
-                }
-                Ok(Err(error)) => debug!("Cannot say how far the relay lags: {error:#}"),
-                Err(_) => debug!("Cannot say how far the relay lags: no answer within {LAG_MAX:?}"),
+            let lags = in_time(async { cursors::lag(&mut *self.pool.acquire().await?).await }).await;
+            for shard in 0..SHARDS {
+                let of_shard = |lags: &Vec<(u8, Lag)>| lags.iter().find(|(of, _)| *of == shard).map(|(_, lag)| *lag);
+                let unknown = Lag { entries: f64::NAN, seconds: f64::NAN };
+                show(shard, lags.as_ref().map_or(unknown, |lags| of_shard(lags).unwrap_or_default()));
+            }
+            if let Err(error) = lags {
+                debug!("Cannot say how far the relay lags: {error:#}");
             }
             if stop.run_until_cancelled(tokio::time::sleep(LAG_EVERY)).await.is_none() {
                 return;
             }
         }
     }
+}
 
-    async fn lag(&self, shards: Shards) -> anyhow::Result<Vec<(u8, Lag)>> {
-        if shards.is_empty() {
-            return Ok(Vec::new());
+/// What one round leaves for the next.
+struct Rounds {
+    /// Journals that have more, or are said to.
+    more: Vec<MerchantId>,
+    /// When all are looked at next.
+    look_at: Instant,
+    /// What is confirmed and not written down.
+    unsaved: Vec<(MerchantId, Position)>,
+    /// Journals that are left alone, and until when.
+    resting: HashMap<MerchantId, Instant>,
+    /// When the broker last confirmed something.
+    heard_at: Instant,
+    /// Whether the database does not answer.
+    is_away: bool,
+}
+
+impl Rounds {
+    fn new() -> Self {
+        let now = Instant::now();
+        let (more, unsaved, resting) = (Vec::new(), Vec::new(), HashMap::new());
+        Self { more, look_at: now, unsaved, resting, heard_at: now, is_away: false }
+    }
+
+    fn is_idle(&self) -> bool {
+        self.more.is_empty() && (self.unsaved.is_empty() || self.is_away)
+    }
+
+    fn rest(&mut self, resting: Vec<(MerchantId, Rest)>) {
+        for (merchant, why) in resting {
+            let (reason, pause) = match why {
+                Rest::Refused => ("refused", REFUSED_REST),
+                Rest::Unreadable => ("unreadable", UNREADABLE_REST),
+            };
+            metrics::counter!("tillwire_relay_rests_total", "reason" => reason).increment(1);
+            info!(%merchant, "A journal is not relayed for {pause:?}: {reason}");
+            self.resting.insert(merchant, Instant::now() + pause);
         }
-        cursors::lag(&mut *self.pool.acquire().await?, shards).await
+    }
+
+    /// Who is left alone now.
+    fn resting(&mut self) -> Vec<MerchantId> {
+        self.resting.retain(|_, until| *until > Instant::now());
+        self.resting.keys().copied().collect()
     }
 }
 
+/// Without acknowledgements: what is lost is found by looking.
+async fn consume(channel: &Channel, queue: &ShortString) -> anyhow::Result<Consumer> {
+    let options = BasicConsumeOptions { no_ack: true, ..Default::default() };
+    Ok(channel.basic_consume(queue.clone(), "".into(), options, FieldTable::default()).await?)
+}
+
 /// What the database answers in time.
-async fn within<T>(question: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
-    link::within(LOOK_MAX, question).await
+async fn in_time<T>(question: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    let answer = tokio::time::timeout(DATABASE_MAX, question).await;
+    answer.with_context(|| format!("no answer within {DATABASE_MAX:?}"))?
 }
 
 fn show(shard: u8, lag: Lag) {
     metrics::gauge!("tillwire_relay_lag_entries", "shard" => shard.to_string()).set(lag.entries);
     metrics::gauge!("tillwire_relay_lag_seconds", "shard" => shard.to_string()).set(lag.seconds);
-}
-
-/// Asks whether the broker still has what we publish to, and with it the connection.
-async fn is_there(channel: &Channel, topology: &Topology) -> anyhow::Result<()> {
-    Ok(topology.declare_moved(channel).await?)
 }

@@ -13,8 +13,8 @@ use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{Channel, ExchangeKind};
 
 /// What `wake` holds at most.
-const WAKE_MESSAGES_MAX: i32 = 1_024;
-const WAKE_BYTES_MAX: i32 = 16 * 1024 * 1024;
+const WAKE_MESSAGES_MAX: i32 = 256;
+const WAKE_BYTES_MAX: i32 = 4 * 1024 * 1024;
 /// How many words about journals that have moved wait for a relay, and how long.
 const MOVED_MESSAGES_MAX: i32 = 256;
 const MOVED_AGE_MILLIS_MAX: i32 = 2_000;
@@ -33,22 +33,33 @@ impl Topology {
         Self { events: name("events"), wake: name("wake"), moved: name("moved") }
     }
 
-    /// Declares whatever is not there.
+    /// Declares the exchanges that are not there.
     ///
     /// # Errors
     /// If the broker does not answer, or has something else under one of these names.
     pub async fn declare(&self, channel: &Channel) -> lapin::Result<()> {
         let durable = ExchangeDeclareOptions { durable: true, ..Default::default() };
         channel.exchange_declare(self.events.clone(), ExchangeKind::Topic, durable, FieldTable::default()).await?;
+        self.declare_moved(channel).await
+    }
+
+    /// Declares the queue that takes every entry, and answers its name. It lives on one node of a cluster: while that is
+    /// away, nobody can declare it, and we have one of our own. An error ends the channel.
+    pub async fn declare_wake(&self, channel: &Channel, own: Option<&ShortString>) -> lapin::Result<ShortString> {
         let mut arguments = FieldTable::default();
         arguments.insert("x-queue-type".into(), AMQPValue::LongString("classic".into()));
         arguments.insert("x-max-length".into(), WAKE_MESSAGES_MAX.into());
         arguments.insert("x-max-length-bytes".into(), WAKE_BYTES_MAX.into());
         arguments.insert("x-overflow".into(), AMQPValue::LongString("drop-head".into()));
-        let durable = QueueDeclareOptions { durable: true, ..Default::default() };
-        channel.queue_declare(self.wake.clone(), durable, arguments).await?;
-        self.bind(channel, &self.wake, &self.events, "#").await?;
-        self.declare_moved(channel).await
+        let (name, options) = match own {
+            None => (self.wake.clone(), QueueDeclareOptions { durable: true, ..Default::default() }),
+            Some(own) => {
+                (own.clone(), QueueDeclareOptions { exclusive: true, auto_delete: true, ..Default::default() })
+            }
+        };
+        channel.queue_declare(name.clone(), options, arguments).await?;
+        self.bind(channel, &name, &self.events, "#").await?;
+        Ok(name)
     }
 
     /// The exchange alone that says which journals have moved.

@@ -50,6 +50,7 @@ async fn open(postgres: &Postgres, config: Demo, stop: CancellationToken) -> any
         tokens: config::Tokens { token_keys: key, realm },
         buses: config.buses,
         listen: config.listen,
+        webhooks: config.webhooks,
     };
     // Told after the tills have stopped, and before the database does.
     let close = CancellationToken::new();

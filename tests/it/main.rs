@@ -39,4 +39,5 @@ mod support;
 mod tail;
 mod tokens;
 mod walls;
+mod webhooks;
 mod writes;

@@ -98,6 +98,14 @@ async fn with_everything<'a>(hub: &'a TestHub, name: &str) -> Shop<'a> {
         shop.merchant, shop.outlet
     );
     hub.database.psql(&present).await;
+    let webhook = shop.post("/v1/webhooks", json!({ "url": "https://hooks.example/" })).await.created();
+    let attempted = format!(
+        "insert into webhook_attempts values
+         ('{}', gen_random_uuid(), '{}', 'evt', 'sale.completed', 1, now(), 1, 'failed', '{{}}', null, null, 'nobody')",
+        shop.merchant,
+        webhook["id"].as_str().unwrap()
+    );
+    hub.database.psql(&attempted).await;
     shop
 }
 
@@ -189,7 +197,8 @@ async fn feed_and_relay_read_journals_and_nothing_else() {
         let mut sql = logged_in(&hub, role).await;
         for table in tables(&hub, false).await {
             let merchants = format!("select count(distinct merchant_id) from {table}");
-            if ["journal_entries", "journal_heads"].contains(&table.as_str()) {
+            let readable = ["journal_entries", "journal_heads"].contains(&table.as_str());
+            if readable || (role, table.as_str()) == ("tillwire_relay", "webhook_endpoints") {
                 assert_eq!(asked(&mut sql, &merchants).await, 2, "{role} reads {table} of everybody");
             } else {
                 is_denied(&mut sql, &merchants).await;
@@ -201,6 +210,8 @@ async fn feed_and_relay_read_journals_and_nothing_else() {
         for partition in tables(&hub, true).await {
             is_denied(&mut sql, &format!("select from {partition}")).await;
         }
+        // Of webhooks the relay sees whose turn it is, and not where they lead.
+        is_denied(&mut sql, "select url from webhook_endpoints").await;
         let cursors = format!("select count(*) from {RELAYS_OWN}");
         match role {
             "tillwire_relay" => assert_eq!(asked(&mut sql, &cursors).await, 0, "nobody has relayed"),
@@ -256,18 +267,23 @@ tillwire_app: staff insert select
 tillwire_app: stock_levels insert select update
 tillwire_app: stock_moves insert select
 tillwire_app: variants insert select update
+tillwire_app: webhook_attempts insert select
+tillwire_app: webhook_endpoints delete insert select update
+tillwire_app: webhook_secrets delete insert select update
 tillwire_feed: journal_entries select
 tillwire_feed: journal_heads select
 tillwire_relay: journal_entries select
 tillwire_relay: journal_heads select
-tillwire_relay: relay_cursors insert select update";
+tillwire_relay: relay_cursors insert select update
+tillwire_relay: webhook_endpoints select(endpoint_id) select(event) select(leased_until) select(merchant_id) select(next_at) select(seq) select(state)";
 
 /// What runs with its owner's rights, and who may call it.
 const DOORS: &str = "\
 idempotency_keys_expire: tillwire_app
 journal_partitions_ahead: tillwire_app tillwire_relay
 payments_seen_expire: tillwire_app
-screens_expire: tillwire_app";
+screens_expire: tillwire_app
+webhook_attempts_expire: tillwire_app";
 
 async fn grants(sql: &mut PgConnection) -> String {
     let query = "select coalesce(rolname, 'public') || ': ' || relname || ' ' || string_agg(what, ' ' order by what)
@@ -309,9 +325,10 @@ async fn open_tables(sql: &mut PgConnection) -> Vec<String> {
                            and with_check = '(merchant_id = current_merchant())'
                        when 'everyone' then roles <@ '{tillwire_feed,tillwire_relay}' and cmd = 'SELECT'
                            and relname in ('journal_entries', 'journal_heads')
-                       when 'relay' then roles = '{tillwire_relay}' and relname = 'relay_cursors'
+                       when 'relay' then roles = '{tillwire_relay}'
+                           and (relname = 'relay_cursors' or relname = 'webhook_endpoints' and cmd = 'SELECT')
                        when 'old' then roles = array[pg_get_userbyid(relowner)]
-                           and relname in ('idempotency_keys', 'payments_seen', 'screens')
+                           and relname in ('idempotency_keys', 'payments_seen', 'screens', 'webhook_attempts')
                        else false end)
                or not relispartition and not exists (
                    select from pg_policies

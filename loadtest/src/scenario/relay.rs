@@ -2,8 +2,9 @@
 //!
 //! First a backlog, as fast as it comes through: entries of many merchants that were committed while nobody relayed. Then
 //! entries at a steady pace; the clock starts just before COMMIT is sent and stops when the consumer has parsed the
-//! message. Beside it a publisher alone, with confirms and as many messages under way, and the same consumer: what
-//! RabbitMQ itself can do, without a journal.
+//! message. Beside it a publisher alone, with confirms and as many messages under way as the relay has at most, and the same
+//! consumer: what RabbitMQ itself can do, without a journal. The bill of the one is PostgreSQL's, RabbitMQ's and the worker's,
+//! that of the other RabbitMQ's alone: its publisher is this tool.
 //!
 //! Here a merchant counts as a screen. Rate and CPU are those of the backlog, latencies those of the steady pace.
 
@@ -36,8 +37,8 @@ use crate::subject::{Subject, Watched, build};
 /// Where the hub's relay publishes to.
 const EXCHANGE: &str = "tillwire.events";
 const QUEUE: &str = "loadtest";
-/// How many messages the lone publisher has under way. The relay has as many of one journal.
-const UNDER_WAY_MAX: usize = 256;
+/// How many messages the lone publisher has under way: eight journals' 256, as the relay.
+const UNDER_WAY_MAX: usize = 2_048;
 /// How many the consumer may be given before it acknowledges.
 const PREFETCH: u16 = 1_000;
 /// How many entries are committed in one statement.

@@ -16,9 +16,12 @@ use tokio::time::{Instant, sleep, timeout};
 use super::buses::FACT_MAX;
 
 const QUEUE: &str = "tap";
+/// How long a broker may take to let it in.
+const DIAL_MAX: Duration = Duration::from_secs(10);
 
 pub struct Tap {
-    url: String,
+    /// One broker, or the nodes of a cluster.
+    urls: Vec<String>,
     exchange: String,
     /// What was heard, in the order it came.
     pub heard: Vec<Heard>,
@@ -44,25 +47,28 @@ impl Tap {
     /// A durable quorum queue that is bound to everything. The hub need not have come yet.
     pub async fn at(url: &str, prefix: &str) -> Self {
         let exchange = format!("tillwire.{prefix}events");
-        let mut tap = Self { url: url.to_owned(), exchange, heard: Vec::new(), line: None };
+        let urls = url.split(',').map(str::to_owned).collect();
+        let mut tap = Self { urls, exchange, heard: Vec::new(), line: None };
         tap.connect().await;
         tap
     }
 
     /// Connects, as soon as somebody answers.
     async fn connect(&mut self) {
-        let started = Instant::now();
+        let (started, mut turn) = (Instant::now(), 0);
         self.line = loop {
-            match self.dial().await {
-                Ok(line) => break Some(line),
-                Err(error) => assert!(started.elapsed() < FACT_MAX, "{error}"),
+            // A node that is frozen or just dying may say nothing at all.
+            match timeout(DIAL_MAX, self.dial(&self.urls[turn % self.urls.len()])).await {
+                Ok(Ok(line)) => break Some(line),
+                failed => assert!(started.elapsed() < FACT_MAX, "{:?}", failed.map(|dialled| dialled.map(|_| ()))),
             }
+            turn += 1;
             sleep(Duration::from_millis(100)).await;
         };
     }
 
-    async fn dial(&self) -> lapin::Result<Line> {
-        let connection = Connection::connect(&self.url, ConnectionProperties::default()).await?;
+    async fn dial(&self, url: &str) -> lapin::Result<Line> {
+        let connection = Connection::connect(url, ConnectionProperties::default()).await?;
         let channel = connection.create_channel().await?;
         let durable = ExchangeDeclareOptions { durable: true, ..Default::default() };
         let (exchange, table) = (self.exchange.as_str(), FieldTable::default);
@@ -158,7 +164,8 @@ impl Heard {
             keys.extend(others.as_slice().iter().map(long));
         }
         assert_eq!(long(&headers["merchant"]), body["merchant"]);
-        assert_eq!(delivery.properties.message_id().as_ref().map(ToString::to_string), Some(text(&body["position"])));
+        let id = format!("{}/{}", text(&body["merchant"]), text(&body["position"]));
+        assert_eq!(delivery.properties.message_id().as_ref().map(ToString::to_string), Some(id));
         Self {
             merchant: text(&body["merchant"]),
             position: text(&body["position"]),

@@ -1,0 +1,192 @@
+//! The log of attempts: what was sent, what was answered, and how long it took.
+
+use std::time::Duration;
+
+use serde::Serialize;
+use sqlx::PgConnection;
+use tillwire_channels::{EndpointId, MerchantId, Moment};
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use super::message::Message;
+use crate::error::Result;
+
+/// The most attempts that are listed at once.
+pub const PAGE_MAX: u32 = 100;
+/// How much of a request and of an answer is kept.
+pub const KEPT_BYTES_MAX: usize = 4 * 1024;
+/// How much of an error is.
+const ERROR_BYTES_MAX: usize = 500;
+
+/// What came of an attempt.
+#[derive(Clone, Debug)]
+pub struct Attempted {
+    pub at: Moment,
+    pub took: Duration,
+    pub answer: Answer,
+}
+
+#[derive(Clone, Debug)]
+pub enum Answer {
+    /// A status, the beginning of the body, and how long to wait, if it asked for that.
+    Status { code: u16, body: String, retry_after: Option<Duration> },
+    /// None, and why.
+    None(String),
+}
+
+impl Attempted {
+    pub fn is_delivered(&self) -> bool {
+        matches!(self.answer, Answer::Status { code: 200..=299, .. })
+    }
+
+    fn outcome(&self) -> &'static str {
+        match self.answer {
+            Answer::Status { code: 200..=299, .. } => "delivered",
+            Answer::Status { .. } => "refused",
+            Answer::None(_) => "failed",
+        }
+    }
+}
+
+/// An attempt, as answered.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct AttemptView {
+    pub id: Uuid,
+    /// The message's `webhook-id`.
+    pub message: String,
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Which attempt at this message, from 1.
+    pub attempt: i32,
+    #[serde(with = "time::serde::rfc3339")]
+    #[schema(value_type = String, format = DateTime)]
+    pub attempted_at: Moment,
+    pub took_ms: i32,
+    /// `delivered`, `refused` by an answer, or `failed` without one.
+    pub outcome: String,
+    /// What was sent, up to 4 KiB of it.
+    pub request_body: String,
+    pub response_status: Option<i16>,
+    /// What was answered, up to 4 KiB of it.
+    pub response_body: Option<String>,
+    /// Why there was no answer.
+    pub error: Option<String>,
+}
+
+/// Takes an attempt down.
+pub async fn keep(
+    sql: &mut PgConnection,
+    merchant: MerchantId,
+    endpoint: EndpointId,
+    message: &Message,
+    attempt: i32,
+    attempted: &Attempted,
+) -> Result<AttemptView> {
+    let (status, body, error) = match &attempted.answer {
+        Answer::Status { code, body, .. } => (i16::try_from(*code).ok(), Some(shown(body, KEPT_BYTES_MAX)), None),
+        Answer::None(why) => (None, None, Some(shown(why, ERROR_BYTES_MAX))),
+    };
+    let view = AttemptView {
+        id: Uuid::now_v7(),
+        message: message.id.clone(),
+        kind: message.kind.clone(),
+        attempt,
+        attempted_at: attempted.at,
+        took_ms: i32::try_from(attempted.took.as_millis()).unwrap_or(i32::MAX),
+        outcome: attempted.outcome().to_owned(),
+        request_body: shown(&message.body, KEPT_BYTES_MAX),
+        response_status: status,
+        response_body: body,
+        error,
+    };
+    sqlx::query!(
+        "insert into webhook_attempts (merchant_id, attempt_id, endpoint_id, message_id, event_type, attempt, attempted_at, took_ms,
+                                       outcome, request_body, response_status, response_body, error)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
+        merchant.0,
+        view.id,
+        endpoint.0,
+        view.message,
+        view.kind,
+        view.attempt,
+        view.attempted_at,
+        view.took_ms,
+        view.outcome,
+        view.request_body,
+        view.response_status,
+        view.response_body,
+        view.error,
+    )
+    .execute(sql)
+    .await?;
+    Ok(view)
+}
+
+/// Attempts at an endpoint, the newest first; those before an id.
+pub async fn list(
+    sql: &mut PgConnection,
+    merchant: MerchantId,
+    endpoint: EndpointId,
+    before: Option<Uuid>,
+    limit: u32,
+) -> Result<Vec<AttemptView>> {
+    let views = sqlx::query_as!(
+        AttemptView,
+        r#"select attempt_id as id, message_id as message, event_type as kind, attempt, attempted_at, took_ms, outcome,
+                  request_body, response_status, response_body, error
+           from webhook_attempts
+           where merchant_id = $1 and endpoint_id = $2 and ($3::uuid is null or attempt_id < $3)
+           order by attempt_id desc limit $4"#,
+        merchant.0,
+        endpoint.0,
+        before,
+        i64::from(limit.min(PAGE_MAX) + 1),
+    )
+    .fetch_all(sql)
+    .await?;
+    Ok(views)
+}
+
+/// The attempt at a message, if there was one.
+pub async fn of_message(
+    sql: &mut PgConnection,
+    merchant: MerchantId,
+    endpoint: EndpointId,
+    message_id: &str,
+) -> Result<Option<AttemptView>> {
+    let view = sqlx::query_as!(
+        AttemptView,
+        r#"select attempt_id as id, message_id as message, event_type as kind, attempt, attempted_at, took_ms, outcome,
+                  request_body, response_status, response_body, error
+           from webhook_attempts where merchant_id = $1 and endpoint_id = $2 and message_id = $3
+           order by attempt_id limit 1"#,
+        merchant.0,
+        endpoint.0,
+        message_id,
+    )
+    .fetch_optional(sql)
+    .await?;
+    Ok(view)
+}
+
+/// A text as it may be shown and kept: cut, and with nothing in it that moves a terminal or that PostgreSQL refuses.
+fn shown(text: &str, bytes_max: usize) -> String {
+    let mut end = text.len().min(bytes_max);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text[..end].chars().map(|it| if it.is_control() && it != '\n' && it != '\t' { '·' } else { it }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_kept_is_cut_and_harmless() {
+        assert_eq!(shown("a\u{0}b\x1b[2J\nc", 100), "a·b·[2J\nc");
+        assert_eq!(shown("ééé", 3), "é");
+        let worst = shown(&"\x01".repeat(KEPT_BYTES_MAX), KEPT_BYTES_MAX);
+        assert!(worst.len() <= 2 * KEPT_BYTES_MAX);
+    }
+}

@@ -1,0 +1,212 @@
+//! Serving an endpoint: whoever holds its lease, and nobody else, moves its cursor.
+//!
+//! A lease is fenced: each move names it, and moves nothing when somebody else has it by now. Each is of one transaction,
+//! together with the word on the attempt that it follows from.
+
+use std::time::Duration;
+
+use sqlx::PgPool;
+use tillwire_channels::{EndpointId, MerchantId, Position};
+use uuid::Uuid;
+
+use super::attempts::{self, Attempted};
+use super::endpoints::place;
+use super::message::Message;
+use super::secrets;
+use super::signature::Secret;
+use crate::error::Result;
+use crate::journal::pool;
+
+/// For how long an endpoint is held without a word: longer than an attempt may take.
+const LEASE: Duration = Duration::from_secs(60);
+
+/// An endpoint that has something to be told, perhaps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Due {
+    pub merchant: MerchantId,
+    pub endpoint: EndpointId,
+}
+
+/// Endpoints that are enabled, whose turn it is, that nobody serves, and whose journal is not where they are; those that have
+/// waited longest first. Merchants in `busy` are left out. `pool` is the relay's: it asks about everybody.
+pub async fn due(pool: &PgPool, busy: &[MerchantId], endpoints_max: usize) -> Result<Vec<Due>> {
+    let busy: Vec<Uuid> = busy.iter().map(|merchant| merchant.0).collect();
+    let rows = sqlx::query!(
+        "select endpoint.merchant_id, endpoint.endpoint_id
+         from webhook_endpoints endpoint join journal_heads head using (merchant_id)
+         where endpoint.state = 'enabled' and (head.seq <> endpoint.seq or endpoint.event is not null)
+           and coalesce(endpoint.next_at, '-infinity') <= now()
+           and coalesce(endpoint.leased_until, '-infinity') <= now()
+           and endpoint.merchant_id <> all($1)
+         order by endpoint.next_at nulls first, endpoint.leased_until nulls first limit $2",
+        &busy,
+        i64::try_from(endpoints_max)?,
+    )
+    .fetch_all(pool)
+    .await?;
+    let due = |(merchant, endpoint)| Due { merchant: MerchantId(merchant), endpoint: EndpointId(endpoint) };
+    Ok(rows.into_iter().map(|row| due((row.merchant_id, row.endpoint_id))).collect())
+}
+
+/// An endpoint that is ours to serve.
+#[derive(Debug)]
+pub struct Held {
+    pub due: Due,
+    lease: Uuid,
+    pub url: String,
+    /// The types of events that it is told of; none for all.
+    pub events: Vec<String>,
+    pub secrets: Vec<Secret>,
+    /// What it has been told.
+    pub position: Position,
+    /// How often the next event has been tried.
+    pub attempts: i32,
+}
+
+impl Held {
+    pub fn hears(&self, kind: &str) -> bool {
+        self.events.is_empty() || self.events.iter().any(|it| it == kind)
+    }
+}
+
+/// Takes an endpoint, unless somebody else has it, or there is nothing to do.
+pub async fn take(app: &PgPool, due: Due) -> Result<Option<Held>> {
+    let lease = Uuid::new_v4();
+    let mut sql = pool::begin_of(app, due.merchant).await?;
+    let row = sqlx::query!(
+        "update webhook_endpoints set lease = $3, leased_until = now() + make_interval(secs => $4)
+         where merchant_id = $1 and endpoint_id = $2 and state = 'enabled'
+           and coalesce(next_at, '-infinity') <= now() and coalesce(leased_until, '-infinity') <= now()
+         returning url, events, seq, event, tag, attempts",
+        due.merchant.0,
+        due.endpoint.0,
+        lease,
+        LEASE.as_secs_f64(),
+    )
+    .fetch_optional(&mut *sql)
+    .await?;
+    let Some(row) = row else { return Ok(None) };
+    let secrets = secrets::good(&mut sql, due.merchant, due.endpoint).await?;
+    let position = place(row.seq, row.event, &row.tag)?;
+    let held = Held { due, lease, url: row.url, events: row.events, secrets, position, attempts: row.attempts };
+    sql.commit().await?;
+    Ok(Some(held))
+}
+
+/// An event was delivered. False if the endpoint is not ours any more, or not to be told any more.
+pub async fn delivered(
+    app: &PgPool,
+    held: &mut Held,
+    message: &Message,
+    attempted: &Attempted,
+    to: Position,
+) -> Result<bool> {
+    let Due { merchant, endpoint } = held.due;
+    let mut sql = pool::begin_of(app, merchant).await?;
+    attempts::keep(&mut sql, merchant, endpoint, message, held.attempts + 1, attempted).await?;
+    let is_ours = sqlx::query!(
+        "update webhook_endpoints
+         set seq = $4, event = $5, tag = $6, attempts = 0, failing_since = null, next_at = null,
+             leased_until = now() + make_interval(secs => $7)
+         where merchant_id = $1 and endpoint_id = $2 and lease = $3 and state = 'enabled'",
+        merchant.0,
+        endpoint.0,
+        held.lease,
+        to.seq.cast_signed(),
+        to.event.map(i32::try_from).transpose()?,
+        to.tag.as_slice(),
+        LEASE.as_secs_f64(),
+    )
+    .execute(&mut *sql)
+    .await?
+    .rows_affected()
+        > 0;
+    sql.commit().await?;
+    (held.position, held.attempts) = (to, 0);
+    Ok(is_ours)
+}
+
+/// What an endpoint has been told without an attempt: what it does not hear. False if it is not ours any more.
+pub async fn passed(app: &PgPool, held: &mut Held, to: Position) -> Result<bool> {
+    let Due { merchant, endpoint } = held.due;
+    let mut sql = pool::begin_of(app, merchant).await?;
+    let is_ours = sqlx::query!(
+        "update webhook_endpoints
+         set seq = $4, event = $5, tag = $6, leased_until = now() + make_interval(secs => $7)
+         where merchant_id = $1 and endpoint_id = $2 and lease = $3 and state = 'enabled'",
+        merchant.0,
+        endpoint.0,
+        held.lease,
+        to.seq.cast_signed(),
+        to.event.map(i32::try_from).transpose()?,
+        to.tag.as_slice(),
+        LEASE.as_secs_f64(),
+    )
+    .execute(&mut *sql)
+    .await?
+    .rows_affected()
+        > 0;
+    sql.commit().await?;
+    held.position = to;
+    Ok(is_ours)
+}
+
+/// What becomes of an endpoint that was tried in vain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is tried again after this time.
+    Later(Duration),
+    /// It is not tried any more, and why.
+    Disabled(&'static str),
+}
+
+/// An attempt was in vain: the endpoint is let go of.
+pub async fn failed(
+    app: &PgPool,
+    held: Held,
+    message: &Message,
+    attempted: &Attempted,
+    verdict: Verdict,
+) -> Result<()> {
+    let Due { merchant, endpoint } = held.due;
+    let (pause, why) = match verdict {
+        Verdict::Later(pause) => (Some(pause.as_secs_f64()), None),
+        Verdict::Disabled(why) => (None, Some(why)),
+    };
+    let mut sql = pool::begin_of(app, merchant).await?;
+    attempts::keep(&mut sql, merchant, endpoint, message, held.attempts + 1, attempted).await?;
+    sqlx::query!(
+        "update webhook_endpoints
+         set attempts = attempts + 1, failing_since = coalesce(failing_since, now()),
+             next_at = now() + make_interval(secs => $4),
+             state = case when $5::text is null then state else 'disabled' end,
+             disabled_why = coalesce($5, disabled_why),
+             lease = null, leased_until = null
+         where merchant_id = $1 and endpoint_id = $2 and lease = $3 and state = 'enabled'",
+        merchant.0,
+        endpoint.0,
+        held.lease,
+        pause,
+        why,
+    )
+    .execute(&mut *sql)
+    .await?;
+    sql.commit().await?;
+    Ok(())
+}
+
+/// Lets go of an endpoint.
+pub async fn let_go(app: &PgPool, held: Held) -> Result<()> {
+    let mut sql = pool::begin_of(app, held.due.merchant).await?;
+    sqlx::query!(
+        "update webhook_endpoints set lease = null, leased_until = null
+         where merchant_id = $1 and endpoint_id = $2 and lease = $3",
+        held.due.merchant.0,
+        held.due.endpoint.0,
+        held.lease,
+    )
+    .execute(&mut *sql)
+    .await?;
+    sql.commit().await?;
+    Ok(())
+}

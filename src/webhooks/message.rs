@@ -1,0 +1,73 @@
+//! A message: one event, as an endpoint is told it.
+
+use serde::Serialize;
+use serde_json::value::RawValue;
+use tillwire_channels::{MerchantId, Moment, OutletId, Position, RegisterId, StaffId, Stored};
+
+/// What is posted: an id that stays the same however often it is sent, a type, and the body.
+#[derive(Clone, Debug)]
+pub struct Message {
+    pub id: String,
+    pub kind: String,
+    pub body: String,
+}
+
+#[derive(Serialize)]
+struct Body<'a> {
+    r#type: &'a str,
+    /// When it was recorded: as Standard Webhooks names it.
+    #[serde(with = "time::serde::rfc3339")]
+    timestamp: Moment,
+    merchant: MerchantId,
+    position: Option<Position>,
+    #[serde(with = "time::serde::rfc3339")]
+    occurred_at: Moment,
+    outlet: Option<OutletId>,
+    register: Option<RegisterId>,
+    actor: Option<StaffId>,
+    data: &'a RawValue,
+}
+
+impl Message {
+    /// One of an event. Its id is the merchant and the position, so it is nobody else's.
+    ///
+    /// # Errors
+    /// None that is known.
+    pub fn of(merchant: MerchantId, position: Position, recorded_at: Moment, event: &Stored) -> anyhow::Result<Self> {
+        let body = Body {
+            r#type: &event.kind,
+            timestamp: recorded_at,
+            merchant,
+            position: Some(position),
+            occurred_at: event.occurred_at,
+            outlet: event.outlet,
+            register: event.register,
+            actor: event.actor,
+            data: &event.data,
+        };
+        let (id, kind) = (format!("evt_{}_{position}", merchant.0.simple()), event.kind.to_string());
+        Ok(Self { id, kind, body: serde_json::to_string(&body)? })
+    }
+
+    /// One that only shows that the endpoint is reached, told from others by a key of visible ASCII.
+    ///
+    /// # Errors
+    /// None that is known.
+    pub fn ping(merchant: MerchantId, key: &str, now: Moment) -> anyhow::Result<Self> {
+        let kind = "webhook.test";
+        let data: Box<RawValue> = serde_json::from_str("{}")?;
+        let body = Body {
+            r#type: kind,
+            timestamp: now,
+            merchant,
+            position: None,
+            occurred_at: now,
+            outlet: None,
+            register: None,
+            actor: None,
+            data: &data,
+        };
+        let id = format!("test_{key}");
+        Ok(Self { id, kind: kind.to_owned(), body: serde_json::to_string(&body)? })
+    }
+}

@@ -1,0 +1,14 @@
+//! Webhooks: what the database keeps of a merchant's endpoints, and how one message is made, signed and sent.
+//!
+//! An endpoint is a cursor over the journal through a filter, as a screen is. It is told the events of its types one after the
+//! other, each until it has answered with 2xx or its [`schedule`] has ended; while it fails, those that come later wait, and
+//! nobody else does. Who moves the cursors is [`crate::workers`]'s matter.
+
+pub mod attempts;
+pub mod endpoints;
+pub mod leases;
+pub mod message;
+pub mod schedule;
+pub mod secrets;
+pub mod sender;
+pub mod signature;
