@@ -64,11 +64,13 @@ create table webhook_attempts (
     response_body   text        constraint webhook_attempts_response_body_check check (octet_length(response_body) <= 8192),
     -- Why there was no answer.
     error           text        constraint webhook_attempts_error_check check (octet_length(error) <= 1024),
-    constraint webhook_attempts_pkey primary key (merchant_id, attempt_id),
-    constraint webhook_attempts_endpoint_fkey foreign key (merchant_id, endpoint_id)
-        references webhook_endpoints on delete cascade
+    -- No key leads to the endpoint: there may be a million of them, which would be in the way when it is removed.
+    constraint webhook_attempts_pkey primary key (merchant_id, attempt_id)
 );
 create index webhook_attempts_endpoint_idx on webhook_attempts (merchant_id, endpoint_id, attempt_id);
+-- A test message is told from others by its id, and made once.
+create unique index webhook_attempts_test_key on webhook_attempts (merchant_id, endpoint_id, message_id)
+    where event_type = 'webhook.test';
 create index webhook_attempts_attempted_at_idx on webhook_attempts (attempted_at);
 
 -- Forgets attempts that are older than 31 days, a batch at a time.

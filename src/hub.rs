@@ -14,6 +14,7 @@ use crate::identity::tokens::Verifier;
 use crate::journal::Journal;
 use crate::journal::read::ReadTx;
 use crate::webhooks::sender::Sender;
+use crate::webhooks::trials::Trials;
 
 /// What every edge needs. Cheap to clone.
 #[derive(Clone)]
@@ -25,26 +26,25 @@ pub struct Hub {
     pub egress: Arc<Egress>,
     /// Posts to webhooks.
     pub sender: Sender,
+    /// Whose test messages are under way.
+    pub trials: Arc<Trials>,
     /// Cancelled when the node begins to drain: readiness fails from then on.
     pub draining: CancellationToken,
 }
 
 impl Hub {
     /// `tasks` owns what is done for several requests at once.
-    ///
-    /// # Errors
-    /// If there are no certificates to trust.
     pub fn new(
         journal: Journal,
         verifier: Arc<Verifier>,
         egress: Egress,
         tasks: TaskTracker,
         draining: CancellationToken,
-    ) -> anyhow::Result<Self> {
+    ) -> Self {
         let snapshots = Arc::new(Shared::new(journal.pools.app.clone(), tasks));
         let egress = Arc::new(egress);
-        let sender = Sender::new(egress.clone())?;
-        Ok(Self { journal, verifier, snapshots, egress, sender, draining })
+        let sender = Sender::new(egress.clone());
+        Self { journal, verifier, snapshots, egress, sender, trials: Arc::default(), draining }
     }
 
     /// What gateways ask for the state of a channel with: the one place where they and commerce meet.

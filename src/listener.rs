@@ -38,15 +38,15 @@ const STALL_MAX: Duration = Duration::from_secs(45);
 /// The longest `Retry-After`, in seconds; each is told another, or all would come back together.
 const RETRY_AFTER_MAX: u64 = 5;
 
-/// How many connections the public may have at once, `database` descriptors being kept for the database.
+/// How many connections the public may have at once, `own` descriptors being kept for the database and for workers.
 ///
 /// # Errors
 /// If that is next to nothing: the message says what to raise.
-pub fn connections_max(database: usize) -> anyhow::Result<usize> {
+pub fn connections_max(own: usize) -> anyhow::Result<usize> {
     let (limit, _) = getrlimit(Resource::RLIMIT_NOFILE).context("asking how many files may be open")?;
     let open = std::fs::read_dir("/proc/self/fd").map_or(OTHER_FILES, Iterator::count);
     // A limit that does not fit a number is none.
-    connections_within(usize::try_from(limit).unwrap_or(usize::MAX), open + database)
+    connections_within(usize::try_from(limit).unwrap_or(usize::MAX), open + own)
 }
 
 fn connections_within(limit: usize, taken: usize) -> anyhow::Result<usize> {

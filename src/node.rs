@@ -26,7 +26,7 @@ use crate::journal::{Journal, Pools, pool, upkeep};
 use crate::listener::{self, Listener};
 use crate::relay::herald::Herald;
 use crate::relay::{self, Relay};
-use crate::workers::webhooks::Webhooks;
+use crate::workers::webhooks::{self, Webhooks};
 use crate::{config, http, server, telemetry, workers};
 
 /// How long requests, screens and writes that are under way may take to end, each.
@@ -40,7 +40,7 @@ pub const STOP_MAX: Duration = Duration::from_secs(3 * FINISH_MAX.as_secs() + CL
 /// reader of 1 KB/s some 20 seconds here: with much more, an honest one would look stalled.
 const SEND_BUFFER_BYTES: u32 = 32 * 1024;
 /// How many connections workers have to look who has something to be told.
-const WORKERS_CONNECTIONS_MAX: u32 = 2;
+const LOOKS_CONNECTIONS_MAX: u32 = 2;
 /// How many connections may wait to be accepted: a storm of screens that come back all at once.
 const BACKLOG: u32 = 4_096;
 /// Of so many connections one is kept free of screens: for REST and for whoever asks whether the node lives.
@@ -101,12 +101,14 @@ impl Node {
         )?;
         let public = bind(config.listen.listen, "--listen")?;
         let private = bind(config.listen.metrics_listen, "--metrics-listen")?;
-        let for_database = config.database.database_connections
-            + config.database.database_connections / 4
-            + 2
-            + relay::CONNECTIONS_MAX
-            + WORKERS_CONNECTIONS_MAX;
-        let connections_max = listener::connections_max(for_database as usize)?;
+        let for_database = config.database.database_connections + config.database.database_connections / 4 + 2;
+        let for_workers = match (faces.worker, &config.database.relay_database_url) {
+            (true, Some(_)) => {
+                relay::CONNECTIONS_MAX + LOOKS_CONNECTIONS_MAX + 2 * webhooks::STEPS_MAX + webhooks::SERVED_MAX as u32
+            }
+            _ => 0,
+        };
+        let connections_max = listener::connections_max((for_database + for_workers) as usize)?;
         let connections = Arc::new(Semaphore::new(connections_max));
         let addresses = (public.local_addr()?, private.local_addr()?);
 
@@ -135,11 +137,16 @@ impl Node {
         }
         buses.open();
         let journal = Journal::new(pools.clone(), doors.announce, tasks.clone());
-        let hub = Hub::new(journal, Arc::new(verifier), config.webhooks.clone().into(), tasks.clone(), stop.clone())?;
+        let hub = Hub::new(journal, Arc::new(verifier), config.webhooks.clone().into(), tasks.clone(), stop.clone());
         if let Some(database) = works {
-            let relay = pool::open(database.expose_secret(), WORKERS_CONNECTIONS_MAX)
+            let relay = pool::open(database.expose_secret(), LOOKS_CONNECTIONS_MAX)
                 .context("the database URL of workers (--relay-database-url)")?;
-            let webhooks = Webhooks::new(pools.clone(), relay, hub.sender.clone(), woken);
+            // Of their own: tills and screens do not wait for receivers.
+            let own = Pools {
+                app: pool::open(config.database.database_url.expose_secret(), webhooks::STEPS_MAX)?,
+                feed: pool::open(config.database.feed_database_url.expose_secret(), webhooks::STEPS_MAX)?,
+            };
+            let webhooks = Webhooks::new(own, relay, hub.sender.clone(), woken);
             let stop = ended.clone();
             tasks.spawn(async move { workers::until("Serving webhooks", &stop, || webhooks.run(&stop)).await });
         }

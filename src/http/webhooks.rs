@@ -2,6 +2,8 @@
 
 use axum::Json;
 use axum::extract::State;
+use axum::http::header;
+use axum::response::IntoResponse;
 use futures_util::FutureExt;
 use garde::Validate;
 use serde::Deserialize;
@@ -20,6 +22,7 @@ use crate::webhooks::attempts::{self, AttemptView};
 use crate::webhooks::endpoints::{self, Draft, EndpointView, Removed};
 use crate::webhooks::message::Message;
 use crate::webhooks::secrets::{self, Rotated, SecretView};
+use crate::webhooks::sender::ATTEMPT_MAX;
 use crate::webhooks::signature::Secret;
 
 /// A webhook as it is to be.
@@ -130,13 +133,16 @@ pub async fn replace(
     staff.may_everywhere(Permission::ManageWebhooks)?;
     let once = key.once("PUT /v1/webhooks/{webhook}", &bytes);
     let draft = Draft { url: body.url, description: body.description, events: body.events, enabled: body.enabled };
-    draft.check(&hub.egress)?;
+    // Whoever turns it off may do so whatever is allowed by now.
+    if draft.enabled {
+        draft.check(&hub.egress)?;
+    }
     hub.journal
         .write(staff.caller(), Some(once), 200, move |tx| endpoints::replace(tx, id, draft.clone()).boxed())
         .await
 }
 
-/// Removes a webhook with the log of its attempts.
+/// Removes a webhook. The log of its attempts is forgotten with time.
 #[utoipa::path(delete, path = "/v1/webhooks/{webhook}", tag = "webhooks",
     params(("webhook" = EndpointId, Path),
            ("Idempotency-Key" = String, Header, description = "New for each attempt that is not a repetition.")),
@@ -155,10 +161,11 @@ pub async fn remove(
 /// The secret that signs first.
 #[utoipa::path(get, path = "/v1/webhooks/{webhook}/secret", tag = "webhooks", params(("webhook" = EndpointId, Path)),
     responses((status = 200, body = SecretView), (status = "default", body = Problem)))]
-pub async fn secret(State(hub): State<Hub>, staff: Staff, At(id): At<EndpointId>) -> Result<Json<SecretView>> {
+pub async fn secret(State(hub): State<Hub>, staff: Staff, At(id): At<EndpointId>) -> Result<impl IntoResponse> {
     staff.may_everywhere(Permission::ManageWebhooks)?;
     let mut tx = ReadTx::begin(&hub.journal.pools.app, staff.caller()).await?;
-    Ok(Json(secrets::newest(tx.sql(), staff.merchant, id).await?))
+    let secret = secrets::newest(tx.sql(), staff.merchant, id).await?;
+    Ok(([(header::CACHE_CONTROL, "no-store")], Json(secret)))
 }
 
 /// Signs with a new secret. The one before signs along for a day, so that the receiver has the time to learn the new one.
@@ -212,15 +219,22 @@ pub async fn test(
     let message = Message::ping(merchant, &key.into_text(), Moment::now_utc())?;
     let mut tx = ReadTx::begin(app, staff.caller()).await?;
     let endpoint = endpoints::get(tx.sql(), merchant, id).await?;
-    if let Some(made) = attempts::of_message(tx.sql(), merchant, id, &message.id).await? {
+    if let Some(made) = attempts::of_test(tx.sql(), merchant, id, &message.id).await? {
         return Ok(Json(made));
     }
     let secrets = secrets::good(tx.sql(), merchant, id).await?;
     // Not held while a stranger takes his time.
     drop(tx);
-    let attempted = hub.sender.send(&endpoint.url, &secrets, &message).await;
-    let mut sql = pool::begin_of(app, merchant).await?;
-    let view = attempts::keep(&mut sql, merchant, id, &message, 1, &attempted).await?;
-    sql.commit().await?;
-    Ok(Json(view))
+    let turn = hub.trials.begin(merchant).ok_or(Error::Busy { retry_after: ATTEMPT_MAX })?;
+    let (app, sender) = (app.clone(), hub.sender.clone());
+    // Whoever hangs up does not make it undone.
+    let testing = tokio::spawn(async move {
+        let _turn = turn;
+        let attempted = sender.send(&endpoint.url, &secrets, &message).await;
+        let mut sql = pool::begin_of(&app, merchant).await?;
+        let view = attempts::keep(&mut sql, merchant, id, &message, 1, &attempted).await?;
+        sql.commit().await?;
+        Ok(view)
+    });
+    testing.await?.map(Json)
 }

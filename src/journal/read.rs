@@ -94,8 +94,12 @@ pub async fn after(sql: &mut PgConnection, merchant: MerchantId, after: Position
     Ok(entries)
 }
 
+/// How many entries before its place somebody begins again whose history is another: a fail-over loses the last few.
+const AGAIN_ENTRIES: u64 = 1_000;
+
 /// Where somebody goes on who cannot be served from `after`, and must not stand still: behind what is missing, or, where the
-/// history is another, at its beginning. Always elsewhere than `after`, as long as there is anything that follows it.
+/// history is another, [`AGAIN_ENTRIES`] before the same number in that. Always elsewhere than `after`, as long as there is
+/// anything that follows it.
 pub async fn beyond(sql: &mut PgConnection, merchant: MerchantId, after: Position) -> Result<Position> {
     let head = head(&mut *sql, merchant).await?.ok_or(Error::NotFound("merchant"))?;
     let own = sqlx::query_scalar!(
@@ -109,7 +113,7 @@ pub async fn beyond(sql: &mut PgConnection, merchant: MerchantId, after: Positio
         Some(tag) => tag_of(&tag)?.short() != after.tag,
         None => after.seq > head.seq,
     };
-    let from = if is_another { 0 } else { after.seq };
+    let from = if is_another { after.seq.min(head.seq).saturating_sub(AGAIN_ENTRIES) } else { after.seq };
     let next = sqlx::query!(
         "select seq, prev from journal_entries where merchant_id = $1 and seq > $2 order by seq limit 1",
         merchant.0,

@@ -1,5 +1,6 @@
 //! Carrying: what follows a cursor is read, published in order, and confirmed, before the cursor moves.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use anyhow::{anyhow, bail};
@@ -38,6 +39,8 @@ pub struct Road<'a> {
     pub topology: &'a Topology,
     /// How many entries of a journal are under way at most: fewer, where a broker was too slow for more.
     pub slice_entries: u32,
+    /// Journals of which one entry is under way: a queue refused one, and all that came behind it came to the others in vain.
+    pub refused: &'a HashMap<MerchantId, u32>,
 }
 
 /// What came of carrying some journals.
@@ -138,7 +141,8 @@ impl Road<'_> {
 
     /// What follows the cursor; `None` if it was put elsewhere.
     async fn read(&self, due: Due) -> Result<Option<Entries>, Fault> {
-        let slice = Slice { entries_max: self.slice_entries, bytes_max: SLICE_BYTES_MAX };
+        let entries_max = if self.refused.contains_key(&due.merchant) { 1 } else { self.slice_entries };
+        let slice = Slice { entries_max, bytes_max: SLICE_BYTES_MAX };
         let reading = async {
             let mut sql = self.pool.acquire().await?;
             let why = match read::after(&mut sql, due.merchant, due.after, slice).await {
@@ -161,6 +165,9 @@ impl Road<'_> {
         };
         let read = tokio::time::timeout(READ_MAX, reading).await.map_err(|late| Fault::Journal(late.into()))?;
         read.map_err(|error| {
+            if let Error::Busy { .. } = error {
+                return Fault::Journal(anyhow!("no connection was free, or a lock"));
+            }
             let error = error.into_anyhow();
             match error.downcast_ref::<sqlx::Error>() {
                 Some(_) => Fault::Journal(error),

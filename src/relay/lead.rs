@@ -84,7 +84,7 @@ async fn hold(url: &str, leads: &watch::Sender<Shards>, is_away: &mut bool) -> a
     *is_away = false;
     let (mut held, mut led) = (Shards::NONE, Shards::NONE);
     loop {
-        // What is not led any more since the last look is let go of: what was under way then has ended.
+        // What is not led any more since the last look is let go of: most of what was under way then has ended.
         let before = led;
         (held, led) = answered(look(&mut sql, held, led)).await?;
         if led != before {

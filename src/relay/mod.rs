@@ -64,8 +64,9 @@ const POOL_MAX: u32 = 6;
 pub const CONNECTIONS_MAX: u32 = POOL_MAX + 1;
 /// How long what is under way may take to end when the node stops. What does not end is published again by the next leader.
 const FINISH_MAX: Duration = Duration::from_secs(3);
-/// How long a journal is left alone that a queue does not take an entry of, or that cannot be read.
+/// How long a journal is left alone that a queue does not take an entry of, twice as long each time, or that cannot be read.
 const REFUSED_REST: Duration = Duration::from_secs(5);
+const REFUSED_DOUBLINGS_MAX: u32 = 5;
 const UNREADABLE_REST: Duration = Duration::from_secs(60);
 
 pub struct Relay {
@@ -264,7 +265,8 @@ impl Relay {
             return Ok(Ok(()));
         }
         let slice_entries = *self.slice_entries.borrow();
-        let road = Road { pool: &self.pool, channel, topology: &self.topology, slice_entries };
+        let refused = &rounds.refused;
+        let road = Road { pool: &self.pool, channel, topology: &self.topology, slice_entries, refused };
         let Carried { moved, more, resting, journal, broker } = road.carry(due).await;
         if let Some(error) = broker {
             // Perhaps so much was too much for it: else it would be given the same again and again.
@@ -273,6 +275,7 @@ impl Relay {
         }
         self.slice_entries.send_modify(|entries| *entries = (*entries * 2).min(SLICE_ENTRIES_MAX));
         rounds.heard_at = Instant::now();
+        moved.iter().for_each(|(merchant, _)| _ = rounds.refused.remove(merchant));
         rounds.rest(resting);
         rounds.more = more;
         rounds.unsaved = moved;
@@ -397,6 +400,8 @@ struct Rounds {
     unsaved: Vec<(MerchantId, Position)>,
     /// Journals that are left alone, and until when.
     resting: HashMap<MerchantId, Instant>,
+    /// How often in a row an entry of these was refused.
+    refused: HashMap<MerchantId, u32>,
     /// When the broker last confirmed something.
     heard_at: Instant,
     /// Whether the database does not answer.
@@ -406,8 +411,8 @@ struct Rounds {
 impl Rounds {
     fn new() -> Self {
         let now = Instant::now();
-        let (more, unsaved, resting) = (Vec::new(), Vec::new(), HashMap::new());
-        Self { more, look_at: now, unsaved, resting, heard_at: now, is_away: false }
+        let (more, unsaved, resting, refused) = (Vec::new(), Vec::new(), HashMap::new(), HashMap::new());
+        Self { more, look_at: now, unsaved, resting, refused, heard_at: now, is_away: false }
     }
 
     fn is_idle(&self) -> bool {
@@ -417,7 +422,11 @@ impl Rounds {
     fn rest(&mut self, resting: Vec<(MerchantId, Rest)>) {
         for (merchant, why) in resting {
             let (reason, pause) = match why {
-                Rest::Refused => ("refused", REFUSED_REST),
+                Rest::Refused => {
+                    let times = self.refused.entry(merchant).or_default();
+                    *times += 1;
+                    ("refused", REFUSED_REST * 2_u32.pow((*times - 1).min(REFUSED_DOUBLINGS_MAX)))
+                }
                 Rest::Unreadable => ("unreadable", UNREADABLE_REST),
             };
             metrics::counter!("tillwire_relay_rests_total", "reason" => reason).increment(1);

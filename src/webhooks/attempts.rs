@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::message::Message;
-use crate::error::Result;
+use crate::error::{Error, OnConstraint, Result};
 
 /// The most attempts that are listed at once.
 pub const PAGE_MAX: u32 = 100;
@@ -39,7 +39,8 @@ impl Attempted {
         matches!(self.answer, Answer::Status { code: 200..=299, .. })
     }
 
-    fn outcome(&self) -> &'static str {
+    /// `delivered`, `refused` by an answer, or `failed` without one.
+    pub fn outcome(&self) -> &'static str {
         match self.answer {
             Answer::Status { code: 200..=299, .. } => "delivered",
             Answer::Status { .. } => "refused",
@@ -118,7 +119,8 @@ pub async fn keep(
         view.error,
     )
     .execute(sql)
-    .await?;
+    .await
+    .on_constraint("webhook_attempts_test_key", || Error::InFlight)?;
     Ok(view)
 }
 
@@ -147,8 +149,8 @@ pub async fn list(
     Ok(views)
 }
 
-/// The attempt at a message, if there was one.
-pub async fn of_message(
+/// The attempt at a test message, if there was one.
+pub async fn of_test(
     sql: &mut PgConnection,
     merchant: MerchantId,
     endpoint: EndpointId,
@@ -158,8 +160,8 @@ pub async fn of_message(
         AttemptView,
         r#"select attempt_id as id, message_id as message, event_type as kind, attempt, attempted_at, took_ms, outcome,
                   request_body, response_status, response_body, error
-           from webhook_attempts where merchant_id = $1 and endpoint_id = $2 and message_id = $3
-           order by attempt_id limit 1"#,
+           from webhook_attempts
+           where merchant_id = $1 and endpoint_id = $2 and message_id = $3 and event_type = 'webhook.test'"#,
         merchant.0,
         endpoint.0,
         message_id,

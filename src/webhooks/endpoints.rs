@@ -101,7 +101,8 @@ pub async fn add(tx: &mut MerchantTx, id: EndpointId, draft: Draft, secret: Secr
     get(tx.sql(), merchant, id).await
 }
 
-/// Makes an endpoint what it is to be. One that is enabled again, or leads elsewhere, is tried at once.
+/// Makes an endpoint what it is to be. One that is enabled again, or leads elsewhere, is tried at once. Whoever is serving it
+/// as it was has lost it: what he still says moves nothing.
 pub async fn replace(tx: &mut MerchantTx, id: EndpointId, draft: Draft) -> Result<EndpointView> {
     let merchant = tx.merchant();
     let changed = sqlx::query!(
@@ -109,6 +110,7 @@ pub async fn replace(tx: &mut MerchantTx, id: EndpointId, draft: Draft) -> Resul
          set url = $3, description = $4, events = $5,
              state = case when $6 then 'enabled' else 'disabled' end,
              disabled_why = case when not $6 then coalesce(disabled_why, 'by_hand') end,
+             lease = null, leased_until = null,
              attempts = case when state = 'disabled' or url <> $3 then 0 else attempts end,
              failing_since = case when state = 'disabled' or url <> $3 then null else failing_since end,
              next_at = case when state = 'disabled' or url <> $3 then null else next_at end
@@ -134,7 +136,7 @@ pub struct Removed {
     pub id: EndpointId,
 }
 
-/// Removes an endpoint with its secrets and the log of its attempts.
+/// Removes an endpoint with its secrets. The log of its attempts is forgotten with time.
 pub async fn remove(tx: &mut MerchantTx, id: EndpointId) -> Result<Removed> {
     let merchant = tx.merchant();
     let gone =

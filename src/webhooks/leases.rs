@@ -27,19 +27,34 @@ pub struct Due {
     pub endpoint: EndpointId,
 }
 
-/// Endpoints that are enabled, whose turn it is, that nobody serves, and whose journal is not where they are; those that have
-/// waited longest first. Merchants in `busy` are left out. `pool` is the relay's: it asks about everybody.
-pub async fn due(pool: &PgPool, busy: &[MerchantId], endpoints_max: usize) -> Result<Vec<Due>> {
-    let busy: Vec<Uuid> = busy.iter().map(|merchant| merchant.0).collect();
+/// How many endpoints of one merchant are served at once, by one node.
+pub const OF_ONE_MAX: i64 = 16;
+
+/// Endpoints that are enabled, whose turn it is, that nobody serves, and whose journal is not where they are, of these merchants
+/// or of all: those that have waited longest first, and of one merchant only so many. Merchants in `busy` are left out. `pool`
+/// is the relay's: it asks about everybody.
+pub async fn due(
+    pool: &PgPool,
+    of: Option<&[MerchantId]>,
+    busy: &[MerchantId],
+    endpoints_max: usize,
+) -> Result<Vec<Due>> {
+    let ids = |merchants: &[MerchantId]| merchants.iter().map(|merchant| merchant.0).collect::<Vec<Uuid>>();
+    let (of, busy) = (of.map(ids), ids(busy));
     let rows = sqlx::query!(
-        "select endpoint.merchant_id, endpoint.endpoint_id
-         from webhook_endpoints endpoint join journal_heads head using (merchant_id)
-         where endpoint.state = 'enabled' and (head.seq <> endpoint.seq or endpoint.event is not null)
-           and coalesce(endpoint.next_at, '-infinity') <= now()
-           and coalesce(endpoint.leased_until, '-infinity') <= now()
-           and endpoint.merchant_id <> all($1)
-         order by endpoint.next_at nulls first, endpoint.leased_until nulls first limit $2",
+        r#"select merchant_id as "merchant_id!", endpoint_id as "endpoint_id!"
+           from (select endpoint.merchant_id, endpoint.endpoint_id, free_at,
+                        row_number() over (partition by endpoint.merchant_id order by free_at) as place
+                 from webhook_endpoints endpoint join journal_heads head using (merchant_id)
+                 cross join lateral (
+                     select greatest(coalesce(next_at, '-infinity'), coalesce(leased_until, '-infinity')) as free_at) free
+                 where endpoint.state = 'enabled' and (head.seq <> endpoint.seq or endpoint.event is not null)
+                   and free_at <= now() and ($1::uuid[] is null or endpoint.merchant_id = any($1))
+                   and endpoint.merchant_id <> all($2)) due
+           where place <= $3 order by free_at limit $4"#,
+        of.as_deref(),
         &busy,
+        OF_ONE_MAX,
         i64::try_from(endpoints_max)?,
     )
     .fetch_all(pool)
@@ -93,10 +108,11 @@ pub async fn take(app: &PgPool, due: Due) -> Result<Option<Held>> {
     Ok(Some(held))
 }
 
-/// An event was delivered. False if the endpoint is not ours any more, or not to be told any more.
+/// An event was delivered, and with it all up to a place. False if the endpoint is not ours any more, or not to be told any
+/// more.
 pub async fn delivered(
     app: &PgPool,
-    held: &mut Held,
+    held: &Held,
     message: &Message,
     attempted: &Attempted,
     to: Position,
@@ -122,12 +138,11 @@ pub async fn delivered(
     .rows_affected()
         > 0;
     sql.commit().await?;
-    (held.position, held.attempts) = (to, 0);
     Ok(is_ours)
 }
 
-/// What an endpoint has been told without an attempt: what it does not hear. False if it is not ours any more.
-pub async fn passed(app: &PgPool, held: &mut Held, to: Position) -> Result<bool> {
+/// An endpoint is passed on without an attempt, over what it does not hear. False if it is not ours any more.
+pub async fn passed(app: &PgPool, held: &Held, to: Position) -> Result<bool> {
     let Due { merchant, endpoint } = held.due;
     let mut sql = pool::begin_of(app, merchant).await?;
     let is_ours = sqlx::query!(
@@ -147,7 +162,6 @@ pub async fn passed(app: &PgPool, held: &mut Held, to: Position) -> Result<bool>
     .rows_affected()
         > 0;
     sql.commit().await?;
-    held.position = to;
     Ok(is_ours)
 }
 
@@ -160,14 +174,14 @@ pub enum Verdict {
     Disabled(&'static str),
 }
 
-/// An attempt was in vain: the endpoint is let go of.
+/// An attempt was in vain: the endpoint is let go of. False if it was not ours any more.
 pub async fn failed(
     app: &PgPool,
-    held: Held,
+    held: &Held,
     message: &Message,
     attempted: &Attempted,
     verdict: Verdict,
-) -> Result<()> {
+) -> Result<bool> {
     let Due { merchant, endpoint } = held.due;
     let (pause, why) = match verdict {
         Verdict::Later(pause) => (Some(pause.as_secs_f64()), None),
@@ -175,9 +189,9 @@ pub async fn failed(
     };
     let mut sql = pool::begin_of(app, merchant).await?;
     attempts::keep(&mut sql, merchant, endpoint, message, held.attempts + 1, attempted).await?;
-    sqlx::query!(
+    let is_ours = sqlx::query!(
         "update webhook_endpoints
-         set attempts = attempts + 1, failing_since = coalesce(failing_since, now()),
+         set seq = $6, event = $7, tag = $8, attempts = attempts + 1, failing_since = coalesce(failing_since, now()),
              next_at = now() + make_interval(secs => $4),
              state = case when $5::text is null then state else 'disabled' end,
              disabled_why = coalesce($5, disabled_why),
@@ -188,22 +202,31 @@ pub async fn failed(
         held.lease,
         pause,
         why,
+        held.position.seq.cast_signed(),
+        held.position.event.map(i32::try_from).transpose()?,
+        held.position.tag.as_slice(),
     )
     .execute(&mut *sql)
-    .await?;
+    .await?
+    .rows_affected()
+        > 0;
     sql.commit().await?;
-    Ok(())
+    Ok(is_ours)
 }
 
-/// Lets go of an endpoint.
+/// Lets go of an endpoint, which has been told everything up to its place. Whoever has just been served is behind those who
+/// wait.
 pub async fn let_go(app: &PgPool, held: Held) -> Result<()> {
     let mut sql = pool::begin_of(app, held.due.merchant).await?;
     sqlx::query!(
-        "update webhook_endpoints set lease = null, leased_until = null
+        "update webhook_endpoints set seq = $4, event = $5, tag = $6, lease = null, leased_until = now()
          where merchant_id = $1 and endpoint_id = $2 and lease = $3",
         held.due.merchant.0,
         held.due.endpoint.0,
         held.lease,
+        held.position.seq.cast_signed(),
+        held.position.event.map(i32::try_from).transpose()?,
+        held.position.tag.as_slice(),
     )
     .execute(&mut *sql)
     .await?;

@@ -1,8 +1,8 @@
 //! Webhooks: what the database keeps of a merchant's endpoints, and how one message is made, signed and sent.
 //!
 //! An endpoint is a cursor over the journal through a filter, as a screen is. It is told the events of its types one after the
-//! other, each until it has answered with 2xx or its [`schedule`] has ended; while it fails, those that come later wait, and
-//! nobody else does. Who moves the cursors is [`crate::workers`]'s matter.
+//! other, each until it has answered with 2xx or its [`schedule`] has ended; while it fails, its later ones wait, and no
+//! other endpoint's. Who moves the cursors is [`crate::workers`]'s matter.
 
 pub mod attempts;
 pub mod endpoints;
@@ -12,3 +12,4 @@ pub mod schedule;
 pub mod secrets;
 pub mod sender;
 pub mod signature;
+pub mod trials;

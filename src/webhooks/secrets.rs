@@ -107,7 +107,7 @@ pub async fn good(sql: &mut PgConnection, merchant: MerchantId, endpoint: Endpoi
     let rows = sqlx::query_scalar!(
         "select secret from webhook_secrets
          where merchant_id = $1 and endpoint_id = $2 and (expires_at is null or expires_at > now())
-         order by secret_id desc",
+         order by expires_at is null desc, secret_id desc",
         merchant.0,
         endpoint.0
     )

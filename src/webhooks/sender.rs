@@ -1,7 +1,7 @@
 //! Sending one message to one URL: no redirects, no proxies, no address that is not for everyone, and no answer too long.
 
-use std::net::SocketAddr;
-use std::sync::Arc;
+use std::net::ToSocketAddrs;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -11,6 +11,7 @@ use reqwest::redirect::Policy;
 use reqwest::{Client, Response};
 use tillwire_channels::Moment;
 use time::format_description::well_known::Rfc2822;
+use tokio::sync::Semaphore;
 
 use super::attempts::{Answer, Attempted, KEPT_BYTES_MAX};
 use super::message::Message;
@@ -23,20 +24,29 @@ pub const ATTEMPT_MAX: Duration = Duration::from_secs(20);
 const CONNECT_MAX: Duration = Duration::from_secs(5);
 /// How much of an answer is read. What is kept of it is less.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
-/// How long a connection that nobody uses is kept.
-const IDLE_MAX: Duration = Duration::from_secs(20);
+/// How long a connection that nobody uses is kept: less than servers do.
+const IDLE_MAX: Duration = Duration::from_secs(3);
+/// How many names are looked up at once.
+const LOOKUPS_MAX: usize = 32;
 
 /// Sends messages. Cheap to clone.
 #[derive(Clone)]
 pub struct Sender {
-    client: Client,
+    /// Made when it is first needed: a machine without certificates to trust can be told nothing, and does all else.
+    client: Arc<Mutex<Option<Client>>>,
     egress: Arc<Egress>,
 }
 
 impl Sender {
-    /// # Errors
-    /// If there are no certificates to trust.
-    pub fn new(egress: Arc<Egress>) -> anyhow::Result<Self> {
+    pub fn new(egress: Arc<Egress>) -> Self {
+        Self { client: Arc::default(), egress }
+    }
+
+    fn client(&self) -> anyhow::Result<Client> {
+        let mut made = self.client.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(client) = &*made {
+            return Ok(client.clone());
+        }
         let client = Client::builder()
             .redirect(Policy::none())
             .no_proxy()
@@ -45,11 +55,11 @@ impl Sender {
             .connect_timeout(CONNECT_MAX)
             .pool_max_idle_per_host(1)
             .pool_idle_timeout(IDLE_MAX)
-            .dns_resolver(Arc::new(Judged(egress.clone())))
+            .dns_resolver(Arc::new(Judged::new(self.egress.clone())))
             .user_agent(concat!("Tillwire/", env!("CARGO_PKG_VERSION"), " (webhooks)"))
             .build()
-            .context("making a client for webhooks")?;
-        Ok(Self { client, egress })
+            .context("making a client: are there certificates to trust (ca-certificates)?")?;
+        Ok(made.insert(client).clone())
     }
 
     /// Posts a message once. That nobody answered is an answer, too.
@@ -64,7 +74,7 @@ impl Sender {
         let url = self.egress.parse(url).map_err(|why| anyhow::anyhow!(why.detail()))?;
         let timestamp = at.unix_timestamp();
         let request = self
-            .client
+            .client()?
             .post(url)
             .header(CONTENT_TYPE, "application/json")
             .header("webhook-id", &message.id)
@@ -74,7 +84,8 @@ impl Sender {
         // The URL may hold what is nobody's business.
         let response = request.send().await.map_err(reqwest::Error::without_url)?;
         let (code, retry_after) = (response.status().as_u16(), retry_after(response.headers(), at));
-        let body = beginning(response).await?;
+        // The status is the answer, whatever becomes of the rest.
+        let body = beginning(response).await;
         Ok(Answer::Status { code, body, retry_after })
     }
 }
@@ -84,17 +95,17 @@ fn to_micros(moment: Moment) -> Moment {
     moment.replace_nanosecond(moment.microsecond() * 1_000).unwrap_or(moment)
 }
 
-/// The beginning of an answer's body. One that is too long is not an error: it was an answer.
-async fn beginning(mut response: Response) -> anyhow::Result<String> {
+/// The beginning of an answer's body, as far as it comes.
+async fn beginning(mut response: Response) -> String {
     let (mut kept, mut read) = (Vec::new(), 0);
-    while let Some(data) = response.chunk().await.map_err(reqwest::Error::without_url)? {
+    while let Ok(Some(data)) = response.chunk().await {
         kept.extend_from_slice(&data[..data.len().min(KEPT_BYTES_MAX - kept.len())]);
         read += data.len();
         if read > ANSWER_BYTES_MAX {
             break;
         }
     }
-    Ok(String::from_utf8_lossy(&kept).into_owned())
+    String::from_utf8_lossy(&kept).into_owned()
 }
 
 /// How long `Retry-After` asks to wait: seconds, or a date.
@@ -108,14 +119,28 @@ fn retry_after(headers: &HeaderMap, now: Moment) -> Option<Duration> {
 }
 
 /// Resolves names, and lets nobody be led to an address that is not for everyone.
-struct Judged(Arc<Egress>);
+struct Judged {
+    egress: Arc<Egress>,
+    /// Held until a look-up's thread has ended, also when nobody waits for it any more: the hub's own names need threads, too.
+    lookups: Arc<Semaphore>,
+}
+
+impl Judged {
+    fn new(egress: Arc<Egress>) -> Self {
+        Self { egress, lookups: Arc::new(Semaphore::new(LOOKUPS_MAX)) }
+    }
+}
 
 impl Resolve for Judged {
     fn resolve(&self, name: Name) -> Resolving {
-        let egress = self.0.clone();
+        let (egress, lookups) = (self.egress.clone(), self.lookups.clone());
         Box::pin(async move {
-            let found: Vec<SocketAddr> = tokio::net::lookup_host((name.as_str(), 0)).await?.collect();
-            let allowed = egress.allowed(found);
+            let turn = lookups.acquire_owned().await?;
+            let looking = tokio::task::spawn_blocking(move || {
+                let _turn = turn;
+                (name.as_str(), 0).to_socket_addrs().map(Iterator::collect::<Vec<_>>)
+            });
+            let allowed = egress.allowed(looking.await??);
             if allowed.is_empty() {
                 return Err("the name leads to an address that is not public".into());
             }
@@ -148,7 +173,7 @@ mod tests {
         crate::identity::tokens::install_crypto();
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let egress = Egress { networks: Vec::new(), ports: vec![listener.local_addr().unwrap().port()] };
-        let sender = Sender::new(Arc::new(egress)).unwrap();
+        let sender = Sender::new(Arc::new(egress));
         let url = format!("https://localhost:{}/", listener.local_addr().unwrap().port());
         let message = Message::ping(tillwire_channels::MerchantId::new(), "one", Moment::now_utc()).unwrap();
         let attempted = tokio::select! {

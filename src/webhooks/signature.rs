@@ -39,7 +39,7 @@ impl Secret {
         (SECRET_BYTES_MIN..=SECRET_BYTES_MAX).contains(&bytes.len()).then(|| Self(bytes.into()))
     }
 
-    /// As it is shown, once, to whoever made it.
+    /// As it is shown to its owner.
     pub fn to_text(&self) -> String {
         format!("{PREFIX}{}", BASE64_STANDARD.encode(self.0.expose_secret()))
     }
