@@ -62,13 +62,13 @@ impl Refused {
     /// In words for whoever gave it.
     pub fn detail(self) -> &'static str {
         match self {
-            Self::Malformed => "this is no URL",
-            Self::TooLong => "a URL has at most 2,048 characters",
-            Self::NotHttps => "only https:// is connected to",
-            Self::UserInfo => "a URL must not hold a user or a password",
-            Self::Port => "this port is not connected to",
-            Self::Fragment => "a URL must not have a fragment",
-            Self::Address => "this address is not public",
+            Self::Malformed => "This is no URL",
+            Self::TooLong => "A URL has at most 2,048 characters",
+            Self::NotHttps => "Only https:// is connected to",
+            Self::UserInfo => "A URL must not hold a user or a password",
+            Self::Port => "This port is not connected to",
+            Self::Fragment => "A URL must not have a fragment",
+            Self::Address => "This address is not public",
         }
     }
 }
