@@ -424,6 +424,8 @@ impl Drop for Delivery {
     fn drop(&mut self) {
         if self.payload.is_some() {
             self.session.written(self.packets, self.bytes);
+            // Whatever came after it would come after a gap: also a session that was closing already says nothing more.
+            self.session.with_polling(|polling| polling.farewell = Farewell::All);
             self.session.close(CloseReason::ConnectionLost);
         }
     }

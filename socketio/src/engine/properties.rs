@@ -711,6 +711,20 @@ fn a_client_that_has_just_gone_over_hears_the_rest_and_the_goodbye_on_its_websoc
     });
 }
 
+#[test]
+fn a_client_that_lost_an_answer_while_its_session_was_closed_is_given_nothing_behind_it() {
+    let send = || Op::Send { packets: 1, bytes: 0, joined: false };
+    happens(&[
+        send(),
+        Op::Get { overlaps: false },
+        send(),
+        Op::CloseByServer { restarts: false },
+        Op::DropGet,
+        Op::Get { overlaps: false },
+        Op::Take,
+    ]);
+}
+
 /// Few enough for every build; `PROPTEST_CASES` asks for more.
 fn config() -> ProptestConfig {
     let cases = if std::env::var_os("PROPTEST_CASES").is_some() { ProptestConfig::default().cases } else { 128 };
