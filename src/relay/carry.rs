@@ -50,7 +50,7 @@ pub struct Carried {
     pub moved: Vec<(MerchantId, Position)>,
     /// Those that have more.
     pub more: Vec<MerchantId>,
-    /// Those that could not be carried now, for reasons of their own, and for how long they are left alone.
+    /// Those that could not be carried now, for reasons of their own, which tell how long they are left alone.
     pub resting: Vec<(MerchantId, Rest)>,
     /// Whether the database does not answer.
     pub journal: Option<anyhow::Error>,
