@@ -24,8 +24,9 @@ mod brokers;
 pub mod bus;
 pub mod gateway;
 pub mod http;
+pub mod queues;
 pub mod relay;
-mod workers;
+pub mod workers;
 
 // What a role is given, and the roles themselves.
 pub mod hub;

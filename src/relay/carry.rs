@@ -15,10 +15,10 @@ use tracing::error;
 
 use super::cursors::{self, Due};
 use super::message;
-use super::topology::Topology;
 use crate::error::Error;
 use crate::journal::Entry;
 use crate::journal::read::{self, Entries, Slice};
+use crate::queues::topology::Topology;
 
 /// How many journals are carried at the same time.
 pub const ABREAST_MAX: usize = 8;

@@ -10,11 +10,11 @@ use lapin::{BasicProperties, Channel};
 use tillwire_channels::MerchantId;
 use tokio_util::sync::CancellationToken;
 
-use super::topology::Topology;
 use crate::brokers::amqp::{self, Nodes};
 use crate::brokers::link::{self, CONNECT_MAX, Link};
 use crate::brokers::wire::Wire;
 use crate::bus::{Brokers, Moved};
+use crate::queues::topology::Topology;
 
 /// How many merchants one message names.
 pub const NAMED_MAX: usize = 256;

@@ -15,7 +15,6 @@ pub mod herald;
 mod lead;
 pub mod message;
 pub mod shards;
-pub mod topology;
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -41,12 +40,12 @@ use self::carry::{Carried, Rest, Road, SLICE_ENTRIES_MAX};
 use self::cursors::{Due, Lag};
 use self::herald::NAMED_MAX;
 use self::shards::{SHARDS, Shards, shard_of};
-use self::topology::Topology;
 use crate::brokers::amqp::{self, Nodes};
 use crate::brokers::link::{self, CONNECT_MAX, Link};
 use crate::brokers::wire::Wire;
 use crate::bus::Moved;
 use crate::journal::pool;
+use crate::queues::topology::{HandlerQueue, Topology};
 
 /// How often all journals are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -75,6 +74,8 @@ pub struct Relay {
     pool: PgPool,
     nodes: Nodes,
     topology: Topology,
+    /// Whose queues have to be there before anything is published.
+    handlers: &'static [HandlerQueue],
     /// Journals that are said to have moved, here or elsewhere.
     moved: Arc<Moved>,
     /// Whom it tells of what subscribers are woken for.
@@ -90,6 +91,7 @@ impl Relay {
         database_url: SecretString,
         amqp_url: &SecretString,
         prefix: &str,
+        handlers: &'static [HandlerQueue],
         moved: Arc<Moved>,
         woken: Arc<Moved>,
     ) -> anyhow::Result<Self> {
@@ -105,7 +107,7 @@ impl Relay {
         }
         let (nodes, topology) = (Nodes::parse(amqp_url)?, Topology::new(prefix));
         let slice_entries = watch::Sender::new(SLICE_ENTRIES_MAX);
-        Ok(Self { database_url, pool, nodes, topology, moved, woken, slice_entries })
+        Ok(Self { database_url, pool, nodes, topology, handlers, moved, woken, slice_entries })
     }
 
     /// Relays until `stop`, whatever is away meanwhile.
@@ -169,7 +171,7 @@ impl Relay {
     ) -> anyhow::Result<()> {
         let opening = link::within(CONNECT_MAX, async {
             let (entries, words) = (wire.channel().await?, wire.channel().await?);
-            self.topology.declare(&entries).await?;
+            self.topology.declare(&entries, self.handlers).await?;
             entries.confirm_select(ConfirmSelectOptions::default()).await?;
             // A broker that is short of memory or disk accepts a connection and its first message, and then blocks it.
             self.probe(&entries).await?;
