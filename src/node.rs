@@ -26,7 +26,8 @@ use crate::journal::{Journal, Pools, pool, upkeep};
 use crate::listener::{self, Listener};
 use crate::relay::herald::Herald;
 use crate::relay::{self, Relay};
-use crate::workers::webhooks::{self, Webhooks};
+use crate::workers::subscribers::{self, Steps, Subscriber as _, Subscribers};
+use crate::workers::webhooks::Webhooks;
 use crate::{config, http, server, telemetry, workers};
 
 /// How long requests, screens and writes that are under way may take to end, each.
@@ -104,7 +105,10 @@ impl Node {
         let for_database = config.database.database_connections + config.database.database_connections / 4 + 2;
         let for_workers = match (faces.worker, &config.database.relay_database_url) {
             (true, Some(_)) => {
-                relay::CONNECTIONS_MAX + LOOKS_CONNECTIONS_MAX + 2 * webhooks::STEPS_MAX + webhooks::SERVED_MAX as u32
+                relay::CONNECTIONS_MAX
+                    + LOOKS_CONNECTIONS_MAX
+                    + 2 * subscribers::STEPS_MAX
+                    + Webhooks::SERVED_MAX as u32
             }
             _ => 0,
         };
@@ -142,11 +146,12 @@ impl Node {
             let relay = pool::open(database.expose_secret(), LOOKS_CONNECTIONS_MAX)
                 .context("the database URL of workers (--relay-database-url)")?;
             // Of their own: tills and screens do not wait for receivers.
-            let own = Pools {
-                app: pool::open(config.database.database_url.expose_secret(), webhooks::STEPS_MAX)?,
-                feed: pool::open(config.database.feed_database_url.expose_secret(), webhooks::STEPS_MAX)?,
-            };
-            let webhooks = Webhooks::new(own, relay, hub.sender.clone(), woken);
+            let steps = Steps::over(Pools {
+                app: pool::open(config.database.database_url.expose_secret(), subscribers::STEPS_MAX)?,
+                feed: pool::open(config.database.feed_database_url.expose_secret(), subscribers::STEPS_MAX)?,
+            });
+            let webhooks = Webhooks::new(steps.clone(), relay, hub.sender.clone());
+            let webhooks = Subscribers::new(webhooks, steps, woken);
             let stop = ended.clone();
             tasks.spawn(async move { workers::until("Serving webhooks", &stop, || webhooks.run(&stop)).await });
         }

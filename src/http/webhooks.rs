@@ -25,45 +25,54 @@ use crate::webhooks::secrets::{self, Rotated, SecretView};
 use crate::webhooks::sender::ATTEMPT_MAX;
 use crate::webhooks::signature::Secret;
 
-/// A webhook as it is to be.
-#[derive(Debug, Deserialize, Validate, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct AddWebhook {
-    /// A UUID of your own; one is made if it is left out.
-    #[garde(skip)]
-    pub id: Option<EndpointId>,
-    /// `https://`, on port 443 unless the operator allows others, at a public address.
-    #[garde(length(bytes, min = 1, max = 2048), custom(printable))]
-    pub url: String,
-    #[garde(length(chars, max = 200), custom(printable))]
-    #[serde(default)]
-    pub description: String,
-    /// The types of events that it is told of, such as `sale.completed`; none for all.
-    #[garde(length(max = 100))]
-    #[serde(default)]
-    pub events: Vec<String>,
-    /// A secret of your own, `whsec_` and base64 of 24 to 64 bytes; one is made if it is left out.
-    #[garde(skip)]
-    pub secret: Option<String>,
+/// A body that says what a webhook is to be: what all of them have, and what one of them has besides. serde cannot flatten a
+/// body that refuses fields it does not know.
+macro_rules! webhook_body {
+    ($(#[$doc:meta])* $name:ident { $($own:tt)* }) => {
+        $(#[$doc])*
+        #[derive(Debug, Deserialize, Validate, ToSchema)]
+        #[serde(deny_unknown_fields)]
+        pub struct $name {
+            /// `https://`, on port 443 unless the operator allows others, at a public address.
+            #[garde(length(bytes, min = 1, max = 2048), custom(printable))]
+            pub url: String,
+            #[garde(length(chars, max = 200), custom(printable))]
+            #[serde(default)]
+            pub description: String,
+            /// The types of events that it is told of, such as `sale.completed`; none for all.
+            #[garde(length(max = 100))]
+            #[serde(default)]
+            pub events: Vec<String>,
+            $($own)*
+        }
+
+        impl $name {
+            fn draft(self, enabled: bool) -> Draft {
+                Draft { url: self.url, description: self.description, events: self.events, enabled }
+            }
+        }
+    };
 }
 
-/// A webhook as it is to be from now on.
-#[derive(Debug, Deserialize, Validate, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct PutWebhook {
-    /// `https://`, on port 443 unless the operator allows others, at a public address.
-    #[garde(length(bytes, min = 1, max = 2048), custom(printable))]
-    pub url: String,
-    #[garde(length(chars, max = 200), custom(printable))]
-    #[serde(default)]
-    pub description: String,
-    /// The types of events that it is told of, such as `sale.completed`; none for all.
-    #[garde(length(max = 100))]
-    #[serde(default)]
-    pub events: Vec<String>,
-    /// One that was disabled, and is enabled again, is told what it has missed.
-    #[garde(skip)]
-    pub enabled: bool,
+webhook_body! {
+    /// A webhook as it is to be.
+    AddWebhook {
+        /// A UUID of your own; one is made if it is left out.
+        #[garde(skip)]
+        pub id: Option<EndpointId>,
+        /// A secret of your own, `whsec_` and base64 of 24 to 64 bytes; one is made if it is left out.
+        #[garde(skip)]
+        pub secret: Option<String>,
+    }
+}
+
+webhook_body! {
+    /// A webhook as it is to be from now on.
+    PutWebhook {
+        /// One that was disabled, and is enabled again, is told what it has missed.
+        #[garde(skip)]
+        pub enabled: bool,
+    }
 }
 
 fn secret_of(text: Option<&str>) -> Result<Secret> {
@@ -102,7 +111,7 @@ pub async fn add(
     staff.may_everywhere(Permission::ManageWebhooks)?;
     let (once, secret) = (key.once("POST /v1/webhooks", &bytes), secret_of(body.secret.as_deref())?);
     let id = body.id.unwrap_or_else(EndpointId::new);
-    let draft = Draft { url: body.url, description: body.description, events: body.events, enabled: true };
+    let draft = body.draft(true);
     draft.check(&hub.egress)?;
     hub.journal
         .write(staff.caller(), Some(once), 201, move |tx| endpoints::add(tx, id, draft.clone(), secret.clone()).boxed())
@@ -132,7 +141,8 @@ pub async fn replace(
 ) -> Result<Written> {
     staff.may_everywhere(Permission::ManageWebhooks)?;
     let once = key.once("PUT /v1/webhooks/{webhook}", &bytes);
-    let draft = Draft { url: body.url, description: body.description, events: body.events, enabled: body.enabled };
+    let enabled = body.enabled;
+    let draft = body.draft(enabled);
     // Whoever turns it off may do so whatever is allowed by now.
     if draft.enabled {
         draft.check(&hub.egress)?;

@@ -132,21 +132,7 @@ pub async fn list(
     before: Option<Uuid>,
     limit: u32,
 ) -> Result<Vec<AttemptView>> {
-    let views = sqlx::query_as!(
-        AttemptView,
-        r#"select attempt_id as id, message_id as message, event_type as kind, attempt, attempted_at, took_ms, outcome,
-                  request_body, response_status, response_body, error
-           from webhook_attempts
-           where merchant_id = $1 and endpoint_id = $2 and ($3::uuid is null or attempt_id < $3)
-           order by attempt_id desc limit $4"#,
-        merchant.0,
-        endpoint.0,
-        before,
-        i64::from(limit.min(PAGE_MAX) + 1),
-    )
-    .fetch_all(sql)
-    .await?;
-    Ok(views)
+    select(sql, merchant, endpoint, before, None, limit.min(PAGE_MAX) + 1).await
 }
 
 /// The attempt at a test message, if there was one.
@@ -156,19 +142,34 @@ pub async fn of_test(
     endpoint: EndpointId,
     message_id: &str,
 ) -> Result<Option<AttemptView>> {
-    let view = sqlx::query_as!(
+    Ok(select(sql, merchant, endpoint, None, Some(message_id), 1).await?.pop())
+}
+
+async fn select(
+    sql: &mut PgConnection,
+    merchant: MerchantId,
+    endpoint: EndpointId,
+    before: Option<Uuid>,
+    test: Option<&str>,
+    limit: u32,
+) -> Result<Vec<AttemptView>> {
+    let views = sqlx::query_as!(
         AttemptView,
         r#"select attempt_id as id, message_id as message, event_type as kind, attempt, attempted_at, took_ms, outcome,
                   request_body, response_status, response_body, error
            from webhook_attempts
-           where merchant_id = $1 and endpoint_id = $2 and message_id = $3 and event_type = 'webhook.test'"#,
+           where merchant_id = $1 and endpoint_id = $2 and ($3::uuid is null or attempt_id < $3)
+             and ($4::text is null or (message_id = $4 and event_type = 'webhook.test'))
+           order by attempt_id desc limit $5"#,
         merchant.0,
         endpoint.0,
-        message_id,
+        before,
+        test,
+        i64::from(limit),
     )
-    .fetch_optional(sql)
+    .fetch_all(sql)
     .await?;
-    Ok(view)
+    Ok(views)
 }
 
 /// A text as it may be shown and kept: cut, and with nothing in it that moves a terminal or that PostgreSQL refuses.

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use sqlx::PgPool;
+use sqlx::{PgConnection, PgPool};
 use tillwire_channels::{EndpointId, MerchantId, Position};
 use uuid::Uuid;
 
@@ -27,9 +27,6 @@ pub struct Due {
     pub endpoint: EndpointId,
 }
 
-/// How many endpoints of one merchant are served at once, by one node.
-pub const OF_ONE_MAX: i64 = 16;
-
 /// Endpoints that are enabled, whose turn it is, that nobody serves, and whose journal is not where they are, of these merchants
 /// or of all: those that have waited longest first, and of one merchant only so many. Merchants in `busy` are left out. `pool`
 /// is the relay's: it asks about everybody.
@@ -37,6 +34,7 @@ pub async fn due(
     pool: &PgPool,
     of: Option<&[MerchantId]>,
     busy: &[MerchantId],
+    of_one_max: usize,
     endpoints_max: usize,
 ) -> Result<Vec<Due>> {
     let ids = |merchants: &[MerchantId]| merchants.iter().map(|merchant| merchant.0).collect::<Vec<Uuid>>();
@@ -54,7 +52,7 @@ pub async fn due(
            where place <= $3 order by free_at limit $4"#,
         of.as_deref(),
         &busy,
-        OF_ONE_MAX,
+        i64::try_from(of_one_max)?,
         i64::try_from(endpoints_max)?,
     )
     .fetch_all(pool)
@@ -120,49 +118,40 @@ pub async fn delivered(
     let Due { merchant, endpoint } = held.due;
     let mut sql = pool::begin_of(app, merchant).await?;
     attempts::keep(&mut sql, merchant, endpoint, message, held.attempts + 1, attempted).await?;
-    let is_ours = sqlx::query!(
-        "update webhook_endpoints
-         set seq = $4, event = $5, tag = $6, attempts = 0, failing_since = null, next_at = null,
-             leased_until = now() + make_interval(secs => $7)
-         where merchant_id = $1 and endpoint_id = $2 and lease = $3 and state = 'enabled'",
-        merchant.0,
-        endpoint.0,
-        held.lease,
-        to.seq.cast_signed(),
-        to.event.map(i32::try_from).transpose()?,
-        to.tag.as_slice(),
-        LEASE.as_secs_f64(),
-    )
-    .execute(&mut *sql)
-    .await?
-    .rows_affected()
-        > 0;
+    let is_ours = moved(&mut sql, held, to, true).await?;
     sql.commit().await?;
     Ok(is_ours)
 }
 
 /// An endpoint is passed on without an attempt, over what it does not hear. False if it is not ours any more.
-pub async fn passed(app: &PgPool, held: &Held, to: Position) -> Result<bool> {
-    let Due { merchant, endpoint } = held.due;
-    let mut sql = pool::begin_of(app, merchant).await?;
-    let is_ours = sqlx::query!(
+pub async fn passed(app: &PgPool, held: &Held) -> Result<bool> {
+    let mut sql = pool::begin_of(app, held.due.merchant).await?;
+    let is_ours = moved(&mut sql, held, held.position, false).await?;
+    sql.commit().await?;
+    Ok(is_ours)
+}
+
+/// Moves the cursor and renews the lease. What was delivered ends what failed.
+async fn moved(sql: &mut PgConnection, held: &Held, to: Position, is_delivered: bool) -> Result<bool> {
+    let moved = sqlx::query!(
         "update webhook_endpoints
-         set seq = $4, event = $5, tag = $6, leased_until = now() + make_interval(secs => $7)
+         set seq = $4, event = $5, tag = $6, leased_until = now() + make_interval(secs => $7),
+             attempts = case when $8 then 0 else attempts end,
+             failing_since = case when $8 then null else failing_since end,
+             next_at = case when $8 then null else next_at end
          where merchant_id = $1 and endpoint_id = $2 and lease = $3 and state = 'enabled'",
-        merchant.0,
-        endpoint.0,
+        held.due.merchant.0,
+        held.due.endpoint.0,
         held.lease,
         to.seq.cast_signed(),
         to.event.map(i32::try_from).transpose()?,
         to.tag.as_slice(),
         LEASE.as_secs_f64(),
+        is_delivered,
     )
-    .execute(&mut *sql)
-    .await?
-    .rows_affected()
-        > 0;
-    sql.commit().await?;
-    Ok(is_ours)
+    .execute(sql)
+    .await?;
+    Ok(moved.rows_affected() > 0)
 }
 
 /// What becomes of an endpoint that was tried in vain.

@@ -21,13 +21,24 @@ use super::support::receiver::{Post, Receiver, Reply};
 use super::support::services::Postgres;
 use super::support::services::proxy::Proxy;
 
-/// A node that serves webhooks, and lets them lead to this machine.
-async fn node(hub: &TestHub) -> TestNode {
-    hub.node(
-        Faces::ALL,
-        &["--relay-database-url", &hub.database.url("tillwire_relay"), "--webhook-networks", "127.0.0.0/8"],
-    )
-    .await
+/// A hub, and a node of it that serves webhooks and lets them lead to this machine.
+struct Stage {
+    hub: TestHub,
+    node: TestNode,
+}
+
+async fn stage() -> Stage {
+    let hub = TestHub::start().await;
+    let relay_url = hub.database.url("tillwire_relay");
+    let flags = ["--relay-database-url", &relay_url, "--webhook-networks", "127.0.0.0/8"];
+    let node = hub.node(Faces::ALL, &flags).await;
+    Stage { hub, node }
+}
+
+impl Stage {
+    async fn owner(&self, name: &str) -> Owner<'_> {
+        Owner::of(&self.hub, &self.node, name).await
+    }
 }
 
 /// A merchant that calls a node.
@@ -117,9 +128,8 @@ fn positions(posts: &[Post]) -> Vec<String> {
 
 #[tokio::test]
 async fn g6_a_webhook_is_told_what_happens_in_order_signed_and_as_the_journal_has_it() {
-    let hub = TestHub::start().await;
-    let node = node(&hub).await;
-    let owner = Owner::of(&hub, &node, "Toko Roti").await;
+    let stage = stage().await;
+    let owner = stage.owner("Toko Roti").await;
     let (mut all, mut sales) = (Receiver::start().await, Receiver::start().await);
     let (to_all, to_sales) = (owner.tells(&all, &[]).await, owner.tells(&sales, &["sale.completed"]).await);
     let start = seq(&owner.looks(&to_all).await);
@@ -178,9 +188,8 @@ async fn judged(post: &Post, secret: &str, body: &str, in_python: bool) -> Strin
 
 #[tokio::test]
 async fn the_published_libraries_verify_what_is_posted_and_nothing_else() {
-    let hub = TestHub::start().await;
-    let node = node(&hub).await;
-    let owner = Owner::of(&hub, &node, "Toko Roti").await;
+    let stage = stage().await;
+    let owner = stage.owner("Toko Roti").await;
     let mut receiver = Receiver::start().await;
     let webhook = owner.tells(&receiver, &["sale.completed"]).await;
     let old = owner.secret(&webhook).await;
@@ -202,9 +211,8 @@ async fn the_published_libraries_verify_what_is_posted_and_nothing_else() {
 
 #[tokio::test]
 async fn g6_a_receiver_that_was_down_gets_everything_in_order_and_another_never_noticed() {
-    let hub = TestHub::start().await;
-    let node = node(&hub).await;
-    let owner = Owner::of(&hub, &node, "Toko Roti").await;
+    let stage = stage().await;
+    let owner = stage.owner("Toko Roti").await;
     let (mut down, mut well) = (Receiver::start().await, Receiver::start().await);
     let to_down = owner.tells(&down, &["sale.completed"]).await;
     let start = seq(&owner.looks(&to_down).await);
@@ -241,9 +249,8 @@ async fn g6_a_receiver_that_was_down_gets_everything_in_order_and_another_never_
 
 #[tokio::test]
 async fn a_receiver_may_ask_for_time_say_that_it_is_gone_or_fail_for_too_long() {
-    let hub = TestHub::start().await;
-    let node = node(&hub).await;
-    let owner = Owner::of(&hub, &node, "Toko Roti").await;
+    let stage = stage().await;
+    let owner = stage.owner("Toko Roti").await;
     let mut receiver = Receiver::start().await;
     let webhook = owner.tells(&receiver, &["sale.completed"]).await;
     let start = seq(&owner.looks(&webhook).await);
@@ -327,9 +334,8 @@ fn worker_env(hub: &TestHub) -> [Env; 3] {
 
 #[tokio::test]
 async fn a_receiver_that_hangs_delays_nobody_else() {
-    let hub = TestHub::start().await;
-    let node = node(&hub).await;
-    let (owner, other) = (Owner::of(&hub, &node, "Toko Roti").await, Owner::of(&hub, &node, "Saingan").await);
+    let stage = stage().await;
+    let (owner, other) = (stage.owner("Toko Roti").await, stage.owner("Saingan").await);
     let mut hanging = Receiver::start().await;
     hanging.answers(Reply::status(200).after(Duration::from_secs(60)));
     // More of them than are served of one merchant at once.
@@ -349,9 +355,8 @@ async fn a_receiver_that_hangs_delays_nobody_else() {
 
 #[tokio::test]
 async fn a_redirect_is_followed_nowhere_and_of_a_long_answer_only_the_beginning_is_read() {
-    let hub = TestHub::start().await;
-    let node = node(&hub).await;
-    let owner = Owner::of(&hub, &node, "Toko Roti").await;
+    let stage = stage().await;
+    let owner = stage.owner("Toko Roti").await;
     let (mut receiver, mut elsewhere) = (Receiver::start().await, Receiver::start().await);
     let webhook = owner.tells(&receiver, &[]).await;
     receiver.answers_next([
@@ -368,7 +373,7 @@ async fn a_redirect_is_followed_nowhere_and_of_a_long_answer_only_the_beginning_
     elsewhere.is_silent(Duration::from_millis(300)).await;
     let path = format!("{webhook}/test");
     let again = [("idempotency-key", "the-same"), ("content-type", "application/json")];
-    let caller = Caller { address: node.address, token: &owner.shop.owner };
+    let caller = Caller { address: stage.node.address, token: &owner.shop.owner };
     let first = caller.send("POST", &path, &again, vec![]).await.unwrap().ok();
     assert_eq!(caller.send("POST", &path, &again, vec![]).await.unwrap().ok(), first);
     assert!(receiver.next().await.id().starts_with("test_"));
@@ -380,9 +385,8 @@ async fn a_redirect_is_followed_nowhere_and_of_a_long_answer_only_the_beginning_
 
 #[tokio::test]
 async fn where_nobody_listens_is_said_and_tried_again() {
-    let hub = TestHub::start().await;
-    let node = node(&hub).await;
-    let owner = Owner::of(&hub, &node, "Toko Roti").await;
+    let stage = stage().await;
+    let owner = stage.owner("Toko Roti").await;
     let nowhere = format!("http://127.0.0.1:{}/secret-path", super::support::services::free_port());
     let added = owner.asks("POST", "/v1/webhooks", json!({ "url": nowhere })).await.created();
     let webhook = format!("/v1/webhooks/{}", added["id"].as_str().unwrap());
@@ -395,9 +399,8 @@ async fn where_nobody_listens_is_said_and_tried_again() {
 
 #[tokio::test]
 async fn while_a_secret_is_changed_both_sign() {
-    let hub = TestHub::start().await;
-    let node = node(&hub).await;
-    let owner = Owner::of(&hub, &node, "Toko Roti").await;
+    let stage = stage().await;
+    let owner = stage.owner("Toko Roti").await;
     let mut receiver = Receiver::start().await;
     let own = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
     let body = json!({ "url": receiver.url(), "secret": own, "events": ["sale.completed"] });
@@ -507,9 +510,8 @@ async fn webhooks_are_the_owners_and_no_other_merchants() {
 
 #[tokio::test]
 async fn g6_a_change_takes_effect_at_once_whoever_is_serving_what_was() {
-    let hub = TestHub::start().await;
-    let node = node(&hub).await;
-    let owner = Owner::of(&hub, &node, "Toko Roti").await;
+    let stage = stage().await;
+    let owner = stage.owner("Toko Roti").await;
     for old_answer in [200, 410, 500] {
         let (mut old, mut new) = (Receiver::start().await, Receiver::start().await);
         let webhook = owner.tells(&old, &["sale.completed"]).await;
@@ -534,9 +536,8 @@ async fn g6_a_change_takes_effect_at_once_whoever_is_serving_what_was() {
 
 #[tokio::test]
 async fn one_that_is_disabled_or_removed_while_it_is_served_is_told_no_more() {
-    let hub = TestHub::start().await;
-    let node = node(&hub).await;
-    let owner = Owner::of(&hub, &node, "Toko Roti").await;
+    let stage = stage().await;
+    let owner = stage.owner("Toko Roti").await;
     let mut receiver = Receiver::start().await;
     for method in ["PUT", "DELETE"] {
         let webhook = owner.tells(&receiver, &["sale.completed"]).await;
@@ -553,9 +554,8 @@ async fn one_that_is_disabled_or_removed_while_it_is_served_is_told_no_more() {
 
 #[tokio::test]
 async fn a_journal_that_was_cut_goes_on_with_its_oldest_entry() {
-    let hub = TestHub::start().await;
-    let node = node(&hub).await;
-    let owner = Owner::of(&hub, &node, "Toko Roti").await;
+    let stage = stage().await;
+    let owner = stage.owner("Toko Roti").await;
     let mut receiver = Receiver::start().await;
     let webhook = owner.tells(&receiver, &["sale.completed"]).await;
     let start = seq(&owner.looks(&webhook).await);
@@ -567,7 +567,7 @@ async fn a_journal_that_was_cut_goes_on_with_its_oldest_entry() {
     owner.until(&webhook, |now| now["attempts"] == 1).await;
     let forget =
         format!("delete from journal_entries where merchant_id = '{}' and seq <= {}", owner.shop.merchant, start + 2);
-    hub.database.psql(&forget).await;
+    stage.hub.database.psql(&forget).await;
     owner.later("1 hour").await;
     assert_eq!(positions(&[receiver.next().await]), owner.journal_after_cut(start + 2).await);
 }
