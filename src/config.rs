@@ -60,6 +60,8 @@ pub enum Role {
     Token(Token),
     /// Looks after journals.
     Journal(Journal),
+    /// What waits for handlers, how old it is, and what is dead; and what becomes of that.
+    Queues(Queues),
 }
 
 /// A shop to look at. No balancer stands before it, so it stops without waiting for one to notice.
@@ -443,6 +445,61 @@ pub enum JournalCommand {
         #[arg(long, value_parser = moment)]
         before: Moment,
     },
+}
+
+#[derive(Debug, Args)]
+pub struct Queues {
+    /// The database as `tillwire_relay`.
+    #[arg(long, global = true, env = "TILLWIRE_RELAY_DATABASE_URL", hide_env_values = true)]
+    pub relay_database_url: Option<SecretString>,
+
+    /// The database as `tillwire_app`, to have dead letters tried again or to drop them.
+    #[arg(long, global = true, env = "TILLWIRE_DATABASE_URL", hide_env_values = true)]
+    pub database_url: Option<SecretString>,
+
+    /// RabbitMQ, if there is one, as nodes name it.
+    #[arg(long, global = true, env = "AMQP_URL", hide_env_values = true)]
+    pub amqp_url: Option<SecretString>,
+
+    /// As nodes name it.
+    #[arg(long, global = true, env = "TILLWIRE_BUS_PREFIX", default_value = "", hide_default_value = true, value_parser = bus_prefix)]
+    pub bus_prefix: String,
+
+    /// One JSON object a line.
+    #[arg(long, global = true)]
+    pub json: bool,
+
+    #[command(subcommand)]
+    pub what: Option<QueuesCommand>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum QueuesCommand {
+    /// Lists dead letters, the oldest first.
+    Dead(Letters),
+    /// Has dead letters tried again, as if they never were. The audit of their merchants has a line of each.
+    Replay(Letters),
+    /// Drops dead letters: what they asked for will not be done. The audit of their merchants has a line of each.
+    Drop(Letters),
+}
+
+/// Which dead letters: those that are named, or those that match.
+#[derive(Debug, Args)]
+pub struct Letters {
+    /// Their ids.
+    pub letters: Vec<uuid::Uuid>,
+
+    /// Of one merchant.
+    #[arg(long)]
+    pub merchant: Option<MerchantId>,
+
+    /// Of one handler, such as `push`.
+    #[arg(long)]
+    pub handler: Option<String>,
+
+    /// All of them, where nothing else is named.
+    #[arg(long)]
+    pub all: bool,
 }
 
 fn moment(text: &str) -> Result<Moment, String> {

@@ -12,7 +12,9 @@ pub mod shutdown;
 pub mod telemetry;
 
 // The truth: who may write, what was written, and in which order.
+pub mod audit;
 pub mod commerce;
+pub mod handled;
 pub mod identity;
 pub mod journal;
 pub mod schema;

@@ -32,5 +32,6 @@ async fn run(config: Config) -> anyhow::Result<()> {
         Role::Tail(tail) => roles::tail::run(tail).await,
         Role::Token(token) => roles::token::run(token),
         Role::Journal(journal) => roles::journal::run(journal).await,
+        Role::Queues(queues) => roles::queues::run(queues).await,
     }
 }

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
-use crate::bus::Buses;
+use crate::bus::{Brokers, Buses};
 use crate::gateway::address::Place;
 use crate::gateway::{self, Gateway};
 use crate::hub::Hub;
@@ -25,10 +25,8 @@ use crate::identity::tokens::Verifier;
 use crate::journal::{Journal, Pools, pool, upkeep};
 use crate::listener::{self, Listener};
 use crate::relay::herald::Herald;
-use crate::relay::{self, Relay};
-use crate::workers::subscribers::{self, Steps, Subscriber as _, Subscribers};
-use crate::workers::webhooks::Webhooks;
-use crate::{config, http, server, telemetry, workers};
+use crate::workers::{self, Urls, Workers};
+use crate::{config, http, server, telemetry};
 
 /// How long requests, screens and writes that are under way may take to end, each.
 pub const FINISH_MAX: Duration = Duration::from_secs(30);
@@ -40,8 +38,6 @@ pub const STOP_MAX: Duration = Duration::from_secs(3 * FINISH_MAX.as_secs() + CL
 /// megabytes for a screen that reads slowly. It says that there is room again when a third of it is free, which takes a
 /// reader of 1 KB/s some 20 seconds here: with much more, an honest one would look stalled.
 const SEND_BUFFER_BYTES: u32 = 32 * 1024;
-/// How many connections workers have to look who has something to be told.
-const LOOKS_CONNECTIONS_MAX: u32 = 2;
 /// How many connections may wait to be accepted: a storm of screens that come back all at once.
 const BACKLOG: u32 = 4_096;
 /// Of so many connections one is kept free of screens: for REST and for whoever asks whether the node lives.
@@ -103,22 +99,19 @@ impl Node {
         let public = bind(config.listen.listen, "--listen")?;
         let private = bind(config.listen.metrics_listen, "--metrics-listen")?;
         let for_database = config.database.database_connections + config.database.database_connections / 4 + 2;
-        let for_workers = match (faces.worker, &config.database.relay_database_url) {
-            (true, Some(_)) => {
-                relay::CONNECTIONS_MAX
-                    + LOOKS_CONNECTIONS_MAX
-                    + 2 * subscribers::STEPS_MAX
-                    + Webhooks::SERVED_MAX as u32
-            }
-            _ => 0,
-        };
-        let connections_max = listener::connections_max((for_database + for_workers) as usize)?;
+        let works = faces.worker.then_some(config.database.relay_database_url.as_ref()).flatten();
+        if faces.worker && works.is_none() {
+            ensure!(faces.api || faces.gateway, "a worker needs --relay-database-url");
+            info!("Serves no webhooks and relays nothing: that needs --relay-database-url, here or at a worker");
+        }
+        let for_workers = works.map_or(0, |_| workers::DESCRIPTORS_MAX);
+        let connections_max = listener::connections_max(for_database as usize + for_workers)?;
         let connections = Arc::new(Semaphore::new(connections_max));
         let addresses = (public.local_addr()?, private.local_addr()?);
 
         let (tasks, ended, closing) = (TaskTracker::new(), CancellationToken::new(), CancellationToken::new());
         let (mut buses, doors) = Buses::new(tasks.clone(), ended.clone());
-        let brokers = config.buses.clone().into();
+        let brokers: Brokers = config.buses.clone().into();
         // A worker is told by its own ways, and nobody by it.
         if faces.api || faces.gateway {
             buses.connect(&brokers)?;
@@ -128,33 +121,16 @@ impl Node {
         {
             tasks.spawn(herald.run(ended.clone()));
         }
-        let works = faces.worker.then_some(config.database.relay_database_url.as_ref()).flatten();
-        if faces.worker && works.is_none() {
-            ensure!(faces.api || faces.gateway, "a worker needs --relay-database-url");
-            info!("Serves no webhooks and relays nothing: that needs --relay-database-url, here or at a worker");
-        }
-        let woken = buses.tell_moved();
-        if let (Some(database), Some(amqp)) = (works, &brokers.amqp_url) {
-            let relay = Relay::new(database.clone(), amqp, &brokers.prefix, buses.tell_moved(), woken.clone())?;
-            let stop = ended.clone();
-            tasks.spawn(async move { workers::until("The relay", &stop, || relay.run(&stop)).await });
-        }
-        buses.open();
         let journal = Journal::new(pools.clone(), doors.announce, tasks.clone());
         let hub = Hub::new(journal, Arc::new(verifier), config.webhooks.clone().into(), tasks.clone(), stop.clone());
-        if let Some(database) = works {
-            let relay = pool::open(database.expose_secret(), LOOKS_CONNECTIONS_MAX)
-                .context("the database URL of workers (--relay-database-url)")?;
-            // Of their own: tills and screens do not wait for receivers.
-            let steps = Steps::over(Pools {
-                app: pool::open(config.database.database_url.expose_secret(), subscribers::STEPS_MAX)?,
-                feed: pool::open(config.database.feed_database_url.expose_secret(), subscribers::STEPS_MAX)?,
-            });
-            let webhooks = Webhooks::new(steps.clone(), relay, hub.sender.clone());
-            let webhooks = Subscribers::new(webhooks, steps, woken);
-            let stop = ended.clone();
-            tasks.spawn(async move { workers::until("Serving webhooks", &stop, || webhooks.run(&stop)).await });
+        if let Some(relay) = works {
+            let urls =
+                Urls { app: &config.database.database_url, feed: &config.database.feed_database_url, relay };
+            let workers = Workers::new(&urls, brokers, workers::HANDLERS, tasks.clone(), ended.clone())?;
+            let woken = workers.relay(&mut buses)?;
+            workers.serve_webhooks(woken, hub.sender.clone());
         }
+        buses.open();
         let mut routes = http::router(hub.clone(), faces.api);
         if faces.api {
             tasks.spawn(upkeep::run(pools.app.clone(), ended.clone()));

@@ -329,19 +329,25 @@ pub struct OfAll {
     pub parked_at: Moment,
 }
 
-/// The dead letters of all merchants, the oldest first, of one merchant or of one handler if it is named. `pool` is the relay's.
-pub async fn of_all(
-    pool: &PgPool,
-    merchant: Option<MerchantId>,
-    handler: Option<&str>,
-    letters_max: u32,
-) -> Result<Vec<OfAll>> {
+/// Which dead letters are meant; all, where nothing is named.
+#[derive(Clone, Debug, Default)]
+pub struct Which {
+    pub merchant: Option<MerchantId>,
+    pub handler: Option<String>,
+    pub letters: Vec<Uuid>,
+}
+
+/// Dead letters of all merchants, the oldest first; those after an id. `pool` is the relay's.
+pub async fn of_all(pool: &PgPool, which: &Which, after: Option<Uuid>, letters_max: u32) -> Result<Vec<OfAll>> {
     let rows = sqlx::query!(
         "select merchant_id, letter_id, handler, seq, tag, attempts, reason, parked_at from parked_entries
          where state = 'dead' and ($1::uuid is null or merchant_id = $1) and ($2::text is null or handler = $2)
-         order by letter_id limit $3",
-        merchant.map(|it| it.0),
-        handler,
+           and ($3::uuid[] = '{}' or letter_id = any($3)) and ($4::uuid is null or letter_id > $4)
+         order by letter_id limit $5",
+        which.merchant.map(|it| it.0),
+        which.handler.as_deref(),
+        &which.letters,
+        after,
         i64::from(letters_max),
     )
     .fetch_all(pool)

@@ -2,7 +2,9 @@
 //!
 //! Everything under `/v1` speaks JSON in snake_case and answers errors as problem+json (RFC 9457), see [`problem`].
 
+mod audit;
 mod catalog;
+mod dead_letters;
 mod docs;
 mod extract;
 mod guard;
@@ -92,6 +94,10 @@ fn routes_of_one() -> OpenApiRouter<Hub> {
         .routes(routes!(webhooks::secret, webhooks::rotate))
         .routes(routes!(webhooks::attempts))
         .routes(routes!(webhooks::test))
+        .routes(routes!(dead_letters::list))
+        .routes(routes!(dead_letters::replay))
+        .routes(routes!(dead_letters::discard))
+        .routes(routes!(audit::list))
         .routes(routes!(journal::after))
         .routes(routes!(journal::snapshot))
 }

@@ -32,6 +32,10 @@ pub enum Permission {
     ReadJournal,
     /// Add, change and remove webhooks, and read their secrets and attempts.
     ManageWebhooks,
+    /// Look at what could not be done, have it tried again, or drop it.
+    ManageDeadLetters,
+    /// Read who did what.
+    ReadAudit,
 }
 
 impl Permission {
@@ -45,7 +49,8 @@ impl Permission {
             Self::ReadCatalog | Self::ReadStock | Self::ReadOutlets | Self::ReadJournal => Role::ALL,
             Self::ChangeCatalog => &[Owner, Manager],
             Self::MoveStock => &[Owner, Manager, Clerk],
-            Self::ManageOutlets | Self::ManageStaff | Self::ManageWebhooks => &[Owner],
+            Self::ManageOutlets | Self::ManageStaff | Self::ManageWebhooks | Self::ManageDeadLetters => &[Owner],
+            Self::ReadAudit => &[Owner, Auditor],
         }
     }
 }
@@ -65,6 +70,8 @@ impl fmt::Display for Permission {
             Self::ReadPresence => "read_presence",
             Self::ReadJournal => "read_journal",
             Self::ManageWebhooks => "manage_webhooks",
+            Self::ManageDeadLetters => "manage_dead_letters",
+            Self::ReadAudit => "read_audit",
         })
     }
 }

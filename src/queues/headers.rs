@@ -1,7 +1,7 @@
 //! What a message says besides its body: how often it was tried, and why it is here.
 
 use lapin::BasicProperties;
-use lapin::types::{AMQPValue, FieldTable, ShortString};
+use lapin::types::{AMQPValue, FieldTable};
 
 /// How often a handler has tried.
 const ATTEMPTS: &str = "tillwire-attempts";
@@ -66,10 +66,9 @@ pub fn write(was: &BasicProperties, handler: &str, attempts: u32, reason: &str) 
             headers.insert(name.clone(), value.clone());
         }
     }
-    let mut put = |name: &str, value: AMQPValue| headers.insert(ShortString::from(name), value);
-    put(ATTEMPTS, AMQPValue::LongUInt(attempts));
-    put(HANDLER, AMQPValue::LongString(handler.into()));
-    put(REASON, AMQPValue::LongString(cut(reason).into()));
+    headers.insert(ATTEMPTS.into(), AMQPValue::LongUInt(attempts));
+    headers.insert(HANDLER.into(), AMQPValue::LongString(handler.into()));
+    headers.insert(REASON.into(), AMQPValue::LongString(cut(reason).into()));
     was.clone().with_headers(headers)
 }
 

@@ -82,9 +82,7 @@ impl Topology {
         let durable = ExchangeDeclareOptions { durable: true, ..Default::default() };
         channel.exchange_declare(self.events.clone(), ExchangeKind::Topic, durable, FieldTable::default()).await?;
         self.declare_moved(channel).await?;
-        if !handlers.is_empty() {
-            self.declare_dead(channel).await?;
-        }
+        self.declare_dead(channel).await?;
         for handler in handlers {
             self.declare_handler(channel, handler).await?;
         }
@@ -169,11 +167,14 @@ fn quorum(deliveries_max: i32) -> FieldTable {
 /// One that gives what is over to another queue, and forgets it when that has it.
 fn quorum_leading_to(queue: &ShortString, deliveries_max: i32) -> FieldTable {
     let mut arguments = quorum(deliveries_max);
-    let mut text = |key: &str, value: &str| arguments.insert(key.into(), AMQPValue::LongString(value.into()));
-    text("x-dead-letter-exchange", "");
-    text("x-dead-letter-routing-key", queue.as_str());
-    text("x-dead-letter-strategy", "at-least-once");
-    text("x-overflow", "reject-publish"); // Which the strategy wants.
+    for (key, value) in [
+        ("x-dead-letter-exchange", ""),
+        ("x-dead-letter-routing-key", queue.as_str()),
+        ("x-dead-letter-strategy", "at-least-once"),
+        ("x-overflow", "reject-publish"), // Which the strategy wants.
+    ] {
+        arguments.insert(key.into(), AMQPValue::LongString(value.into()));
+    }
     arguments
 }
 

@@ -4,6 +4,7 @@ pub mod demo;
 pub mod doctor;
 pub mod journal;
 pub mod migrate;
+pub mod queues;
 pub mod serve;
 pub mod tail;
 pub mod token;

@@ -14,6 +14,7 @@ mod faults;
 mod feeds;
 mod forwarding;
 mod gateway;
+mod handlers;
 mod import;
 mod journal;
 mod limits;

@@ -6,6 +6,7 @@ pub mod caller;
 pub mod clients;
 pub mod compose;
 pub mod hub;
+pub mod ledger;
 pub mod line;
 pub mod metrics;
 pub mod process;
