@@ -11,8 +11,8 @@ use uuid::Uuid;
 use crate::error::Result;
 use crate::journal::pool;
 
-/// For how long a cursor is held without a word: longer than a slice may take.
-const LEASE: Duration = Duration::from_secs(120);
+/// For how long a cursor is held without a word: longer than an entry may take.
+const LEASE: Duration = Duration::from_secs(60);
 
 /// A journal that a handler has not followed to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

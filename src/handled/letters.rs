@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::journal::{MerchantTx, pool};
 
 /// For how long one is held without a word: longer than an attempt may take.
-const LEASE: Duration = Duration::from_secs(300);
+const LEASE: Duration = Duration::from_secs(60);
 /// The most that are listed at once.
 pub const PAGE_MAX: u32 = 100;
 /// How much of a reason is kept, in bytes.

@@ -20,7 +20,7 @@ use super::support::services::{Postgres, RabbitMq};
 use super::support::tap::{Heard, Tap};
 
 /// The positions of a merchant's entries, in order.
-async fn positions(shop: &Shop<'_>) -> Vec<String> {
+pub async fn positions(shop: &Shop<'_>) -> Vec<String> {
     let sql = format!(
         "select seq || '-' || encode(substr(tag, 1, 4), 'hex') from journal_entries
          where merchant_id = '{}' order by seq",

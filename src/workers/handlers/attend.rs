@@ -20,7 +20,7 @@ use crate::queues::intake::Verdict;
 use crate::workers::subscribers::Steps;
 
 /// No event of an entry is begun after so long: with [`HANDLE_MAX`] it bounds how long an entry may take.
-const BEGIN_MAX: Duration = Duration::from_secs(40);
+const BEGIN_MAX: Duration = Duration::from_secs(20);
 /// How long reading an entry may take.
 const READ_MAX: Duration = Duration::from_secs(5);
 

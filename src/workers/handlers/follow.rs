@@ -18,7 +18,7 @@ use crate::workers::subscribers::{Subscriber, Told, Turn};
 /// How many entries of a journal are attended to at the same time.
 const ABREAST_MAX: usize = 8;
 /// How long after its last word a lease is renewed: long before it expires.
-const RENEW_AFTER: Duration = Duration::from_secs(20);
+const RENEW_AFTER: Duration = Duration::from_secs(5);
 
 pub struct Follow<H> {
     attendant: Attendant<H>,

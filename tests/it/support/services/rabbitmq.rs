@@ -63,8 +63,16 @@ impl RabbitMq {
     /// A virtual host that nobody else uses, by its name.
     pub async fn vhost(&self) -> String {
         let name = unique("test");
-        let (status, body) = self.management("PUT", &format!("/api/vhosts/{name}"), "").await.expect("management");
-        assert!(status == 201 || status == 204, "creating a virtual host: {status} {body}");
+        // A cluster that has just come together takes its time.
+        let making = async {
+            loop {
+                match self.management("PUT", &format!("/api/vhosts/{name}"), "").await {
+                    Ok((201 | 204, _)) => return,
+                    _ => tokio::time::sleep(POLL_INTERVAL).await,
+                }
+            }
+        };
+        timeout(READY_MAX, making).await.expect("a virtual host");
         name
     }
 
