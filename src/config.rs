@@ -60,6 +60,8 @@ pub enum Role {
     Token(Token),
     /// Looks after journals.
     Journal(Journal),
+    /// Says how the jobs of a fleet stand, or has one done out of turn.
+    Jobs(Jobs),
 }
 
 /// A shop to look at. No balancer stands before it, so it stops without waiting for one to notice.
@@ -442,6 +444,27 @@ pub enum JournalCommand {
         /// RFC 3339, e.g. `2026-01-01T00:00:00Z`.
         #[arg(long, value_parser = moment)]
         before: Moment,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct Jobs {
+    /// The database as `tillwire_app`.
+    #[arg(long, env = "TILLWIRE_DATABASE_URL", hide_env_values = true)]
+    pub database_url: SecretString,
+
+    #[command(subcommand)]
+    pub what: JobsCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum JobsCommand {
+    /// A line for each: its schedule, when it is next due, what came of it last, and who is doing it.
+    List,
+    /// Has a job done now, by whichever node is free.
+    Run {
+        /// As `list` names it.
+        job: String,
     },
 }
 

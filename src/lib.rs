@@ -14,6 +14,7 @@ pub mod telemetry;
 // The truth: who may write, what was written, and in which order.
 pub mod commerce;
 pub mod identity;
+pub mod jobs;
 pub mod journal;
 pub mod schema;
 pub mod screens;

@@ -22,7 +22,8 @@ use crate::gateway::address::Place;
 use crate::gateway::{self, Gateway};
 use crate::hub::Hub;
 use crate::identity::tokens::Verifier;
-use crate::journal::{Journal, Pools, pool, upkeep};
+use crate::jobs::{self, Jobs};
+use crate::journal::{Journal, Pools, pool};
 use crate::listener::{self, Listener};
 use crate::relay::herald::Herald;
 use crate::relay::{self, Relay};
@@ -108,7 +109,8 @@ impl Node {
             }
             _ => 0,
         };
-        let connections_max = listener::connections_max((for_database + for_workers) as usize)?;
+        let for_jobs = if faces.api || faces.worker { jobs::CONNECTIONS_MAX } else { 0 };
+        let connections_max = listener::connections_max((for_database + for_workers + for_jobs) as usize)?;
         let connections = Arc::new(Semaphore::new(connections_max));
         let addresses = (public.local_addr()?, private.local_addr()?);
 
@@ -151,8 +153,12 @@ impl Node {
             tasks.spawn(async move { workers::until("Serving webhooks", &stop, || webhooks.run(&stop)).await });
         }
         let mut routes = http::router(hub.clone(), faces.api);
-        if faces.api {
-            tasks.spawn(upkeep::run(pools.app.clone(), ended.clone()));
+        if faces.api || faces.worker {
+            let own = pool::open(config.database.database_url.expose_secret(), jobs::CONNECTIONS_MAX)?;
+            tasks.spawn(jobs::upkeep::at_start(own.clone(), ended.clone()));
+            let jobs = Jobs::new(own, jobs::upkeep::jobs(), name());
+            let stop = ended.clone();
+            tasks.spawn(async move { workers::until("Doing jobs", &stop, || jobs.run(&stop)).await });
         }
         let gateway = faces.gateway.then(|| {
             let place = Place {
@@ -227,6 +233,12 @@ impl Node {
         }
         info!("Stopped");
     }
+}
+
+/// What people call this process by: its machine and its number there.
+fn name() -> String {
+    let host = nix::unistd::gethostname().unwrap_or_default();
+    format!("{} pid {}", host.to_string_lossy(), std::process::id())
 }
 
 fn bind(address: SocketAddr, flag: &str) -> anyhow::Result<TcpListener> {

@@ -15,6 +15,7 @@ mod feeds;
 mod forwarding;
 mod gateway;
 mod import;
+mod jobs;
 mod journal;
 mod limits;
 mod metrics;

@@ -250,6 +250,7 @@ tillwire_app: barcodes delete insert select
 tillwire_app: gateway_keys select
 tillwire_app: gateway_nodes delete insert select update
 tillwire_app: idempotency_keys insert select
+tillwire_app: jobs insert select update
 tillwire_app: journal_entries insert select
 tillwire_app: journal_heads insert select update
 tillwire_app: merchants insert select

@@ -1,0 +1,30 @@
+-- Jobs: what is to be done at its time, once in a fleet, whichever node does it.
+
+-- A job is nobody's in particular: it has no merchant, and everyone who serves sees all of them.
+create table jobs (
+    job           text        constraint jobs_pkey primary key
+                              constraint jobs_job_check check (job ~ '^[a-z0-9_]{1,64}$'),
+    -- In words: a node that knows it by other words plans it anew.
+    schedule      text        not null constraint jobs_schedule_check check (length(schedule) between 1 and 100),
+    -- The regular time that it is to be done for, by this database's clock; and when it is tried: then, or later after an
+    -- attempt in vain.
+    due_at        timestamptz not null,
+    next_at       timestamptz not null,
+    -- How often that was begun, also by whoever did not live to tell.
+    attempts      integer     not null default 0,
+    -- Who is doing it, and until when that is believed. Whoever has been silent for longer may lose it to another, and
+    -- then commits nothing more.
+    lease         uuid,
+    leased_until  timestamptz,
+    held_by       text        constraint jobs_held_by_check check (octet_length(held_by) <= 200),
+    -- Since when it has not been done, though it was tried.
+    failing_since timestamptz,
+    -- What came of the last attempt whose end is known.
+    ended_at      timestamptz,
+    took_ms       bigint,
+    outcome       text        constraint jobs_outcome_check check (outcome in ('done', 'failed')),
+    error         text        constraint jobs_error_check check (octet_length(error) <= 1024),
+    constraint jobs_lease_check check ((lease is null) = (leased_until is null) and (lease is null) = (held_by is null))
+);
+
+grant select, insert, update on jobs to tillwire_app;
