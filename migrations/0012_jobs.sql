@@ -28,3 +28,25 @@ create table jobs (
 );
 
 grant select, insert, update on jobs to tillwire_app;
+
+-- Who follows journals by cursors, and the first entry that each has still to be told: retention waits for them. Whoever
+-- adds another kind of cursor replaces this view by one that has it as well, and lets the owner read it as below.
+create view journal_readers as
+    select merchant_id, 'webhook ' || endpoint_id as reader,
+           -- One that is in the middle of an entry needs it still.
+           case when event is null then seq + 1 else seq end as next_seq
+    from webhook_endpoints where state = 'enabled'
+    union all
+    -- Where there is a relay, it has still to come to those whom it has no cursor for.
+    select head.merchant_id, 'relay', coalesce(cursor.seq, 0) + 1
+    from journal_heads head left join relay_cursors cursor using (merchant_id)
+    where exists (select from relay_cursors);
+
+-- Walls hold for the owner as well, who looks over them only while it says that it prunes.
+create function is_pruning() returns boolean
+    language sql stable parallel safe
+    return coalesce(current_setting('tillwire.pruning', true) = 'on', false);
+create policy pruning on journal_heads for select to current_user using (is_pruning());
+create policy pruning on journal_entries for select to current_user using (is_pruning());
+create policy pruning on relay_cursors for select to current_user using (is_pruning());
+create policy pruning on webhook_endpoints for select to current_user using (is_pruning());

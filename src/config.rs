@@ -436,7 +436,7 @@ pub enum JournalCommand {
         merchant: MerchantId,
     },
     /// Drops the monthly partitions in which nothing is younger than a moment. Positions in them can then no longer be
-    /// served.
+    /// served. Waits for nobody: ends with 1 where the relay or a webhook has not come past one.
     Prune {
         /// The database as its owner.
         #[arg(long, env = "TILLWIRE_MIGRATE_DATABASE_URL", hide_env_values = true)]
@@ -444,6 +444,9 @@ pub enum JournalCommand {
         /// RFC 3339, e.g. `2026-01-01T00:00:00Z`.
         #[arg(long, value_parser = moment)]
         before: Moment,
+        /// Also what the relay or a webhook has not come past: it is told to them no more.
+        #[arg(long)]
+        force: bool,
     },
 }
 
