@@ -62,6 +62,8 @@ pub enum Role {
     Journal(Journal),
     /// What waits for handlers, how old it is, and what is dead; and what becomes of that.
     Queues(Queues),
+    /// Says how the jobs of a fleet stand, or has one done out of turn.
+    Jobs(Jobs),
 }
 
 /// A shop to look at. No balancer stands before it, so it stops without waiting for one to notice.
@@ -436,7 +438,7 @@ pub enum JournalCommand {
         merchant: MerchantId,
     },
     /// Drops the monthly partitions in which nothing is younger than a moment. Positions in them can then no longer be
-    /// served.
+    /// served. Waits for nobody: ends with 1 where the relay or a webhook has not come past one.
     Prune {
         /// The database as its owner.
         #[arg(long, env = "TILLWIRE_MIGRATE_DATABASE_URL", hide_env_values = true)]
@@ -444,6 +446,30 @@ pub enum JournalCommand {
         /// RFC 3339, e.g. `2026-01-01T00:00:00Z`.
         #[arg(long, value_parser = moment)]
         before: Moment,
+        /// Also what the relay or a webhook has not come past: it is told to them no more.
+        #[arg(long)]
+        force: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct Jobs {
+    /// The database as `tillwire_app`.
+    #[arg(long, env = "TILLWIRE_DATABASE_URL", hide_env_values = true)]
+    pub database_url: SecretString,
+
+    #[command(subcommand)]
+    pub what: JobsCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum JobsCommand {
+    /// A line for each: its schedule, when it is next due, what came of it last, and who is doing it.
+    List,
+    /// Has a job done now, by whichever node is free.
+    Run {
+        /// As `list` names it.
+        job: String,
     },
 }
 

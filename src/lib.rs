@@ -16,6 +16,7 @@ pub mod audit;
 pub mod commerce;
 pub mod handled;
 pub mod identity;
+pub mod jobs;
 pub mod journal;
 pub mod schema;
 pub mod screens;

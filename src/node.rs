@@ -22,7 +22,8 @@ use crate::gateway::address::Place;
 use crate::gateway::{self, Gateway};
 use crate::hub::Hub;
 use crate::identity::tokens::Verifier;
-use crate::journal::{Journal, Pools, pool, upkeep};
+use crate::jobs::{self, Jobs};
+use crate::journal::{Journal, Pools, pool};
 use crate::listener::{self, Listener};
 use crate::relay::herald::Herald;
 use crate::workers::{self, Urls, Workers};
@@ -105,7 +106,8 @@ impl Node {
             info!("Serves no webhooks and relays nothing: that needs --relay-database-url, here or at a worker");
         }
         let for_workers = works.map_or(0, |_| workers::DESCRIPTORS_MAX);
-        let connections_max = listener::connections_max(for_database as usize + for_workers)?;
+        let for_jobs = if faces.api || faces.worker { jobs::CONNECTIONS_MAX } else { 0 };
+        let connections_max = listener::connections_max((for_database + for_jobs) as usize + for_workers)?;
         let connections = Arc::new(Semaphore::new(connections_max));
         let addresses = (public.local_addr()?, private.local_addr()?);
 
@@ -132,8 +134,12 @@ impl Node {
         }
         buses.open();
         let mut routes = http::router(hub.clone(), faces.api);
-        if faces.api {
-            tasks.spawn(upkeep::run(pools.app.clone(), ended.clone()));
+        if faces.api || faces.worker {
+            let own = pool::open(config.database.database_url.expose_secret(), jobs::CONNECTIONS_MAX)?;
+            tasks.spawn(jobs::upkeep::at_start(own.clone(), ended.clone()));
+            let jobs = Jobs::new(own, jobs::upkeep::jobs(), name());
+            let stop = ended.clone();
+            tasks.spawn(async move { workers::until("Doing jobs", &stop, || jobs.run(&stop)).await });
         }
         let gateway = faces.gateway.then(|| {
             let place = Place {
@@ -208,6 +214,12 @@ impl Node {
         }
         info!("Stopped");
     }
+}
+
+/// What people call this process by: its machine and its number there.
+fn name() -> String {
+    let host = nix::unistd::gethostname().unwrap_or_default();
+    format!("{} pid {}", host.to_string_lossy(), std::process::id())
 }
 
 fn bind(address: SocketAddr, flag: &str) -> anyhow::Result<TcpListener> {

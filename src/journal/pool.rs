@@ -139,13 +139,22 @@ pub async fn begin(pool: &PgPool) -> sqlx::Result<Transaction<'static, Postgres>
 /// Begins a transaction for what is a merchant's and not the journal's: no event can come of it. `pool` is the
 /// application's.
 pub async fn begin_of(pool: &PgPool, merchant: MerchantId) -> sqlx::Result<Transaction<'static, Postgres>> {
+    begin_as(pool, &merchant.to_string()).await
+}
+
+/// The same for what is no merchant's.
+pub async fn begin_of_nobody(pool: &PgPool) -> sqlx::Result<Transaction<'static, Postgres>> {
+    begin_as(pool, "").await
+}
+
+async fn begin_as(pool: &PgPool, merchant: &str) -> sqlx::Result<Transaction<'static, Postgres>> {
     let mut sql = begin(pool).await?;
     sqlx::query!(
         "select set_config('tillwire.merchant', $1, true) as merchant,
                 set_config('statement_timeout', '10s', true) as statement_timeout,
                 set_config('lock_timeout', '3s', true) as lock_timeout,
                 set_config('idle_in_transaction_session_timeout', '2s', true) as idle_timeout",
-        merchant.to_string(),
+        merchant,
     )
     .fetch_one(&mut *sql)
     .await?;

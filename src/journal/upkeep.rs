@@ -1,76 +1,36 @@
-//! Upkeep: partitions ahead of time, old idempotency keys, screens and what was seen on them out, old entries out where retention is asked for.
+//! Upkeep of the journal: partitions ahead of time, and old ones out where retention is asked for.
 
 use std::time::Duration;
 
-use anyhow::Context;
-use sqlx::PgPool;
+use anyhow::{Context, ensure};
+use sqlx::{PgExecutor, PgPool};
 use tillwire_channels::Moment;
-use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
 
 /// How many months of partitions are made ahead.
 const MONTHS_AHEAD: i32 = 3;
-/// How often upkeep is done.
-const EVERY: Duration = Duration::from_secs(3600);
-/// How many rows are forgotten in one statement.
-const BATCH: i32 = 5_000;
+/// How many of those who are behind are named.
+const BEHIND_MAX: i64 = 20;
 /// How often it is tried to drop a partition.
 const DROP_TRIES_MAX: u32 = 3;
 /// How long those who waited behind a try have before the next.
 const DROP_PAUSE: Duration = Duration::from_secs(1);
 
-/// Does the upkeep now and then every hour, until the node stops. `pool` is the application's.
-pub async fn run(pool: PgPool, stop: CancellationToken) {
-    while stop.run_until_cancelled(once(&pool)).await.is_some() {
-        if stop.run_until_cancelled(tokio::time::sleep(EVERY)).await.is_none() {
-            return;
-        }
-    }
-}
-
-async fn once(pool: &PgPool) {
-    match make_partitions(pool).await {
-        Ok(0) => {}
-        Ok(made) => info!(made, "Made {made} partitions of the journal"),
-        Err(error) => warn!(error = format!("{error:#}"), "Could not make the journal's partitions"),
-    }
-    let keys = || sqlx::query_scalar!("select idempotency_keys_expire($1)", BATCH).fetch_one(pool);
-    forget("idempotency keys", keys).await;
-    let screens = || sqlx::query_scalar!("select screens_expire($1)", BATCH).fetch_one(pool);
-    forget("screens", screens).await;
-    let seen = || sqlx::query_scalar!("select payments_seen_expire($1)", BATCH).fetch_one(pool);
-    forget("words on what was seen", seen).await;
-    let attempts = || sqlx::query_scalar!("select webhook_attempts_expire($1)", BATCH).fetch_one(pool);
-    forget("attempts at webhooks", attempts).await;
-    // What they had written of presence goes with them. One that was only frozen finds it as it was.
-    let gateways = sqlx::query!("delete from gateway_nodes where beat_at < now() - interval '1 hour'").execute(pool);
-    if let Err(error) = gateways.await {
-        warn!(error = format!("{error:#}"), "Could not forget gateways that are gone");
-    }
-}
-
-/// Forgets what is old, batch by batch, until a batch is not full.
-async fn forget<F: Future<Output = sqlx::Result<Option<i32>>>>(what: &str, expire: impl Fn() -> F) {
-    loop {
-        match expire().await {
-            Ok(Some(BATCH..)) => {}
-            Ok(_) => return,
-            Err(error) => return warn!(error = format!("{error:#}"), "Could not forget old {what}"),
-        }
-    }
-}
-
 /// Makes the journal's partitions of this month and the coming ones.
-pub async fn make_partitions(pool: &PgPool) -> anyhow::Result<i32> {
-    let made = sqlx::query_scalar!("select journal_partitions_ahead($1)", MONTHS_AHEAD).fetch_one(pool).await?;
+pub async fn make_partitions(sql: impl PgExecutor<'_>) -> anyhow::Result<i32> {
+    let made = sqlx::query_scalar!("select journal_partitions_ahead($1)", MONTHS_AHEAD).fetch_one(sql).await?;
     Ok(made.unwrap_or(0))
 }
 
 /// Drops the partitions that hold nothing younger than `before`, and names each as it is gone: those before one that cannot
 /// be dropped are. `pool` is the owner's: the application may not forget history.
-pub async fn prune(pool: &PgPool, before: Moment, mut is_gone: impl FnMut(&str)) -> anyhow::Result<()> {
+///
+/// # Errors
+/// If somebody who follows a journal by a cursor has not come past a partition, and it is not to be dropped all the same; or
+/// if journals are being read all the while.
+pub async fn prune(pool: &PgPool, before: Moment, force: bool, mut is_gone: impl FnMut(&str)) -> anyhow::Result<()> {
     let partitions = sqlx::query!(
-        r#"select child.relname::text as "name!"
+        r#"select child.relname::text as "name!",
+                  (to_date(right(child.relname, 7), 'YYYY_MM') + interval '1 month') at time zone 'utc' as "until!"
            from pg_inherits join pg_class child on child.oid = inhrelid
            where inhparent = 'journal_entries'::regclass
              and child.relname < 'journal_entries_' || to_char($1::timestamptz at time zone 'utc', 'YYYY_MM')
@@ -80,10 +40,35 @@ pub async fn prune(pool: &PgPool, before: Moment, mut is_gone: impl FnMut(&str))
     .fetch_all(pool)
     .await?;
     for partition in partitions {
+        if !force {
+            let behind = behind(pool, partition.until).await?;
+            ensure!(behind.is_empty(), "{} is still needed: {}", partition.name, behind.join("; "));
+        }
         drop_partition(pool, &partition.name).await.with_context(|| format!("dropping {}", partition.name))?;
         is_gone(&partition.name);
     }
     Ok(())
+}
+
+/// Who has still to be told an entry from before a moment, in words: the first of them.
+async fn behind(pool: &PgPool, until: Moment) -> anyhow::Result<Vec<String>> {
+    let mut sql = super::pool::begin(pool).await?;
+    sqlx::query!("select set_config('tillwire.pruning', 'on', true)").fetch_one(&mut *sql).await?;
+    let rows = sqlx::query!(
+        r#"select merchant_id as "merchant_id!", reader as "reader!", next_seq as "next_seq!"
+           from journal_readers
+           where exists (select from journal_entries entry
+                         where entry.merchant_id = journal_readers.merchant_id and entry.seq >= next_seq
+                           and entry.recorded_at < $1)
+           order by merchant_id, reader limit $2"#,
+        until,
+        BEHIND_MAX,
+    )
+    .fetch_all(&mut *sql)
+    .await?;
+    sql.rollback().await?;
+    let words = |(merchant, reader, next)| format!("merchant {merchant}, {reader}, is before entry {next}");
+    Ok(rows.into_iter().map(|row| words((row.merchant_id, row.reader, row.next_seq))).collect())
 }
 
 async fn drop_partition(pool: &PgPool, name: &str) -> anyhow::Result<()> {

@@ -3,11 +3,14 @@
 //! | name (after `tillwire.` and the hub's prefix) | is | for |
 //! |---|---|---|
 //! | `events` | durable topic exchange; the keys are types of events | every entry |
-//! | `wake` | durable classic queue, bound to all of them, short, the oldest go first | subscribers: that there is something new. What it loses they find when they look |
+//! | `wakes` | quorum queue, bound to all of them, short, the oldest go first | subscribers: that there is something new. What it loses they find when they look |
 //! | `moved` | transient fanout exchange | which journals have moved, from those who commit to those who relay |
 //! | `handler.{name}` | quorum queue, bound to the types that the handler hears. What was given to nodes [`DELIVERIES_MAX`] times and never taken goes to `dead` | a handler's entries |
 //! | `handler.{name}.again.{seconds}` | quorum queues, one for each of [`PAUSES_SECONDS`]; what is so old goes back to `handler.{name}` | entries that a handler could not handle, until the next attempt |
 //! | `dead` | quorum queue | entries that a handler will not handle, with the reason. Workers take them down in the database, where people find them |
+//!
+//! All of them are quorum queues: a classic one is at one node of a cluster, and while that is away the broker refuses whatever
+//! is for it, which would hold up every journal.
 //!
 //! From one quorum queue to another nothing is lost: the first keeps it until the second has it (`at-least-once`). None of them
 //! has a greatest length: a full one would hold up the journals for all. What is too much for the broker it refuses as a whole,
@@ -19,15 +22,15 @@ use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptio
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{Channel, ExchangeKind};
 
-/// What `wake` holds at most.
+/// What `wakes` holds at most.
 const WAKE_MESSAGES_MAX: i32 = 256;
 const WAKE_BYTES_MAX: i32 = 4 * 1024 * 1024;
 /// How often a broker gives an entry to nodes that never say what became of it: most likely they die of it.
 pub const DELIVERIES_MAX: i32 = 20;
 /// How long an entry waits that a handler could not handle, after the first attempt, the second, and so on.
 pub const PAUSES_SECONDS: [u32; 5] = [5, 60, 10 * 60, 60 * 60, 6 * 60 * 60];
-/// The dead letters themselves are never given up.
-const DEAD_DELIVERIES_MAX: i32 = 1_000_000;
+/// Of what only waits nothing is ever given up.
+const ANY_DELIVERIES_MAX: i32 = 1_000_000;
 /// How many words about journals that have moved wait for a relay, and how long.
 const MOVED_MESSAGES_MAX: i32 = 256;
 const MOVED_AGE_MILLIS_MAX: i32 = 2_000;
@@ -55,7 +58,7 @@ impl Topology {
     pub fn new(prefix: &str) -> Self {
         let name = |what: &str| ShortString::from(format!("tillwire.{prefix}{what}"));
         let handler = name("handler.").to_string();
-        Self { events: name("events"), wake: name("wake"), moved: name("moved"), dead: name("dead"), handler }
+        Self { events: name("events"), wake: name("wakes"), moved: name("moved"), dead: name("dead"), handler }
     }
 
     /// The queue of a handler.
@@ -73,7 +76,7 @@ impl Topology {
         queue.strip_prefix(&self.handler)
     }
 
-    /// Declares the exchanges that are not there, and the queues of these handlers: whatever is published from then on comes to
+    /// Declares the exchanges and queues that are not there, those of these handlers among them: whatever is published from then on comes to
     /// them.
     ///
     /// # Errors
@@ -82,6 +85,7 @@ impl Topology {
         let durable = ExchangeDeclareOptions { durable: true, ..Default::default() };
         channel.exchange_declare(self.events.clone(), ExchangeKind::Topic, durable, FieldTable::default()).await?;
         self.declare_moved(channel).await?;
+        self.declare_wake(channel).await?;
         self.declare_dead(channel).await?;
         for handler in handlers {
             self.declare_handler(channel, handler).await?;
@@ -92,7 +96,7 @@ impl Topology {
     async fn declare_handler(&self, channel: &Channel, handler: &HandlerQueue) -> lapin::Result<()> {
         let name = self.of_handler(handler.name);
         for pause_seconds in PAUSES_SECONDS {
-            let mut arguments = quorum_leading_to(&name, DEAD_DELIVERIES_MAX);
+            let mut arguments = quorum_leading_to(&name, ANY_DELIVERIES_MAX);
             // In milliseconds.
             arguments.insert("x-message-ttl".into(), AMQPValue::LongLongInt(i64::from(pause_seconds) * 1_000));
             declare_durable(channel, &self.again(handler.name, pause_seconds), arguments).await?;
@@ -105,26 +109,16 @@ impl Topology {
     }
 
     async fn declare_dead(&self, channel: &Channel) -> lapin::Result<()> {
-        declare_durable(channel, &self.dead, quorum(DEAD_DELIVERIES_MAX)).await
+        declare_durable(channel, &self.dead, quorum(ANY_DELIVERIES_MAX)).await
     }
 
-    /// Declares the queue that takes every entry, and answers its name. It lives on one node of a cluster: while that is
-    /// away, nobody can declare it, and we have one of our own. An error ends the channel.
-    pub async fn declare_wake(&self, channel: &Channel, own: Option<&ShortString>) -> lapin::Result<ShortString> {
-        let mut arguments = FieldTable::default();
-        arguments.insert("x-queue-type".into(), AMQPValue::LongString("classic".into()));
+    async fn declare_wake(&self, channel: &Channel) -> lapin::Result<()> {
+        let mut arguments = quorum(ANY_DELIVERIES_MAX);
         arguments.insert("x-max-length".into(), WAKE_MESSAGES_MAX.into());
         arguments.insert("x-max-length-bytes".into(), WAKE_BYTES_MAX.into());
         arguments.insert("x-overflow".into(), AMQPValue::LongString("drop-head".into()));
-        let (name, options) = match own {
-            None => (self.wake.clone(), QueueDeclareOptions { durable: true, ..Default::default() }),
-            Some(own) => {
-                (own.clone(), QueueDeclareOptions { exclusive: true, auto_delete: true, ..Default::default() })
-            }
-        };
-        channel.queue_declare(name.clone(), options, arguments).await?;
-        self.bind(channel, &name, &self.events, "#").await?;
-        Ok(name)
+        declare_durable(channel, &self.wake, arguments).await?;
+        self.bind(channel, &self.wake, &self.events, "#").await
     }
 
     /// The exchange alone that says which journals have moved.

@@ -38,7 +38,8 @@ pub async fn due_among(pool: &PgPool, merchants: &[MerchantId]) -> anyhow::Resul
     let rows = sqlx::query!(
         r#"select head.merchant_id, cursor.seq as "seq?", cursor.tag as "tag?"
            from journal_heads head left join relay_cursors cursor using (merchant_id)
-           where head.merchant_id = any($1) and head.seq <> coalesce(cursor.seq, 0)"#,
+           where head.merchant_id = any($1)
+             and (head.seq <> coalesce(cursor.seq, 0) or substr(head.tag, 1, 4) <> coalesce(cursor.tag, '\x00000000'))"#,
         &ids,
     )
     .fetch_all(pool)

@@ -58,15 +58,15 @@ impl Herald {
             self.topology.declare_moved(&channel).await?;
             channel.confirm_select(ConfirmSelectOptions::default()).await?;
             // A broker that is short of memory or disk accepts a connection and its first message, and then blocks it.
-            self.publish(&channel, &[]).await?;
-            self.publish(&channel, &[]).await?;
+            publish(&channel, &self.topology, &[]).await?;
+            publish(&channel, &self.topology, &[]).await?;
             anyhow::Ok(channel)
         })
         .await?;
         link.is_up();
         tokio::select! {
             outcome = self.tell_over(&channel) => outcome,
-            outcome = link::watch(|| self.publish(&channel, &[])) => outcome,
+            outcome = link::watch(|| publish(&channel, &self.topology, &[])) => outcome,
         }
     }
 
@@ -74,16 +74,17 @@ impl Herald {
     async fn tell_over(&self, channel: &Channel) -> anyhow::Result<Infallible> {
         loop {
             let merchants = self.moved.take(NAMED_MAX).await;
-            link::answered(self.publish(channel, &merchants)).await?;
+            link::answered(publish(channel, &self.topology, &merchants)).await?;
         }
     }
+}
 
-    async fn publish(&self, channel: &Channel, merchants: &[MerchantId]) -> anyhow::Result<()> {
-        let body = serde_json::to_vec(merchants)?;
-        let options = BasicPublishOptions::default(); // Not mandatory: that nobody relays is no fault of ours.
-        let exchange = self.topology.moved.clone();
-        let confirm = channel.basic_publish(exchange, "".into(), options, &body, BasicProperties::default()).await?;
-        ensure!(confirm.await?.is_ack(), "the broker refused a message");
-        Ok(())
-    }
+/// Names journals that have moved, or none to see whether the broker takes and confirms.
+pub(super) async fn publish(channel: &Channel, topology: &Topology, merchants: &[MerchantId]) -> anyhow::Result<()> {
+    let body = serde_json::to_vec(merchants)?;
+    let options = BasicPublishOptions::default(); // Not mandatory: that nobody relays is no fault of ours.
+    let exchange = topology.moved.clone();
+    let confirm = channel.basic_publish(exchange, "".into(), options, &body, BasicProperties::default()).await?;
+    ensure!(confirm.await?.is_ack(), "the broker refused a message");
+    Ok(())
 }

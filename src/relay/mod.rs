@@ -21,11 +21,11 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, anyhow, ensure};
+use anyhow::{Context, anyhow};
 use futures_util::StreamExt;
-use lapin::options::{BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOptions};
+use lapin::options::{BasicConsumeOptions, ConfirmSelectOptions};
 use lapin::types::{FieldTable, ShortString};
-use lapin::{BasicProperties, Channel, Consumer};
+use lapin::{Channel, Consumer};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use sqlx::PgPool;
@@ -80,8 +80,6 @@ pub struct Relay {
     moved: Arc<Moved>,
     /// Whom it tells of what subscribers are woken for.
     woken: Arc<Moved>,
-    /// How many entries of a journal are under way at most. A broker that is too slow for so many is given fewer.
-    slice_entries: watch::Sender<u32>,
 }
 
 impl Relay {
@@ -106,8 +104,7 @@ impl Relay {
             metrics::counter!("tillwire_relay_rests_total", "reason" => reason).increment(0);
         }
         let (nodes, topology) = (Nodes::parse(amqp_url)?, Topology::new(prefix));
-        let slice_entries = watch::Sender::new(SLICE_ENTRIES_MAX);
-        Ok(Self { database_url, pool, nodes, topology, handlers, moved, woken, slice_entries })
+        Ok(Self { database_url, pool, nodes, topology, handlers, moved, woken })
     }
 
     /// Relays until `stop`, whatever is away meanwhile.
@@ -129,9 +126,10 @@ impl Relay {
 
     async fn relay(&self, led: &watch::Receiver<Shards>, up: &watch::Sender<bool>, stop: &CancellationToken) {
         let (mut link, mut turn) = (Link::new("rabbitmq", "relaying"), self.nodes.first_turn());
+        let mut rounds = Rounds::new();
         loop {
             let node = self.nodes.at(turn);
-            let outcome = self.relay_once(turn, &mut link, led.clone(), up, stop).await;
+            let outcome = self.relay_once(turn, &mut link, &mut rounds, led.clone(), up, stop).await;
             up.send_replace(false);
             let Some(error) = outcome else { return };
             let pause = link.is_down(&error.context(amqp::place(node)));
@@ -147,6 +145,7 @@ impl Relay {
         &self,
         turn: usize,
         link: &mut Link,
+        rounds: &mut Rounds,
         led: watch::Receiver<Shards>,
         up: &watch::Sender<bool>,
         stop: &CancellationToken,
@@ -156,7 +155,7 @@ impl Relay {
             Ok(wire) => wire,
             Err(error) => return Some(error),
         };
-        let outcome = self.relay_over(&wire, link, led, up, stop).await;
+        let outcome = self.relay_over(&wire, link, rounds, led, up, stop).await;
         wire.close().await;
         outcome.err()
     }
@@ -165,6 +164,7 @@ impl Relay {
         &self,
         wire: &Wire,
         link: &mut Link,
+        rounds: &mut Rounds,
         led: watch::Receiver<Shards>,
         up: &watch::Sender<bool>,
         stop: &CancellationToken,
@@ -174,18 +174,19 @@ impl Relay {
             self.topology.declare(&entries, self.handlers).await?;
             entries.confirm_select(ConfirmSelectOptions::default()).await?;
             // A broker that is short of memory or disk accepts a connection and its first message, and then blocks it.
-            self.probe(&entries).await?;
-            self.probe(&entries).await?;
+            herald::publish(&entries, &self.topology, &[]).await?;
+            herald::publish(&entries, &self.topology, &[]).await?;
             let moved = self.consume_moved(&words).await?;
-            let wake = self.consume_wake(wire).await?;
+            let wake = consume(&words, &self.topology.wake).await?;
             anyhow::Ok((entries, moved, wake))
         });
         let Some(opened) = stop.run_until_cancelled(opening).await else { return Ok(()) };
         let (entries, moved, wake) = opened?;
         link.is_up();
         up.send_replace(true);
+        rounds.is_connected();
         tokio::select! {
-            outcome = self.carry_all(&entries, led, stop) => outcome,
+            outcome = self.carry_all(&entries, rounds, led, stop) => outcome,
             outcome = self.hear_moved(moved) => outcome.map(|never| match never {}),
             outcome = self.hear_wake(wake) => outcome.map(|never| match never {}),
         }
@@ -195,10 +196,10 @@ impl Relay {
     async fn carry_all(
         &self,
         channel: &Channel,
+        rounds: &mut Rounds,
         mut led: watch::Receiver<Shards>,
         stop: &CancellationToken,
     ) -> anyhow::Result<()> {
-        let mut rounds = Rounds::new();
         while !stop.is_cancelled() {
             if rounds.is_idle() {
                 tokio::select! {
@@ -217,11 +218,11 @@ impl Relay {
                 tokio::time::sleep(FINISH_MAX).await;
             };
             tokio::select! {
-                outcome = self.round(channel, shards, &mut rounds) => outcome?,
+                outcome = self.round(channel, shards, rounds) => outcome?,
                 () = stopped => return Ok(()),
             }
             if rounds.heard_at.elapsed() > PING_EVERY {
-                link::answered(self.probe(channel)).await?;
+                link::answered(herald::publish(channel, &self.topology, &[])).await?;
                 rounds.heard_at = Instant::now();
             }
         }
@@ -266,16 +267,15 @@ impl Relay {
         if due.is_empty() {
             return Ok(Ok(()));
         }
-        let slice_entries = *self.slice_entries.borrow();
-        let refused = &rounds.refused;
+        let Rounds { slice_entries, ref refused, .. } = *rounds;
         let road = Road { pool: &self.pool, channel, topology: &self.topology, slice_entries, refused };
         let Carried { moved, more, resting, journal, broker } = road.carry(due).await;
         if let Some(error) = broker {
             // Perhaps so much was too much for it: else it would be given the same again and again.
-            self.slice_entries.send_modify(|entries| *entries = (*entries / 4).max(1));
+            rounds.slice_entries = (slice_entries / 4).max(1);
             return Err(error);
         }
-        self.slice_entries.send_modify(|entries| *entries = (*entries * 2).min(SLICE_ENTRIES_MAX));
+        rounds.slice_entries = (slice_entries * 2).min(SLICE_ENTRIES_MAX);
         rounds.heard_at = Instant::now();
         moved.iter().for_each(|(merchant, _)| _ = rounds.refused.remove(merchant));
         rounds.rest(resting);
@@ -320,32 +320,11 @@ impl Relay {
         Ok(due)
     }
 
-    /// Shows that the broker takes and confirms.
-    async fn probe(&self, channel: &Channel) -> anyhow::Result<()> {
-        let (exchange, options) = (self.topology.moved.clone(), BasicPublishOptions::default());
-        let confirm = channel.basic_publish(exchange, "".into(), options, b"[]", BasicProperties::default()).await?;
-        ensure!(confirm.await?.is_ack(), "the broker did not take a message that says nothing");
-        Ok(())
-    }
-
     async fn consume_moved(&self, channel: &Channel) -> anyhow::Result<Consumer> {
         let queue = ShortString::from(format!("{}.{}", self.topology.moved, Uuid::new_v4()));
         self.topology.declare_moved(channel).await?;
         self.topology.declare_own_moved(channel, &queue).await?;
         consume(channel, &queue).await
-    }
-
-    async fn consume_wake(&self, wire: &Wire) -> anyhow::Result<Consumer> {
-        let channel = wire.channel().await?;
-        match self.topology.declare_wake(&channel, None).await {
-            Ok(queue) => consume(&channel, &queue).await,
-            Err(error) => {
-                info!("Has a queue of its own for what wakes subscribers: {error}");
-                let (channel, own) = (wire.channel().await?, format!("{}.{}", self.topology.wake, Uuid::new_v4()));
-                let queue = self.topology.declare_wake(&channel, Some(&own.into())).await?;
-                consume(&channel, &queue).await
-            }
-        }
     }
 
     async fn hear_moved(&self, mut consumer: Consumer) -> anyhow::Result<Infallible> {
@@ -392,7 +371,7 @@ impl Relay {
     }
 }
 
-/// What one round leaves for the next.
+/// What one round leaves for the next, also over another connection.
 struct Rounds {
     /// Journals that have more, or are said to.
     more: Vec<MerchantId>,
@@ -404,6 +383,8 @@ struct Rounds {
     resting: HashMap<MerchantId, Instant>,
     /// How often in a row an entry of these was refused.
     refused: HashMap<MerchantId, u32>,
+    /// How many entries of a journal are under way at most. A broker that is too slow for so many is given fewer.
+    slice_entries: u32,
     /// When the broker last confirmed something.
     heard_at: Instant,
     /// Whether the database does not answer.
@@ -414,7 +395,13 @@ impl Rounds {
     fn new() -> Self {
         let now = Instant::now();
         let (more, unsaved, resting, refused) = (Vec::new(), Vec::new(), HashMap::new(), HashMap::new());
-        Self { more, look_at: now, unsaved, resting, refused, heard_at: now, is_away: false }
+        let slice_entries = SLICE_ENTRIES_MAX;
+        Self { more, look_at: now, unsaved, resting, refused, slice_entries, heard_at: now, is_away: false }
+    }
+
+    /// There is a broker, who has just answered. What was carried over an earlier connection may be due again.
+    fn is_connected(&mut self) {
+        (self.look_at, self.heard_at) = (Instant::now(), Instant::now());
     }
 
     fn is_idle(&self) -> bool {

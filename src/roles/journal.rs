@@ -21,9 +21,9 @@ pub async fn run(config: Journal) -> anyhow::Result<()> {
                 Err(broken) => bail!("the journal of {merchant} is broken: {broken}"),
             }
         }
-        JournalCommand::Prune { migrate_database_url, before } => {
+        JournalCommand::Prune { migrate_database_url, before, force } => {
             let pool = pool::open_for_owner(migrate_database_url.expose_secret())?;
-            upkeep::prune(&pool, before, |partition| println!("Dropped {partition}.")).await?;
+            upkeep::prune(&pool, before, force, |partition| println!("Dropped {partition}.")).await?;
         }
     }
     Ok(())

@@ -2,6 +2,7 @@
 
 pub mod demo;
 pub mod doctor;
+pub mod jobs;
 pub mod journal;
 pub mod migrate;
 pub mod queues;

@@ -16,6 +16,7 @@ mod forwarding;
 mod gateway;
 mod handlers;
 mod import;
+mod jobs;
 mod journal;
 mod limits;
 mod metrics;

@@ -15,7 +15,7 @@ use tokio::time::{Instant, timeout};
 use super::support::buses::{FACT_MAX, until};
 use super::support::hub::{Shop, TestHub, TestNode};
 use super::support::process::{Env, TillwireProcess, environment, run};
-use super::support::services::proxy::Proxy;
+use super::support::services::proxy::{Cut, Proxy};
 use super::support::services::{Postgres, RabbitMq};
 use super::support::tap::{Heard, Tap};
 
@@ -39,6 +39,21 @@ async fn cursor(shop: &Shop<'_>) -> Option<String> {
 async fn until_relayed(shop: &Shop<'_>) {
     let last = positions(shop).await.pop();
     until(async || (cursor(shop).await == last).then_some(())).await;
+}
+
+/// The head of each journal, as rows of a query.
+async fn heads(hub: &TestHub) -> String {
+    let sql = "select string_agg(format('(%L::uuid, %s)', merchant_id, seq), ', ') from journal_heads";
+    hub.database.psql(sql).await.trim().to_owned()
+}
+
+/// Waits until the relay has come that far.
+async fn until_relayed_to(hub: &TestHub, heads: &str) {
+    let behind = format!(
+        "select count(*) from (values {heads}) head (merchant_id, seq) left join relay_cursors cursor using (merchant_id)
+         where head.seq > coalesce(cursor.seq, 0)"
+    );
+    until(async || (hub.database.psql(&behind).await.trim() == "0").then_some(())).await;
 }
 
 /// How many shards each session leads.
@@ -232,6 +247,15 @@ async fn g6_a_relay_that_is_killed_frozen_or_cut_off_is_replaced_and_nothing_is_
                 }
                 _ => near.speak(),
             }
+            // For the record; nothing here is timed.
+            let (at, there) = (Instant::now(), heads(&hub).await);
+            match fault {
+                "killed" | "back" => until_led_by(&hub, &[8, 8]).await,
+                _ => until_led_by(&hub, &[16]).await,
+            }
+            let led = at.elapsed();
+            until_relayed_to(&hub, &there).await;
+            eprintln!("{fault}: all shards led after {led:.1?}, all of before relayed after {:.1?}", at.elapsed());
         };
         tokio::join!(selling, breaking);
         for (shop, _) in &shops {
@@ -342,7 +366,7 @@ async fn g6_a_broker_that_takes_nothing_is_waited_for() {
 
 /// How many messages have been routed to the hub's queue for everything since it was declared.
 async fn routed(rabbitmq: &RabbitMq, vhost: &str) -> u64 {
-    let queue = format!("/api/queues/{vhost}/tillwire.wake");
+    let queue = format!("/api/queues/{vhost}/tillwire.wakes");
     let (status, body) = rabbitmq.management("GET", &queue, "").await.expect("management");
     if status != 200 {
         return 0; // Not yet.
@@ -367,7 +391,7 @@ async fn g6_entries_that_no_queue_takes_are_published_again_and_no_others_are_ta
     }
     for round in 0..2 {
         let (status, body) =
-            rabbitmq.management("DELETE", &format!("/api/queues/{vhost}/tillwire.wake"), "").await.unwrap();
+            rabbitmq.management("DELETE", &format!("/api/queues/{vhost}/tillwire.wakes"), "").await.unwrap();
         assert_eq!(status, 204, "{body}");
         // Sales go to somebody, products to nobody, all at once.
         futures_util::future::join_all(shops.iter().map(async |(shop, bread)| {
@@ -503,7 +527,7 @@ async fn what_was_sold_before_there_was_a_relay_is_not_relayed() {
     let bread = shop.stocked("roti", 7_500, "1000").await;
     // As it was before that migration, which then runs as the owner.
     let migration = include_str!("../../migrations/0008_relay.sql");
-    hub.database.psql("drop table relay_cursors").await;
+    hub.database.psql("drop table relay_cursors cascade").await;
     let mut owner = PgConnection::connect(&hub.database.url("tillwire_migrate")).await.expect("the owner");
     sqlx::raw_sql(migration).execute(&mut owner).await.expect("a migration that runs");
     assert_eq!(cursor(&shop).await, positions(&shop).await.pop());
@@ -540,6 +564,135 @@ async fn a_cursor_never_moves_back() {
         assert_eq!(cursor(&shop).await, positions(&shop).await.pop());
     }
     late.kill().await;
+}
+
+#[tokio::test]
+async fn what_is_confirmed_and_not_written_down_outlives_the_connection() {
+    let (hub, rabbitmq) = (TestHub::start().await, RabbitMq::shared().await);
+    let vhost = rabbitmq.vhost().await;
+    let mut tap = Tap::at(&rabbitmq.url(&vhost), "").await;
+    let near = Proxy::to(rabbitmq.port()).await;
+    let shop = hub.merchant("Toko Roti").await;
+    let bread = shop.stocked("roti", 7_500, "1000").await;
+    let mut relay =
+        TillwireProcess::start(&["worker"], &worker_env(&hub, &rabbitmq.url_through(near.port, &vhost))).await;
+    until_relayed(&shop).await;
+
+    // Cursors can be read, and not be moved.
+    let mut lock = PgConnection::connect(&hub.database.url("postgres")).await.expect("a superuser");
+    sqlx::raw_sql("begin; lock table relay_cursors in share mode").execute(&mut lock).await.expect("a lock");
+    for _ in 0..3 {
+        shop.sells(&bread, 7_500).await;
+    }
+    let sold = positions(&shop).await.len() as f64;
+    relay.until("confirmed", async |it| it.counts("tillwire_relay_entries_total", &[]).await >= sold).await;
+    // What was confirmed in the first of perhaps several rounds was not written down, so nothing more was carried.
+    hub.someone_waits_for("relay_cursors").await;
+    near.cut();
+    relay.says("Connected to rabbitmq for relaying again").await;
+    sqlx::raw_sql("rollback").execute(&mut lock).await.expect("no lock any more");
+    until_relayed(&shop).await;
+    shop.sells(&bread, 7_500).await;
+    until_relayed(&shop).await;
+    tap.hears_all(&shop.merchant.to_string(), &positions(&shop).await).await;
+    assert_eq!(tap.of(&shop.merchant.to_string()), positions(&shop).await, "each once");
+}
+
+#[tokio::test]
+async fn a_database_that_is_cut_off_when_a_cursor_is_to_be_moved_has_nothing_published_twice() {
+    let (hub, rabbitmq) = (TestHub::start().await, RabbitMq::shared().await);
+    let url = rabbitmq.url(&rabbitmq.vhost().await);
+    let mut tap = Tap::at(&url, "").await;
+    let near = Proxy::to(Postgres::shared().await.tcp_port().unwrap()).await;
+    let shop = hub.merchant("Toko Roti").await;
+    let bread = shop.stocked("roti", 7_500, "1000").await;
+    shop.sells(&bread, 7_500).await;
+    let moves = |bytes: &[u8]| bytes.windows(24).any(|it| it == b"insert into relay_cursor");
+    let cut = near.cut_when(moves, Cut::Before);
+    let relay_url = hub.database.url_through(near.port, "tillwire_relay");
+    let _worker = hub.node(Faces::WORKER, &["--amqp-url", &url, "--relay-database-url", &relay_url]).await;
+    timeout(FACT_MAX, cut).await.expect("in time").expect("a cut");
+    until_relayed(&shop).await;
+    shop.sells(&bread, 7_500).await;
+    until_relayed(&shop).await;
+    tap.hears_all(&shop.merchant.to_string(), &positions(&shop).await).await;
+    assert_eq!(tap.of(&shop.merchant.to_string()), positions(&shop).await, "each once");
+}
+
+#[tokio::test]
+async fn a_relay_whose_connections_are_all_taken_waits_for_the_database_and_leaves_the_broker_alone() {
+    let (hub, rabbitmq) = (TestHub::start().await, RabbitMq::shared().await);
+    let url = rabbitmq.url(&rabbitmq.vhost().await);
+    let mut tap = Tap::at(&url, "").await;
+    let shops = everywhere(&hub).await;
+    // Journals cannot be read: each of those who try holds a connection for as long as it waits.
+    let lock = hub.locks("journal_entries").await;
+    let mut relay = TillwireProcess::start(&["worker"], &worker_env(&hub, &url)).await;
+    relay.says("The relay waits for the database: no connection was free, or a lock").await;
+    lock.close().await.expect("an end of the lock");
+    for (shop, _) in &shops {
+        until_relayed(shop).await;
+        tap.hears_all(&shop.merchant.to_string(), &positions(shop).await).await;
+    }
+    assert!(!relay.log().contains("Lost rabbitmq"), "{}", relay.log());
+}
+
+#[tokio::test]
+async fn many_journals_all_have_their_turn_while_one_is_written_to_without_pause() {
+    let (hub, rabbitmq) = (TestHub::start().await, RabbitMq::shared().await);
+    let url = rabbitmq.url(&rabbitmq.vhost().await);
+    let busy = hub.merchant("Toko Besar").await;
+    let bread = busy.stocked("roti", 7_500, "100000").await;
+    // More than are carried in one go, and each with something to carry.
+    let mut others = Vec::new();
+    for _ in 0..40 {
+        others.push(hub.merchant("Toko Roti").await);
+    }
+    let _worker = worker(&hub, &url).await;
+    let selling = async {
+        loop {
+            busy.sells(&bread, 7_500).await;
+        }
+    };
+    let relaying = async {
+        for round in 0..2 {
+            for shop in &others {
+                until_relayed(shop).await;
+            }
+            if round == 0 {
+                futures_util::future::join_all(others.iter().map(|shop| shop.product("kopi", 20_000))).await;
+            }
+        }
+    };
+    tokio::select! {
+        () = selling => unreachable!("it sells for ever"),
+        () = relaying => {}
+    }
+    until_relayed(&busy).await;
+}
+
+#[tokio::test]
+async fn a_relay_hears_which_journals_have_moved() {
+    let (hub, rabbitmq) = (TestHub::start().await, RabbitMq::shared().await);
+    let vhost = rabbitmq.vhost().await;
+    let url = rabbitmq.url(&vhost);
+    let _worker = worker(&hub, &url).await;
+    let api = hub.node(Faces::API, &["--amqp-url", &url]).await;
+    let shop = hub.merchant("Toko Roti").await;
+    let bread = shop.stocked("roti", 7_500, "1000").await;
+    // Words are taken off its queue by somebody who listens, and none waits there. It is asked for by broker's statistics,
+    // which lag.
+    until(async || {
+        hub.sells_at(api.address, &shop, &bread, 7_500).await;
+        let (status, body) = rabbitmq.management("GET", &format!("/api/queues/{vhost}"), "").await.expect("queues");
+        assert_eq!(status, 200, "{body}");
+        let queues: Vec<Value> = serde_json::from_str(&body).expect("JSON");
+        let own =
+            queues.iter().find(|it| it["name"].as_str().is_some_and(|name| name.starts_with("tillwire.moved.")))?;
+        let taken = own["message_stats"]["deliver_no_ack"].as_u64().unwrap_or_default();
+        (own["consumers"] == 1 && own["messages"] == 0 && taken > 0).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -40,10 +40,14 @@ async fn prune(hub: &TestHub) {
 }
 
 async fn tries_to_prune(hub: &TestHub) -> Outcome {
+    tries_to_prune_with(hub, &[]).await
+}
+
+async fn tries_to_prune_with(hub: &TestHub, flags: &[&str]) -> Outcome {
     let now = hub.database.psql("select to_char(now() at time zone 'utc', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"')").await;
     let owner = hub.database.url("tillwire_migrate");
     let command = ["journal", "prune", "--migrate-database-url", &owner, "--before", now.trim()];
-    run(&command, &Env::new()).await
+    run(&[&command[..], flags].concat(), &Env::new()).await
 }
 
 /// What the entries of last month are kept in.
@@ -215,9 +219,11 @@ async fn old_partitions_are_dropped_by_the_owner_and_never_by_the_application() 
     let owner = pool::open_for_owner(&hub.database.url("tillwire_migrate")).unwrap();
     let (now, later) = (Moment::now_utc(), Moment::now_utc() + time::Duration::days(40));
     let mut dropped = Vec::new();
-    upkeep::prune(&owner, now, |name| panic!("{name}: this month stays")).await.unwrap();
-    assert!(upkeep::prune(&hub.pools.app, later, |name| panic!("{name}: not by the application")).await.is_err());
-    upkeep::prune(&owner, later, |name| dropped.push(name.to_owned())).await.unwrap();
+    upkeep::prune(&owner, now, false, |name| panic!("{name}: this month stays")).await.unwrap();
+    assert!(
+        upkeep::prune(&hub.pools.app, later, false, |name| panic!("{name}: not by the application")).await.is_err()
+    );
+    upkeep::prune(&owner, later, false, |name| dropped.push(name.to_owned())).await.unwrap();
     assert!((1..=2).contains(&dropped.len()), "{dropped:?}");
     // The application makes what is missing at its next start.
     let made = upkeep::make_partitions(&hub.pools.app).await.unwrap();
@@ -287,4 +293,88 @@ async fn a_drop_that_tills_would_wait_behind_gives_up() {
     sqlx::raw_sql("rollback").execute(&mut reader).await.unwrap();
     prune(&hub).await;
     shop.sells(&bread, 7_500).await;
+}
+
+/// An endpoint of a merchant, which nobody serves.
+async fn endpoint(shop: &Shop<'_>) -> String {
+    let made = shop.post("/v1/webhooks", json!({ "url": "https://hooks.example/" })).await.created();
+    made["id"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn what_a_webhook_or_the_relay_has_not_come_past_is_kept() {
+    let hub = TestHub::start().await;
+    let (shop, rival) = (hub.merchant("Toko Roti").await, hub.merchant("Saingan").await);
+    let (served, disabled) = (endpoint(&shop).await, endpoint(&shop).await);
+    let bread = shop.stocked("roti", 7_500, "100").await;
+    for _ in 0..3 {
+        shop.sells(&bread, 7_500).await;
+    }
+    let last = seq_of(shop.journal().await.last().unwrap());
+    grow_old(&shop, last).await;
+    // One more, of this month: whoever stands before it is behind nothing that is dropped.
+    shop.sells(&bread, 7_500).await;
+    let disable = format!(
+        "update webhook_endpoints set state = 'disabled', disabled_why = 'by_hand' where endpoint_id = '{disabled}'"
+    );
+    hub.database.psql(&disable).await;
+
+    let stands = async |place: String| {
+        hub.database.psql(&format!("update webhook_endpoints set {place} where endpoint_id = '{served}'")).await;
+    };
+    let behind = |reader: &str, next: u64| format!("merchant {}, {reader}, is before entry {next}", shop.merchant);
+    let is_kept = async |by: String| {
+        let kept = tries_to_prune(&hub).await;
+        assert_eq!((kept.code, kept.out.as_str()), (Some(1), ""), "{by}");
+        let why = format!("{} is still needed: {by}\n", old_partition(&hub).await);
+        assert!(kept.err.ends_with(&why), "{}", kept.err);
+    };
+    for (place, next) in [
+        (format!("seq = {}, event = null", last - 2), last - 1),
+        (format!("seq = {}, event = null", last - 1), last),
+        (format!("seq = {last}, event = 1"), last),
+    ] {
+        stands(place).await;
+        is_kept(behind(&format!("webhook {served}"), next)).await;
+    }
+    stands(format!("seq = {last}, event = null")).await;
+
+    // A relay has been at work elsewhere, and not come here yet; or not far enough.
+    let relayed = async |merchant, seq| {
+        let cursor = format!(
+            "insert into relay_cursors values ('{merchant}', {seq}, '\\x00000000')
+             on conflict (merchant_id) do update set seq = excluded.seq"
+        );
+        hub.database.psql(&cursor).await;
+    };
+    relayed(rival.merchant, 0).await;
+    is_kept(behind("relay", 1)).await;
+    relayed(shop.merchant, last - 1).await;
+    is_kept(behind("relay", last)).await;
+    relayed(shop.merchant, last).await;
+    prune(&hub).await;
+}
+
+#[tokio::test]
+async fn what_is_still_needed_is_dropped_by_force() {
+    let hub = TestHub::start().await;
+    let shop = hub.merchant("Toko Roti").await;
+    endpoint(&shop).await;
+    let bread = shop.stocked("roti", 7_500, "100").await;
+    shop.sells(&bread, 7_500).await;
+    grow_old(&shop, seq_of(shop.journal().await.last().unwrap())).await;
+    // An older one that nobody needs goes all the same.
+    let older = "create table journal_entries_2020_01 partition of journal_entries
+                     for values from ('2020-01-01Z') to ('2020-02-01Z');
+                 alter table journal_entries_2020_01 owner to tillwire_migrate";
+    hub.database.psql(older).await;
+    let kept = tries_to_prune(&hub).await;
+    assert_eq!((kept.code, kept.out.as_str()), (Some(1), "Dropped journal_entries_2020_01.\n"), "{}", kept.err);
+    let pruned = tries_to_prune_with(&hub, &["--force"]).await;
+    let expected = format!("Dropped {}.\n", old_partition(&hub).await);
+    assert_eq!((pruned.code, pruned.out), (Some(0), expected), "{}", pruned.err);
+    // Its walls hold for the owner who does not say that it prunes.
+    let mut owner = PgConnection::connect(&hub.database.url("tillwire_migrate")).await.unwrap();
+    let seen: i64 = sqlx::query_scalar("select count(*) from journal_readers").fetch_one(&mut owner).await.unwrap();
+    assert_eq!(seen, 0);
 }

@@ -250,6 +250,7 @@ tillwire_app: barcodes delete insert select
 tillwire_app: gateway_keys select
 tillwire_app: gateway_nodes delete insert select update
 tillwire_app: idempotency_keys insert select
+tillwire_app: jobs insert select update
 tillwire_app: journal_entries insert select
 tillwire_app: journal_heads insert select update
 tillwire_app: merchants insert select
@@ -311,8 +312,8 @@ async fn doors(sql: &mut PgConnection) -> String {
 }
 
 /// Tables that merchants have rows in and that are not walled as they should be: forced, and with this one policy for the
-/// application. Three more are known: feed and relay read all journals, the relay keeps its cursors, and the owner forgets
-/// old keys, screens and what was seen.
+/// application. Four more are known: feed and relay read all journals, the relay keeps its cursors, and the owner forgets
+/// old keys, screens and what was seen, and looks at journals and cursors while it says that it prunes.
 async fn open_tables(sql: &mut PgConnection) -> Vec<String> {
     let query = "select relname::text from pg_class
         where relnamespace = 'public'::regnamespace and relkind in ('r', 'p')
@@ -327,6 +328,9 @@ async fn open_tables(sql: &mut PgConnection) -> Vec<String> {
                            and relname in ('journal_entries', 'journal_heads')
                        when 'relay' then roles = '{tillwire_relay}'
                            and (relname = 'relay_cursors' or relname = 'webhook_endpoints' and cmd = 'SELECT')
+                       when 'pruning' then roles = array[pg_get_userbyid(relowner)] and cmd = 'SELECT'
+                           and qual = 'is_pruning()'
+                           and relname in ('journal_entries', 'journal_heads', 'relay_cursors', 'webhook_endpoints')
                        when 'old' then roles = array[pg_get_userbyid(relowner)]
                            and relname in ('idempotency_keys', 'payments_seen', 'screens', 'webhook_attempts')
                        else false end)

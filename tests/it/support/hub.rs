@@ -189,6 +189,24 @@ impl TestHub {
         }
     }
 
+    /// Asks for a job out of turn, and waits until it is done.
+    pub async fn has_done(&self, job: &str) {
+        let asked = self.database.psql("select clock_timestamp()").await;
+        let started = Instant::now();
+        while !tillwire::jobs::ask_for(&self.pools.app, job).await.expect("the database") {
+            assert!(started.elapsed() < PATIENCE, "{job} cannot be asked for");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        let done = format!(
+            "select count(*) from jobs where job = '{job}' and outcome = 'done' and ended_at > '{}'",
+            asked.trim()
+        );
+        while self.database.psql(&done).await.trim() != "1" {
+            assert!(started.elapsed() < PATIENCE, "{job} is not done");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
     pub async fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: Vec<u8>) -> Answer {
         request(self.address, method, path, headers, body).await.expect("an answer")
     }
