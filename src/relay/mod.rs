@@ -24,6 +24,7 @@ use std::time::Duration;
 use anyhow::{Context, anyhow};
 use futures_util::StreamExt;
 use lapin::options::{BasicConsumeOptions, ConfirmSelectOptions};
+use lapin::protocol::constants::REPLY_SUCCESS;
 use lapin::types::{FieldTable, ShortString};
 use lapin::{Channel, Consumer};
 use secrecy::{ExposeSecret, SecretString};
@@ -170,9 +171,8 @@ impl Relay {
         stop: &CancellationToken,
     ) -> anyhow::Result<()> {
         let opening = link::within(CONNECT_MAX, async {
-            let (entries, words) = (wire.channel().await?, wire.channel().await?);
+            let (entries, words) = (open(wire).await?, wire.channel().await?);
             self.topology.declare(&entries, self.handlers).await?;
-            entries.confirm_select(ConfirmSelectOptions::default()).await?;
             // A broker that is short of memory or disk accepts a connection and its first message, and then blocks it.
             herald::publish(&entries, &self.topology, &[]).await?;
             herald::publish(&entries, &self.topology, &[]).await?;
@@ -186,7 +186,7 @@ impl Relay {
         up.send_replace(true);
         rounds.is_connected();
         tokio::select! {
-            outcome = self.carry_all(&entries, rounds, led, stop) => outcome,
+            outcome = self.carry_all(wire, entries, rounds, led, stop) => outcome,
             outcome = self.hear_moved(moved) => outcome.map(|never| match never {}),
             outcome = self.hear_wake(wake) => outcome.map(|never| match never {}),
         }
@@ -195,7 +195,8 @@ impl Relay {
     /// Carries whatever is due in the shards that we lead, until `stop`.
     async fn carry_all(
         &self,
-        channel: &Channel,
+        wire: &Wire,
+        mut channel: Channel,
         rounds: &mut Rounds,
         mut led: watch::Receiver<Shards>,
         stop: &CancellationToken,
@@ -218,11 +219,17 @@ impl Relay {
                 tokio::time::sleep(FINISH_MAX).await;
             };
             tokio::select! {
-                outcome = self.round(channel, shards, rounds) => outcome?,
+                outcome = self.round(&channel, shards, rounds) => outcome?,
                 () = stopped => return Ok(()),
             }
+            if std::mem::take(&mut rounds.is_refused) {
+                // A broker remembers for each channel at which of its nodes a queue is led, and refuses for as long as that one
+                // is down. A new one asks anew.
+                let was = std::mem::replace(&mut channel, link::answered(open(wire)).await?);
+                link::answered(was.close(REPLY_SUCCESS, "OK".into())).await?;
+            }
             if rounds.heard_at.elapsed() > PING_EVERY {
-                link::answered(herald::publish(channel, &self.topology, &[])).await?;
+                link::answered(herald::publish(&channel, &self.topology, &[])).await?;
                 rounds.heard_at = Instant::now();
             }
         }
@@ -383,6 +390,8 @@ struct Rounds {
     resting: HashMap<MerchantId, Instant>,
     /// How often in a row an entry of these was refused.
     refused: HashMap<MerchantId, u32>,
+    /// Whether one was refused in the last round.
+    is_refused: bool,
     /// How many entries of a journal are under way at most. A broker that is too slow for so many is given fewer.
     slice_entries: u32,
     /// When the broker last confirmed something.
@@ -396,7 +405,8 @@ impl Rounds {
         let now = Instant::now();
         let (more, unsaved, resting, refused) = (Vec::new(), Vec::new(), HashMap::new(), HashMap::new());
         let slice_entries = SLICE_ENTRIES_MAX;
-        Self { more, look_at: now, unsaved, resting, refused, slice_entries, heard_at: now, is_away: false }
+        let (is_refused, is_away) = (false, false);
+        Self { more, look_at: now, unsaved, resting, refused, is_refused, slice_entries, heard_at: now, is_away }
     }
 
     /// There is a broker, who has just answered. What was carried over an earlier connection may be due again.
@@ -412,6 +422,7 @@ impl Rounds {
         for (merchant, why) in resting {
             let (reason, pause) = match why {
                 Rest::Refused => {
+                    self.is_refused = true;
                     let times = self.refused.entry(merchant).or_default();
                     *times += 1;
                     ("refused", REFUSED_REST * 2_u32.pow((*times - 1).min(REFUSED_DOUBLINGS_MAX)))
@@ -429,6 +440,13 @@ impl Rounds {
         self.resting.retain(|_, until| *until > Instant::now());
         self.resting.keys().copied().collect()
     }
+}
+
+/// A channel on which what is published is confirmed.
+async fn open(wire: &Wire) -> anyhow::Result<Channel> {
+    let channel = wire.channel().await?;
+    channel.confirm_select(ConfirmSelectOptions::default()).await?;
+    Ok(channel)
 }
 
 /// Without acknowledgements: what is lost is found by looking.
