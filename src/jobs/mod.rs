@@ -152,7 +152,7 @@ impl Jobs {
             End::Done => "done",
             End::Failed(_) => "failed",
             End::Lost => "lost",
-            End::Stopped => return self.write(job, || run.give_back()).await,
+            End::Stopped => return give_back(&run).await,
         };
         metrics::counter!("tillwire_job_runs_total", "name" => job.name, "outcome" => outcome).increment(1);
         let now = run.now();
@@ -236,6 +236,13 @@ fn stands(known: &Known) -> (f64, f64) {
 /// How long a job waits after so many attempts in vain; none if that was the last.
 fn pause(attempts: i32) -> Option<Duration> {
     usize::try_from(attempts - 1).ok().and_then(|before| PAUSES.get(before)).copied()
+}
+
+/// Tried once: whoever goes away waits for nobody, and a lease expires.
+async fn give_back(run: &Run) {
+    if let Err(error) = run.give_back().await {
+        debug!(job = run.job, "A job could not be given back: {error:#}");
+    }
 }
 
 /// Says that a run is under way, until it is another's. A database that is away is no reason to stop: while it is, nobody

@@ -1,5 +1,6 @@
 //! The relay: whatever is committed comes to RabbitMQ, whoever dies on the way.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -649,8 +650,9 @@ async fn many_journals_all_have_their_turn_while_one_is_written_to_without_pause
         others.push(hub.merchant("Toko Roti").await);
     }
     let _worker = worker(&hub, &url).await;
+    let is_over = Cell::new(false);
     let selling = async {
-        loop {
+        while !is_over.get() {
             busy.sells(&bread, 7_500).await;
         }
     };
@@ -660,14 +662,14 @@ async fn many_journals_all_have_their_turn_while_one_is_written_to_without_pause
                 until_relayed(shop).await;
             }
             if round == 0 {
-                futures_util::future::join_all(others.iter().map(|shop| shop.product("kopi", 20_000))).await;
+                for shop in &others {
+                    shop.product("kopi", 20_000).await;
+                }
             }
         }
+        is_over.set(true);
     };
-    tokio::select! {
-        () = selling => unreachable!("it sells for ever"),
-        () = relaying => {}
-    }
+    tokio::join!(selling, relaying);
     until_relayed(&busy).await;
 }
 
@@ -680,8 +682,7 @@ async fn a_relay_hears_which_journals_have_moved() {
     let api = hub.node(Faces::API, &["--amqp-url", &url]).await;
     let shop = hub.merchant("Toko Roti").await;
     let bread = shop.stocked("roti", 7_500, "1000").await;
-    // Words are taken off its queue by somebody who listens, and none waits there. It is asked for by broker's statistics,
-    // which lag.
+    // Words are taken off its queue by somebody who listens, and none waits there: so the broker's statistics say, which lag.
     until(async || {
         hub.sells_at(api.address, &shop, &bread, 7_500).await;
         let (status, body) = rabbitmq.management("GET", &format!("/api/queues/{vhost}"), "").await.expect("queues");
