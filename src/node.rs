@@ -26,6 +26,7 @@ use crate::journal::{Journal, Pools, pool, upkeep};
 use crate::listener::{self, Listener};
 use crate::relay::herald::Herald;
 use crate::relay::{self, Relay};
+use crate::workers::redeliveries::Redeliveries;
 use crate::workers::subscribers::{self, Steps, Subscriber as _, Subscribers};
 use crate::workers::webhooks::Webhooks;
 use crate::{config, http, server, telemetry, workers};
@@ -105,10 +106,8 @@ impl Node {
         let for_database = config.database.database_connections + config.database.database_connections / 4 + 2;
         let for_workers = match (faces.worker, &config.database.relay_database_url) {
             (true, Some(_)) => {
-                relay::CONNECTIONS_MAX
-                    + LOOKS_CONNECTIONS_MAX
-                    + 2 * subscribers::STEPS_MAX
-                    + Webhooks::SERVED_MAX as u32
+                let receivers_max = (Webhooks::SERVED_MAX + Redeliveries::SERVED_MAX) as u32;
+                relay::CONNECTIONS_MAX + LOOKS_CONNECTIONS_MAX + 2 * subscribers::STEPS_MAX + receivers_max
             }
             _ => 0,
         };
@@ -150,10 +149,15 @@ impl Node {
                 app: pool::open(config.database.database_url.expose_secret(), subscribers::STEPS_MAX)?,
                 feed: pool::open(config.database.feed_database_url.expose_secret(), subscribers::STEPS_MAX)?,
             });
-            let webhooks = Webhooks::new(steps.clone(), relay, hub.sender.clone());
-            let webhooks = Subscribers::new(webhooks, steps, woken);
+            let webhooks = Webhooks::new(steps.clone(), &hub.journal, relay.clone(), hub.sender.clone());
+            let webhooks = Subscribers::new(webhooks, steps.clone(), woken);
             let stop = ended.clone();
             tasks.spawn(async move { workers::until("Serving webhooks", &stop, || webhooks.run(&stop)).await });
+            let redeliveries = Redeliveries::new(steps.clone(), relay, hub.sender.clone());
+            // A part of what was: no journal that moves has anything to do with it.
+            let redeliveries = Subscribers::new(redeliveries, steps, Arc::default());
+            let stop = ended.clone();
+            tasks.spawn(async move { workers::until("Serving redeliveries", &stop, || redeliveries.run(&stop)).await });
         }
         let mut routes = http::router(hub.clone(), faces.api);
         if faces.api {

@@ -14,6 +14,7 @@ mod page;
 mod payments;
 mod presence;
 mod problem;
+mod redeliveries;
 mod reply;
 mod sales;
 mod staff;
@@ -90,6 +91,8 @@ fn routes_of_one() -> OpenApiRouter<Hub> {
         .routes(routes!(webhooks::list, webhooks::add))
         .routes(routes!(webhooks::get, webhooks::replace, webhooks::remove))
         .routes(routes!(webhooks::secret, webhooks::rotate))
+        .routes(routes!(redeliveries::redeliveries, redeliveries::redeliver))
+        .routes(routes!(redeliveries::redelivery, redeliveries::cancel_redelivery))
         .routes(routes!(webhooks::attempts))
         .routes(routes!(webhooks::test))
         .routes(routes!(journal::after))

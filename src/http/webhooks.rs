@@ -242,7 +242,7 @@ pub async fn test(
         let _turn = turn;
         let attempted = sender.send(&endpoint.url, &secrets, &message).await;
         let mut sql = pool::begin_of(&app, merchant).await?;
-        let view = attempts::keep(&mut sql, merchant, id, &message, 1, &attempted).await?;
+        let view = attempts::keep(&mut sql, merchant, id, &message, 1, &attempted, None).await?;
         sql.commit().await?;
         Ok(view)
     });

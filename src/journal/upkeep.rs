@@ -42,6 +42,8 @@ async fn once(pool: &PgPool) {
     forget("words on what was seen", seen).await;
     let attempts = || sqlx::query_scalar!("select webhook_attempts_expire($1)", BATCH).fetch_one(pool);
     forget("attempts at webhooks", attempts).await;
+    let redeliveries = || sqlx::query_scalar!("select webhook_redeliveries_expire($1)", BATCH).fetch_one(pool);
+    forget("redeliveries of webhooks", redeliveries).await;
     // What they had written of presence goes with them. One that was only frozen finds it as it was.
     let gateways = sqlx::query!("delete from gateway_nodes where beat_at < now() - interval '1 hour'").execute(pool);
     if let Err(error) = gateways.await {

@@ -65,6 +65,8 @@ pub struct AttemptView {
     pub took_ms: i32,
     /// `delivered`, `refused` by an answer, or `failed` without one.
     pub outcome: String,
+    /// The redelivery that it was made for, if it was for one.
+    pub redelivery: Option<Uuid>,
     /// What was sent, up to 4 KiB of it.
     pub request_body: String,
     pub response_status: Option<i16>,
@@ -82,6 +84,7 @@ pub async fn keep(
     message: &Message,
     attempt: i32,
     attempted: &Attempted,
+    redelivery: Option<Uuid>,
 ) -> Result<AttemptView> {
     let (status, body, error) = match &attempted.answer {
         Answer::Status { code, body, .. } => (i16::try_from(*code).ok(), Some(shown(body, KEPT_BYTES_MAX)), None),
@@ -95,6 +98,7 @@ pub async fn keep(
         attempted_at: attempted.at,
         took_ms: i32::try_from(attempted.took.as_millis()).unwrap_or(i32::MAX),
         outcome: attempted.outcome().to_owned(),
+        redelivery,
         request_body: shown(&message.body, KEPT_BYTES_MAX),
         response_status: status,
         response_body: body,
@@ -102,8 +106,8 @@ pub async fn keep(
     };
     sqlx::query!(
         "insert into webhook_attempts (merchant_id, attempt_id, endpoint_id, message_id, event_type, attempt, attempted_at, took_ms,
-                                       outcome, request_body, response_status, response_body, error)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
+                                       outcome, request_body, response_status, response_body, error, redelivery_id)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
         merchant.0,
         view.id,
         endpoint.0,
@@ -117,6 +121,7 @@ pub async fn keep(
         view.response_status,
         view.response_body,
         view.error,
+        view.redelivery,
     )
     .execute(sql)
     .await
@@ -156,7 +161,7 @@ async fn select(
     let views = sqlx::query_as!(
         AttemptView,
         r#"select attempt_id as id, message_id as message, event_type as kind, attempt, attempted_at, took_ms, outcome,
-                  request_body, response_status, response_body, error
+                  redelivery_id as redelivery, request_body, response_status, response_body, error
            from webhook_attempts
            where merchant_id = $1 and endpoint_id = $2 and ($3::uuid is null or attempt_id < $3)
              and ($4::text is null or (message_id = $4 and event_type = 'webhook.test'))

@@ -2,6 +2,7 @@
 //! the database, so that whoever is killed at any moment loses nothing, and somebody else goes on.
 
 pub mod handlers;
+pub mod redeliveries;
 pub mod subscribers;
 pub mod webhooks;
 

@@ -1,5 +1,8 @@
 //! Webhooks: a merchant's own servers are told what happens, in order, until they have it.
 
+mod alerts;
+mod redelivery;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Stdio;
@@ -265,6 +268,7 @@ async fn a_receiver_may_ask_for_time_say_that_it_is_gone_or_fail_for_too_long() 
     receiver.next().await;
     let gone = owner.until(&webhook, |now| now["enabled"] == false).await;
     assert_eq!(gone["disabled_why"], "gone");
+    assert_eq!(owner.shop.journal_of(&["alert.raised"]).await.len(), 1);
     owner.sells().await;
     receiver.is_silent(Duration::from_secs(2)).await;
 
@@ -287,7 +291,9 @@ async fn a_receiver_may_ask_for_time_say_that_it_is_gone_or_fail_for_too_long() 
     receiver.next().await;
     let failing = owner.until(&webhook, |now| now["enabled"] == false).await;
     assert_eq!((&failing["disabled_why"], &failing["attempts"]), (&json!("failing"), &json!(10)));
-    assert_eq!(seq(&failing), start + 2, "what it was not told is not passed over");
+    assert_eq!(seq(&failing), start + 3, "what it was not told is not passed over");
+    let (_, alert) = owner.shop.journal_of(&["alert.raised"]).await.pop().unwrap();
+    assert!(alert["data"]["detail"].as_str().unwrap().contains("failed 10 times"), "{alert}");
 }
 
 #[tokio::test]
