@@ -91,6 +91,8 @@ fn routes_of_one() -> OpenApiRouter<Hub> {
         .routes(routes!(webhooks::list, webhooks::add))
         .routes(routes!(webhooks::get, webhooks::replace, webhooks::remove))
         .routes(routes!(webhooks::secret, webhooks::rotate))
+        .routes(routes!(webhooks::health))
+        .routes(routes!(webhooks::skip))
         .routes(routes!(redeliveries::redeliveries, redeliveries::redeliver))
         .routes(routes!(redeliveries::redelivery, redeliveries::cancel_redelivery))
         .routes(routes!(webhooks::attempts))

@@ -12,11 +12,11 @@ use uuid::Uuid;
 
 use super::attempts::{self, Attempted};
 use super::endpoints::place;
-use super::message::Message;
+use super::message::{self, Message};
 use super::signature::Secret;
 use super::{redeliveries, secrets};
 use crate::error::Result;
-use crate::journal::{MerchantTx, pool};
+use crate::journal::{Entry, MerchantTx, pool};
 
 /// For how long an endpoint is held without a word: longer than an attempt may take.
 pub(super) const LEASE: Duration = Duration::from_secs(60);
@@ -85,8 +85,10 @@ pub struct Target {
 }
 
 impl Target {
-    pub fn hears(&self, kind: &str) -> bool {
-        self.events.is_empty() || self.events.iter().any(|it| it == kind)
+    /// The messages of an entry that are still to be told to whoever stands at a place, as far as one position if there is one;
+    /// each with the place up to which all is told then.
+    pub fn messages(&self, entry: &Entry, at: Position, until: Option<Position>) -> Vec<(Position, Message)> {
+        message::untold(entry, at, until, &self.events)
     }
 }
 

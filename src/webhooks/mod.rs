@@ -7,11 +7,14 @@
 
 pub mod attempts;
 pub mod endpoints;
+pub mod health;
 pub mod leases;
+pub mod mask;
 pub mod message;
 pub mod redeliveries;
 pub mod schedule;
 pub mod secrets;
 pub mod sender;
 pub mod signature;
+pub mod skip;
 pub mod trials;

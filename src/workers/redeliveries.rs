@@ -7,7 +7,7 @@ use tillwire_channels::{MerchantId, Position};
 use tracing::info;
 
 use super::subscribers::{Steps, Subscriber, Told, Turn};
-use super::webhooks::{count, messages, verdict};
+use super::webhooks::{count, verdict};
 use crate::error::Result;
 use crate::journal::Entry;
 use crate::webhooks::attempts::Attempted;
@@ -86,7 +86,7 @@ impl Subscriber for Redeliveries {
             return self.cut(held, held.position).await;
         }
         for entry in entries {
-            for (to, message) in messages(&held.target, held.position, Some(held.last), entry) {
+            for (to, message) in held.target.messages(entry, held.position, Some(held.last)) {
                 if turn.is_over() {
                     return Ok(Told::Part);
                 }

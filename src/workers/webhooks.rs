@@ -6,13 +6,13 @@ use std::sync::Arc;
 use futures_util::FutureExt as _;
 use sqlx::PgPool;
 use tillwire_channels::{MerchantId, Position};
-use tracing::{error, info};
+use tracing::info;
 
 use super::subscribers::{Steps, Subscriber, Told, Turn};
 use crate::error::Result;
 use crate::journal::{Entry, Journal};
 use crate::webhooks::attempts::{Answer, Attempted};
-use crate::webhooks::leases::{self, Due, GivenUp, Held, Target, Verdict};
+use crate::webhooks::leases::{self, Due, GivenUp, Held, Verdict};
 use crate::webhooks::message::Message;
 use crate::webhooks::schedule;
 use crate::webhooks::sender::Sender;
@@ -91,7 +91,7 @@ impl Subscriber for Webhooks {
     /// One after the other: the merchant wants them in order.
     async fn deliver(&self, held: &mut Held, entries: &[Arc<Entry>], turn: &Turn) -> Result<Told> {
         for entry in entries {
-            for (to, message) in messages(&held.target, held.position, None, entry) {
+            for (to, message) in held.target.messages(entry, held.position, None) {
                 if turn.is_over() {
                     return Ok(Told::Part);
                 }
@@ -133,40 +133,9 @@ pub(super) fn verdict(attempts: u32, attempted: &Attempted, chance: f64) -> Verd
     let retry_after = match attempted.answer {
         Answer::Status { code: GONE, .. } => return Verdict::Disabled("gone"),
         Answer::Status { retry_after, .. } => retry_after,
-        Answer::None(_) => None,
+        Answer::None(_) | Answer::Skipped => None,
     };
     schedule::pause(attempts, chance, retry_after).map_or(Verdict::Disabled("failing"), Verdict::Later)
-}
-
-/// The messages of an entry that are still to be told to whoever stands at a place, as far as one position if there is one;
-/// each with the place up to which all is told then: behind the last one that is the end of the entry.
-pub(super) fn messages(
-    target: &Target,
-    at: Position,
-    until: Option<Position>,
-    entry: &Entry,
-) -> Vec<(Position, Message)> {
-    let events = match entry.events() {
-        Ok(events) => events,
-        Err(error) => {
-            error!("An entry that cannot be read is told to no webhook: {error:#}");
-            return Vec::new();
-        }
-    };
-    let is_wanted =
-        |number| at.is_before(entry.seq, number) && until.is_none_or(|until| !until.is_before(entry.seq, number));
-    let mut messages: Vec<(Position, Message)> = (1..)
-        .zip(events)
-        .filter(|(number, event)| is_wanted(*number) && target.hears(&event.kind))
-        .filter_map(|(number, event)| {
-            let position = Position::of_event(entry.seq, number, entry.tag);
-            Message::of(entry.merchant, position, entry.recorded_at, event).ok().map(|message| (position, message))
-        })
-        .collect();
-    if let Some((to, _)) = messages.last_mut() {
-        *to = entry.position();
-    }
-    messages
 }
 
 pub(super) fn count(attempted: &Attempted) {

@@ -55,7 +55,7 @@ async fn a_screen_and_another_webhook_hear_that_one_is_disabled() {
 async fn g6_one_that_is_killed_around_it_loses_no_alert_and_doubles_none() {
     let hub = TestHub::start().await;
     let api = hub.node(Faces::API, &["--webhook-networks", "127.0.0.0/8"]).await;
-    let owner = Owner::of(&hub, &api, "Toko Roti").await;
+    let owner = Owner::at(&hub, api.address, "Toko Roti").await;
     let env = worker_env(&hub);
     let mut receiver = Receiver::start().await;
     let webhook = owner.tells(&receiver, &["sale.completed"]).await;

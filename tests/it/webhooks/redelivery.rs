@@ -11,12 +11,6 @@ impl Owner<'_> {
         format!("{path}/{}", added["id"].as_str().unwrap())
     }
 
-    /// Waits until its own cursor stands behind an entry.
-    async fn stands_at(&self, webhook: &str, place: u64) -> Value {
-        let is_whole = |now: &Value| now["position"].as_str().is_some_and(|position| !position.contains('.'));
-        self.until(webhook, |now| seq(now) == place && is_whole(now) && now["attempts"] == 0).await
-    }
-
     /// Its redeliveries are tried now.
     async fn retries(&self) {
         let sql = "update webhook_redeliveries set next_at = now() where state = 'running' and next_at is not null";
@@ -101,7 +95,7 @@ async fn what_an_endpoint_does_not_hear_is_passed_over_to_the_end() {
 async fn g6_a_worker_that_is_killed_in_the_middle_is_replaced_and_the_rest_comes_in_order() {
     let hub = TestHub::start().await;
     let api = hub.node(Faces::API, &["--webhook-networks", "127.0.0.0/8"]).await;
-    let owner = Owner::of(&hub, &api, "Toko Roti").await;
+    let owner = Owner::at(&hub, api.address, "Toko Roti").await;
     let env = worker_env(&hub);
     let mut killed = TillwireProcess::start(&["worker"], &env[0]).await;
     let mut receiver = Receiver::start().await;
@@ -273,7 +267,8 @@ async fn what_cannot_be_told_again_is_refused_with_the_field_and_the_reason() {
     let hub = TestHub::start().await;
     // Nobody serves: what is added stays.
     let node = hub.node(Faces::API, &[]).await;
-    let (owner, rival) = (Owner::of(&hub, &node, "Toko Roti").await, Owner::of(&hub, &node, "Saingan").await);
+    let (owner, rival) =
+        (Owner::at(&hub, node.address, "Toko Roti").await, Owner::at(&hub, node.address, "Saingan").await);
     let added = owner.asks("POST", "/v1/webhooks", json!({ "url": "https://hooks.example/" })).await.created();
     let webhook = format!("/v1/webhooks/{}", added["id"].as_str().unwrap());
     for _ in 0..3 {
