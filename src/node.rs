@@ -130,7 +130,7 @@ impl Node {
                 Urls { app: &config.database.database_url, feed: &config.database.feed_database_url, relay };
             let workers = Workers::new(&urls, brokers, workers::HANDLERS, tasks.clone(), ended.clone())?;
             let woken = workers.relay(&mut buses)?;
-            workers.serve_webhooks(woken, hub.sender.clone());
+            workers.serve_webhooks(woken, &hub.journal, hub.sender.clone());
         }
         buses.open();
         let mut routes = http::router(hub.clone(), faces.api);

@@ -19,6 +19,21 @@ export interface Acknowledged {
   code?: string;
 }
 
+/** Something that a person should look at. It is complete for whoever reads it, and holds no secrets. */
+export interface AlertRaised {
+  /** What it is about, as a word for programs: `webhook_disabled`. There will be others. */
+  alert: string;
+  severity: Severity;
+  /** In a few words of plain English. */
+  title: string;
+  /** In a sentence or two: what happened, and what to do. */
+  detail: string;
+  /** The id of what it is about, such as the webhook's. */
+  subject: string | null;
+  outlet: OutletId | null;
+  register: RegisterId | null;
+}
+
 /** `auth`, sent by a screen: a fresh token, in band. */
 export interface Auth {
   token: string;
@@ -283,6 +298,9 @@ export interface Seen {
   position: Position;
 }
 
+/** How soon somebody should look. */
+export type Severity = "info" | "warning" | "critical";
+
 /** `signed_out`: the token is no longer good; the connection closes after it. */
 export interface SignedOut {
   reason: SignedOutReason;
@@ -402,6 +420,7 @@ export interface Payloads {
   "outlet.opened": OutletOpened;
   "register.enrolled": RegisterEnrolled;
   "access.revoked": AccessRevoked;
+  "alert.raised": AlertRaised;
 }
 
 /** What each view hears, and which fields of an event's data it sees: the listed ones, or with `null` all. */
@@ -429,6 +448,7 @@ export const VIEWS = {
     "outlet.opened": null,
     "register.enrolled": null,
     "access.revoked": null,
+    "alert.raised": null,
   },
 } as const;
 
@@ -483,6 +503,14 @@ export const TOPICS = {
     latest_by: null,
     narrows: "no",
     roles: ["owner", "auditor"],
+    snapshot: null,
+  },
+  alerts: {
+    about: "What a person should look at.",
+    events: ["alert.raised"],
+    latest_by: null,
+    narrows: "register",
+    roles: ["owner", "manager", "accountant", "auditor"],
     snapshot: null,
   },
   presence: {

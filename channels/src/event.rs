@@ -30,6 +30,8 @@ pub enum Event {
     RegisterEnrolled(RegisterEnrolled),
     #[serde(rename = "access.revoked")]
     AccessRevoked(AccessRevoked),
+    #[serde(rename = "alert.raised")]
+    AlertRaised(AlertRaised),
 }
 
 impl Event {
@@ -42,6 +44,7 @@ impl Event {
         "outlet.opened",
         "register.enrolled",
         "access.revoked",
+        "alert.raised",
     ];
 
     /// The channels on which this event is heard.
@@ -54,6 +57,11 @@ impl Event {
             Self::OutletOpened(opened) => Topic::Outlets.at(opened.outlet),
             Self::RegisterEnrolled(enrolled) => Topic::Outlets.at(enrolled.outlet),
             Self::AccessRevoked(_) => Topic::Access.everywhere(),
+            Self::AlertRaised(alert) => match (alert.outlet, alert.register) {
+                (Some(outlet), Some(register)) => Topic::Alerts.at(outlet).by(register),
+                (Some(outlet), None) => Topic::Alerts.at(outlet),
+                (None, _) => Topic::Alerts.everywhere(),
+            },
         }]
     }
 
@@ -66,7 +74,7 @@ impl Event {
             | Self::OutletOpened(_)
             | Self::RegisterEnrolled(_) => View::Display,
             Self::PaymentCaptured(_) => View::Till,
-            Self::AccessRevoked(_) => View::Office,
+            Self::AccessRevoked(_) | Self::AlertRaised(_) => View::Office,
         }
     }
 
@@ -78,6 +86,7 @@ impl Event {
             Self::StockChanged(level) => (Some(level.outlet), None),
             Self::OutletOpened(opened) => (Some(opened.outlet), None),
             Self::RegisterEnrolled(enrolled) => (Some(enrolled.outlet), Some(enrolled.register)),
+            Self::AlertRaised(alert) => (alert.outlet, alert.register),
             Self::ProductChanged(_) | Self::AccessRevoked(_) => (None, None),
         }
     }
@@ -294,6 +303,36 @@ pub struct AccessRevoked {
     #[schemars(with = "String", extend("format" = "date-time"))]
     #[ts(type = "string")]
     pub issued_until: Moment,
+}
+
+/// Something that a person should look at. It is complete for whoever reads it, and holds no secrets.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema, TS)]
+pub struct AlertRaised {
+    /// What it is about, as a word for programs: `webhook_disabled`. There will be others.
+    pub alert: String,
+    pub severity: Severity,
+    /// In a few words of plain English.
+    pub title: String,
+    /// In a sentence or two: what happened, and what to do.
+    pub detail: String,
+    /// The id of what it is about, such as the webhook's.
+    pub subject: Option<String>,
+    pub outlet: Option<OutletId>,
+    pub register: Option<RegisterId>,
+}
+
+/// How soon somebody should look.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema, TS, ToSchema,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum Severity {
+    /// For the record.
+    Info,
+    /// Soon: something does not work as it should.
+    Warning,
+    /// Now: something is lost, or is about to be.
+    Critical,
 }
 
 #[cfg(test)]

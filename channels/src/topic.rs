@@ -20,6 +20,7 @@ pub enum Topic {
     Catalog,
     Outlets,
     Access,
+    Alerts,
     Presence,
 }
 
@@ -117,6 +118,16 @@ pub const TOPICS: &[TopicRow] = &[
         latest_by: None,
         narrows: Narrows::No,
         roles: &[Owner, Auditor],
+    },
+    TopicRow {
+        topic: Topic::Alerts,
+        name: "alerts",
+        about: "What a person should look at.",
+        events: &["alert.raised"],
+        snapshot: None,
+        latest_by: None,
+        narrows: Narrows::Register,
+        roles: &[Owner, Manager, Accountant, Auditor],
     },
     TopicRow {
         topic: Topic::Presence,

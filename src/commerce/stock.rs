@@ -201,7 +201,7 @@ async fn lock_levels(
 }
 
 async fn write(tx: &mut MerchantTx, movement: &Movement, occurred_at: Moment, moved: &[Moved]) -> Result<()> {
-    let (merchant, actor) = (tx.merchant(), tx.actor());
+    let (merchant, actor) = (tx.merchant(), tx.actor()?);
     let variants: Vec<Uuid> = moved.iter().map(|moved| moved.variant.0).collect();
     let moves: Vec<Uuid> = moved.iter().map(|_| Uuid::now_v7()).collect();
     let changes: Vec<_> = moved.iter().map(|moved| decimal(moved.change)).collect();

@@ -249,7 +249,7 @@ async fn select(
 
 /// Has a dead letter tried again, as if it never was. Answers it as it was.
 pub async fn replay(tx: &mut MerchantTx, letter: Uuid) -> Result<LetterView> {
-    let (merchant, by) = (tx.merchant(), Some(tx.actor()));
+    let (merchant, by) = (tx.merchant(), Some(tx.actor()?));
     let was = get(tx.sql(), merchant, letter).await?;
     revive(tx.sql(), merchant, &was).await?;
     audit::note(tx.sql(), merchant, by, "dead_letter.replayed", &subject(&was), &was.reason).await?;
@@ -258,7 +258,7 @@ pub async fn replay(tx: &mut MerchantTx, letter: Uuid) -> Result<LetterView> {
 
 /// Drops a dead letter: what it asked for will not be done. Answers it as it was.
 pub async fn discard(tx: &mut MerchantTx, letter: Uuid) -> Result<LetterView> {
-    let (merchant, by) = (tx.merchant(), Some(tx.actor()));
+    let (merchant, by) = (tx.merchant(), Some(tx.actor()?));
     let was = get(tx.sql(), merchant, letter).await?;
     remove(tx.sql(), merchant, &was).await?;
     audit::note(tx.sql(), merchant, by, "dead_letter.dropped", &subject(&was), &was.reason).await?;

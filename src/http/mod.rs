@@ -16,6 +16,7 @@ mod page;
 mod payments;
 mod presence;
 mod problem;
+mod redeliveries;
 mod reply;
 mod sales;
 mod staff;
@@ -92,6 +93,10 @@ fn routes_of_one() -> OpenApiRouter<Hub> {
         .routes(routes!(webhooks::list, webhooks::add))
         .routes(routes!(webhooks::get, webhooks::replace, webhooks::remove))
         .routes(routes!(webhooks::secret, webhooks::rotate))
+        .routes(routes!(webhooks::health))
+        .routes(routes!(webhooks::skip))
+        .routes(routes!(redeliveries::redeliveries, redeliveries::redeliver))
+        .routes(routes!(redeliveries::redelivery, redeliveries::cancel_redelivery))
         .routes(routes!(webhooks::attempts))
         .routes(routes!(webhooks::test))
         .routes(routes!(dead_letters::list))

@@ -7,7 +7,7 @@ use axum::response::IntoResponse;
 use futures_util::FutureExt;
 use garde::Validate;
 use serde::Deserialize;
-use tillwire_channels::{EndpointId, Moment};
+use tillwire_channels::{EndpointId, Moment, Position};
 use utoipa::ToSchema;
 
 use super::extract::{At, IdempotencyKey, Params, Valid, printable};
@@ -20,10 +20,12 @@ use crate::journal::read::ReadTx;
 use crate::journal::{Written, pool};
 use crate::webhooks::attempts::{self, AttemptView};
 use crate::webhooks::endpoints::{self, Draft, EndpointView, Removed};
+use crate::webhooks::health::{self, HealthView};
 use crate::webhooks::message::Message;
 use crate::webhooks::secrets::{self, Rotated, SecretView};
 use crate::webhooks::sender::ATTEMPT_MAX;
 use crate::webhooks::signature::Secret;
+use crate::webhooks::skip;
 
 /// A body that says what a webhook is to be: what all of them have, and what one of them has besides. serde cannot flatten a
 /// body that refuses fields it does not know.
@@ -73,6 +75,16 @@ webhook_body! {
         #[garde(skip)]
         pub enabled: bool,
     }
+}
+
+/// What is to be passed over.
+#[derive(Debug, Deserialize, Validate, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Skip {
+    /// The position of the event that the webhook is stuck at, as its health and each of its messages name it.
+    #[garde(skip)]
+    #[schema(value_type = String)]
+    pub position: Position,
 }
 
 fn secret_of(text: Option<&str>) -> Result<Secret> {
@@ -168,6 +180,33 @@ pub async fn remove(
     hub.journal.write(staff.caller(), Some(once), 200, move |tx| endpoints::remove(tx, id).boxed()).await
 }
 
+/// How a webhook is doing, by its cursor and by the attempts of the last 24 hours.
+#[utoipa::path(get, path = "/v1/webhooks/{webhook}/health", tag = "webhooks", params(("webhook" = EndpointId, Path)),
+    responses((status = 200, body = HealthView), (status = "default", body = Problem)))]
+pub async fn health(State(hub): State<Hub>, staff: Staff, At(id): At<EndpointId>) -> Result<Json<HealthView>> {
+    staff.may_everywhere(Permission::ManageWebhooks)?;
+    let mut tx = ReadTx::begin(&hub.journal.pools.app, staff.caller()).await?;
+    Ok(Json(health::of(tx.sql(), staff.merchant, id).await?))
+}
+
+/// Passes over the one event that a webhook is stuck at, because its receiver will never take it, and tries the next at once.
+/// Refused if it is stuck at another one by now, or at none.
+#[utoipa::path(post, path = "/v1/webhooks/{webhook}/skip", tag = "webhooks", request_body = Skip,
+    params(("webhook" = EndpointId, Path),
+           ("Idempotency-Key" = String, Header, description = "New for each attempt that is not a repetition.")),
+    responses((status = 200, body = EndpointView), (status = "default", body = Problem)))]
+pub async fn skip(
+    State(hub): State<Hub>,
+    staff: Staff,
+    At(id): At<EndpointId>,
+    key: IdempotencyKey,
+    Valid { body, bytes }: Valid<Skip>,
+) -> Result<Written> {
+    staff.may_everywhere(Permission::ManageWebhooks)?;
+    let once = key.once("POST /v1/webhooks/{webhook}/skip", &bytes);
+    hub.journal.write(staff.caller(), Some(once), 200, move |tx| skip::over(tx, id, body.position).boxed()).await
+}
+
 /// The secret that signs first.
 #[utoipa::path(get, path = "/v1/webhooks/{webhook}/secret", tag = "webhooks", params(("webhook" = EndpointId, Path)),
     responses((status = 200, body = SecretView), (status = "default", body = Problem)))]
@@ -242,7 +281,7 @@ pub async fn test(
         let _turn = turn;
         let attempted = sender.send(&endpoint.url, &secrets, &message).await;
         let mut sql = pool::begin_of(&app, merchant).await?;
-        let view = attempts::keep(&mut sql, merchant, id, &message, 1, &attempted).await?;
+        let view = attempts::keep(&mut sql, merchant, id, &message, 1, &attempted, None).await?;
         sql.commit().await?;
         Ok(view)
     });

@@ -1,5 +1,5 @@
-//! Upkeep: partitions ahead of time; old idempotency keys, screens, what was seen on them, attempts at webhooks and gateways
-//! that are gone out.
+//! Upkeep: partitions ahead of time; old idempotency keys, screens, what was seen on them, attempts at webhooks and their
+//! redeliveries, marks of handlers and gateways that are gone out.
 
 use std::time::Duration;
 
@@ -31,6 +31,12 @@ pub fn jobs() -> Vec<Job> {
         }),
         forgets("webhook_attempts", |sql| {
             Box::pin(sqlx::query_scalar!("select webhook_attempts_expire($1)", BATCH).fetch_one(sql))
+        }),
+        forgets("webhook_redeliveries", |sql| {
+            Box::pin(sqlx::query_scalar!("select webhook_redeliveries_expire($1)", BATCH).fetch_one(sql))
+        }),
+        forgets("handled_events", |sql| {
+            Box::pin(sqlx::query_scalar!("select handled_events_expire($1)", BATCH).fetch_one(sql))
         }),
         Job::new("gateways", HOURLY, gateways),
     ]

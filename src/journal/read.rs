@@ -127,6 +127,21 @@ pub async fn beyond(sql: &mut PgConnection, merchant: MerchantId, after: Positio
     }
 }
 
+/// The place right before what a position names; `None` if the journal does not hold its entry.
+pub async fn before(sql: &mut PgConnection, merchant: MerchantId, position: Position) -> Result<Option<Position>> {
+    if let Some(event @ 2..) = position.event {
+        return Ok(Some(Position { event: Some(event - 1), ..position }));
+    }
+    let prev = sqlx::query_scalar!(
+        "select prev from journal_entries where merchant_id = $1 and seq = $2",
+        merchant.0,
+        position.seq.cast_signed()
+    )
+    .fetch_optional(sql)
+    .await?;
+    prev.map(|prev| Ok(Position::of_entry(position.seq.saturating_sub(1), tag_of(&prev)?))).transpose()
+}
+
 /// Whether the journal holds each of these positions, the event included if it names one; and if not, why.
 pub async fn holds(
     sql: &mut PgConnection,

@@ -22,16 +22,40 @@ const ROLLBACK_MAX: Duration = Duration::from_secs(1);
 /// and the commit only. Locks are taken in this order: document, attempt, stock in variant order, head.
 pub struct MerchantTx {
     sql: Transaction<'static, Postgres>,
-    caller: Caller,
+    by: By,
     now: Moment,
     events: Vec<Stored>,
 }
 
+/// On whose behalf something is written.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum By {
+    Caller(Caller),
+    /// The hub itself, for this merchant.
+    Hub(MerchantId),
+}
+
+impl By {
+    pub(super) fn merchant(self) -> MerchantId {
+        match self {
+            Self::Caller(caller) => caller.merchant,
+            Self::Hub(merchant) => merchant,
+        }
+    }
+
+    fn staff(self) -> Option<StaffId> {
+        match self {
+            Self::Caller(caller) => Some(caller.staff),
+            Self::Hub(_) => None,
+        }
+    }
+}
+
 impl MerchantTx {
     /// Begins; with a key, only if no twin is running.
-    pub(super) async fn begin(pool: &PgPool, caller: Caller, once: Option<&Once>) -> Result<Self> {
-        let mut sql = pool::begin(pool).await?;
-        let lock = once.map(|once| once.lock_name(caller.merchant));
+    pub(super) async fn begin(pool: &PgPool, by: By, once: Option<&Once>) -> Result<Self> {
+        let (mut sql, merchant) = (pool::begin(pool).await?, by.merchant());
+        let lock = once.map(|once| once.lock_name(merchant));
         let begun = sqlx::query!(
             r#"select set_config('tillwire.merchant', $1, true) as merchant,
                  set_config('statement_timeout', '10s', true) as statement_timeout,
@@ -40,7 +64,7 @@ impl MerchantTx {
                  clock_timestamp() as "now!",
                  case when $2::text is null then true
                       else pg_try_advisory_xact_lock(hashtextextended($2, 0)) end as "alone!""#,
-            caller.merchant.to_string(),
+            merchant.to_string(),
             lock,
         )
         .fetch_one(&mut *sql)
@@ -48,14 +72,16 @@ impl MerchantTx {
         if !begun.alone {
             return Err(Error::InFlight);
         }
-        Ok(Self { sql, caller, now: begun.now, events: Vec::new() })
+        Ok(Self { sql, by, now: begun.now, events: Vec::new() })
     }
 
     /// Refuses a token that was revoked. Gives the stored answer if the same request was answered before.
     pub(super) async fn admit(&mut self, once: Option<&Once>) -> Result<Option<Written>> {
-        refuse_revoked(&mut self.sql, self.caller).await?;
+        if let By::Caller(caller) = self.by {
+            refuse_revoked(&mut self.sql, caller).await?;
+        }
         match once {
-            Some(once) => once.answered(&mut self.sql, self.caller.merchant).await,
+            Some(once) => once.answered(&mut self.sql, self.by.merchant()).await,
             None => Ok(None),
         }
     }
@@ -68,18 +94,21 @@ impl MerchantTx {
     /// Waits for its turn among the merchant's transactions that decide on `what` and have no row to lock for it. It ends with
     /// the transaction.
     pub async fn take_turn(&mut self, what: &str) -> Result<()> {
-        let name = format!("{} {what}", self.caller.merchant);
+        let name = format!("{} {what}", self.by.merchant());
         sqlx::query!("select pg_advisory_xact_lock(hashtextextended($1, 0))", name).execute(&mut *self.sql).await?;
         Ok(())
     }
 
     pub fn merchant(&self) -> MerchantId {
-        self.caller.merchant
+        self.by.merchant()
     }
 
     /// Who acts.
-    pub fn actor(&self) -> StaffId {
-        self.caller.staff
+    ///
+    /// # Errors
+    /// If the hub itself does, which does nothing that needs a person.
+    pub fn actor(&self) -> Result<StaffId> {
+        self.by.staff().ok_or_else(|| anyhow::anyhow!("nobody acts here but the hub itself").into())
     }
 
     /// The database's clock when the transaction began.
@@ -89,7 +118,7 @@ impl MerchantTx {
 
     /// Adds an event to the transaction's entry.
     pub fn append(&mut self, event: &Event, occurred_at: Moment) -> Result<()> {
-        self.events.push(Stored::new(event, occurred_at, Some(self.caller.staff))?);
+        self.events.push(Stored::new(event, occurred_at, self.by.staff())?);
         Ok(())
     }
 
@@ -120,7 +149,7 @@ impl MerchantTx {
             );
             return Err(Error::invalid("entry_too_large", "", detail));
         }
-        let merchant = self.caller.merchant;
+        let merchant = self.by.merchant();
         let row = sqlx::query!(
             "with head as (
                  update journal_heads
@@ -159,7 +188,7 @@ impl MerchantTx {
         sqlx::query!(
             "insert into idempotency_keys (merchant_id, route, key, fingerprint, status, reply)
              values ($1, $2, $3, $4, $5, $6)",
-            self.caller.merchant.0,
+            self.by.merchant().0,
             once.route(),
             once.key(),
             once.fingerprint(),

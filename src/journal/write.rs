@@ -5,14 +5,15 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use serde::Serialize;
-use tillwire_channels::Position;
+use serde::de::DeserializeOwned;
+use tillwire_channels::{MerchantId, Position};
 use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 use tracing::{Instrument, Span, debug};
 
 use super::entry::{Committed, Entry};
 use super::once::Once;
-use super::tx::MerchantTx;
+use super::tx::{By, MerchantTx};
 use super::{Caller, Pools};
 use crate::error::{Error, Result};
 
@@ -52,6 +53,11 @@ impl Journal {
         Self { pools, announce, tasks }
     }
 
+    /// The same journal, written over connections of one's own.
+    pub fn over(&self, pools: Pools) -> Self {
+        Self { pools, ..self.clone() }
+    }
+
     /// Runs `command` and commits its rows with one entry of the events it appended, and with `once`'s answer.
     ///
     /// It runs in a task of its own: a caller who hangs up cancels nothing half-way, and what was committed is
@@ -65,12 +71,35 @@ impl Journal {
         T: Serialize + Send + 'static,
         F: for<'t> Fn(&'t mut MerchantTx) -> BoxFuture<'t, Result<T>> + Send + Sync + 'static,
     {
+        self.spawn(By::Caller(caller), once, status, command).await
+    }
+
+    /// Runs a command of the hub's own, on nobody's behalf: as [`Journal::write`], but nobody is told an answer that would
+    /// be kept, and what it appends has no actor.
+    ///
+    /// # Errors
+    /// What the command answers. After [`Error::Internal`] the outcome is unknown: the command has to see for itself whether
+    /// it was done.
+    pub async fn act<T, F>(&self, merchant: MerchantId, command: F) -> Result<T>
+    where
+        T: Serialize + DeserializeOwned + Send + 'static,
+        F: for<'t> Fn(&'t mut MerchantTx) -> BoxFuture<'t, Result<T>> + Send + Sync + 'static,
+    {
+        let written = self.spawn(By::Hub(merchant), None, 200, command).await?;
+        Ok(serde_json::from_str(&written.reply)?)
+    }
+
+    async fn spawn<T, F>(&self, by: By, once: Option<Once>, status: u16, command: F) -> Result<Written>
+    where
+        T: Serialize + Send + 'static,
+        F: for<'t> Fn(&'t mut MerchantTx) -> BoxFuture<'t, Result<T>> + Send + Sync + 'static,
+    {
         let journal = self.clone();
         let work = async move {
             let mut tried = 0;
             loop {
                 tried += 1;
-                let attempt = journal.attempt(caller, once.as_ref(), status, &command);
+                let attempt = journal.attempt(by, once.as_ref(), status, &command);
                 let outcome = match tokio::time::timeout(ATTEMPT_MAX, attempt).await {
                     Ok(outcome) => outcome,
                     // It may have committed: the same key will tell.
@@ -79,7 +108,7 @@ impl Journal {
                 match outcome {
                     Err(error) if tried < TRIES_MAX && wants_another_try(&error) => {
                         metrics::counter!("tillwire_write_retries_total").increment(1);
-                        debug!(merchant = %caller.merchant, tried, "A write met a deadlock and is tried again");
+                        debug!(merchant = %by.merchant(), tried, "A write met a deadlock and is tried again");
                         // Unequal pauses, so that the two do not meet again.
                         let jitter = u64::from(uuid::Uuid::new_v4().as_bytes()[0] % 16);
                         tokio::time::sleep(Duration::from_millis(u64::from(tried) * 5 + jitter)).await;
@@ -91,12 +120,12 @@ impl Journal {
         self.tasks.spawn(work.instrument(Span::current())).await?
     }
 
-    async fn attempt<T, F>(&self, caller: Caller, once: Option<&Once>, status: u16, command: &F) -> Result<Written>
+    async fn attempt<T, F>(&self, by: By, once: Option<&Once>, status: u16, command: &F) -> Result<Written>
     where
         T: Serialize + Send + 'static,
         F: for<'t> Fn(&'t mut MerchantTx) -> BoxFuture<'t, Result<T>> + Send + Sync + 'static,
     {
-        let mut tx = MerchantTx::begin(&self.pools.app, caller, once).await?;
+        let mut tx = MerchantTx::begin(&self.pools.app, by, once).await?;
         let (written, entry) = match run(&mut tx, once, status, command).await {
             Ok((written, entry)) if !written.replayed => {
                 tx.commit().await?;

@@ -8,6 +8,7 @@ use tillwire_channels::{EndpointId, MerchantId, Moment};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use super::mask::{AHEAD_BYTES, masked};
 use super::message::Message;
 use crate::error::{Error, OnConstraint, Result};
 
@@ -15,6 +16,8 @@ use crate::error::{Error, OnConstraint, Result};
 pub const PAGE_MAX: u32 = 100;
 /// How much of a request and of an answer is kept.
 pub const KEPT_BYTES_MAX: usize = 4 * 1024;
+/// How much of an answer has to be at hand for that: what is cut off decides what the rest is.
+pub const HEARD_BYTES_MAX: usize = KEPT_BYTES_MAX + AHEAD_BYTES;
 /// How much of an error is.
 const ERROR_BYTES_MAX: usize = 500;
 
@@ -32,6 +35,8 @@ pub enum Answer {
     Status { code: u16, body: String, retry_after: Option<Duration> },
     /// None, and why.
     None(String),
+    /// Nobody was asked: a person had the message passed over.
+    Skipped,
 }
 
 impl Attempted {
@@ -39,12 +44,13 @@ impl Attempted {
         matches!(self.answer, Answer::Status { code: 200..=299, .. })
     }
 
-    /// `delivered`, `refused` by an answer, or `failed` without one.
+    /// `delivered`, `refused` by an answer, `failed` without one, or `skipped` by a person.
     pub fn outcome(&self) -> &'static str {
         match self.answer {
             Answer::Status { code: 200..=299, .. } => "delivered",
             Answer::Status { .. } => "refused",
             Answer::None(_) => "failed",
+            Answer::Skipped => "skipped",
         }
     }
 }
@@ -63,12 +69,14 @@ pub struct AttemptView {
     #[schema(value_type = String, format = DateTime)]
     pub attempted_at: Moment,
     pub took_ms: i32,
-    /// `delivered`, `refused` by an answer, or `failed` without one.
+    /// `delivered`, `refused` by an answer, `failed` without one, or `skipped` by a person.
     pub outcome: String,
-    /// What was sent, up to 4 KiB of it.
+    /// The redelivery that it was made for, if it was for one.
+    pub redelivery: Option<Uuid>,
+    /// What was sent, up to 4 KiB of it; what looks like a secret is struck out.
     pub request_body: String,
     pub response_status: Option<i16>,
-    /// What was answered, up to 4 KiB of it.
+    /// What was answered, likewise.
     pub response_body: Option<String>,
     /// Why there was no answer.
     pub error: Option<String>,
@@ -82,10 +90,12 @@ pub async fn keep(
     message: &Message,
     attempt: i32,
     attempted: &Attempted,
+    redelivery: Option<Uuid>,
 ) -> Result<AttemptView> {
     let (status, body, error) = match &attempted.answer {
         Answer::Status { code, body, .. } => (i16::try_from(*code).ok(), Some(shown(body, KEPT_BYTES_MAX)), None),
         Answer::None(why) => (None, None, Some(shown(why, ERROR_BYTES_MAX))),
+        Answer::Skipped => (None, None, None),
     };
     let view = AttemptView {
         id: Uuid::now_v7(),
@@ -95,6 +105,7 @@ pub async fn keep(
         attempted_at: attempted.at,
         took_ms: i32::try_from(attempted.took.as_millis()).unwrap_or(i32::MAX),
         outcome: attempted.outcome().to_owned(),
+        redelivery,
         request_body: shown(&message.body, KEPT_BYTES_MAX),
         response_status: status,
         response_body: body,
@@ -102,8 +113,8 @@ pub async fn keep(
     };
     sqlx::query!(
         "insert into webhook_attempts (merchant_id, attempt_id, endpoint_id, message_id, event_type, attempt, attempted_at, took_ms,
-                                       outcome, request_body, response_status, response_body, error)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
+                                       outcome, request_body, response_status, response_body, error, redelivery_id)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
         merchant.0,
         view.id,
         endpoint.0,
@@ -117,6 +128,7 @@ pub async fn keep(
         view.response_status,
         view.response_body,
         view.error,
+        view.redelivery,
     )
     .execute(sql)
     .await
@@ -156,7 +168,7 @@ async fn select(
     let views = sqlx::query_as!(
         AttemptView,
         r#"select attempt_id as id, message_id as message, event_type as kind, attempt, attempted_at, took_ms, outcome,
-                  request_body, response_status, response_body, error
+                  redelivery_id as redelivery, request_body, response_status, response_body, error
            from webhook_attempts
            where merchant_id = $1 and endpoint_id = $2 and ($3::uuid is null or attempt_id < $3)
              and ($4::text is null or (message_id = $4 and event_type = 'webhook.test'))
@@ -172,13 +184,12 @@ async fn select(
     Ok(views)
 }
 
-/// A text as it may be shown and kept: cut, and with nothing in it that moves a terminal or that PostgreSQL refuses.
+/// A text as it may be shown and kept: masked and cut, and with nothing in it that moves a terminal or that PostgreSQL refuses.
 fn shown(text: &str, bytes_max: usize) -> String {
-    let mut end = text.len().min(bytes_max);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    text[..end].chars().map(|it| if it.is_control() && it != '\n' && it != '\t' { '·' } else { it }).collect()
+    masked(text, bytes_max)
+        .chars()
+        .map(|it| if it.is_control() && it != '\n' && it != '\t' { '·' } else { it })
+        .collect()
 }
 
 #[cfg(test)]

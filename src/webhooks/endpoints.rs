@@ -5,8 +5,8 @@ use sqlx::PgConnection;
 use tillwire_channels::{EndpointId, Event, MerchantId, Moment, Position};
 use utoipa::ToSchema;
 
-use super::secrets;
 use super::signature::Secret;
+use super::{redeliveries, secrets};
 use crate::egress::Egress;
 use crate::error::{Error, OnConstraint, Result};
 use crate::journal::{MerchantTx, read};
@@ -102,18 +102,28 @@ pub async fn add(tx: &mut MerchantTx, id: EndpointId, draft: Draft, secret: Secr
 }
 
 /// Makes an endpoint what it is to be. One that is enabled again, or leads elsewhere, is tried at once. Whoever is serving it
-/// as it was has lost it: what he still says moves nothing.
+/// as it was, or a redelivery to it, has lost it: what he still says moves nothing.
 pub async fn replace(tx: &mut MerchantTx, id: EndpointId, draft: Draft) -> Result<EndpointView> {
     let merchant = tx.merchant();
-    let changed = sqlx::query!(
+    let is_anew = sqlx::query_scalar!(
+        r#"select state = 'disabled' or url <> $3 as "is_anew!" from webhook_endpoints
+           where merchant_id = $1 and endpoint_id = $2 for no key update"#,
+        merchant.0,
+        id.0,
+        draft.url,
+    )
+    .fetch_optional(tx.sql())
+    .await?
+    .ok_or(Error::NotFound("webhook"))?;
+    sqlx::query!(
         "update webhook_endpoints
          set url = $3, description = $4, events = $5,
              state = case when $6 then 'enabled' else 'disabled' end,
              disabled_why = case when not $6 then coalesce(disabled_why, 'by_hand') end,
              lease = null, leased_until = null,
-             attempts = case when state = 'disabled' or url <> $3 then 0 else attempts end,
-             failing_since = case when state = 'disabled' or url <> $3 then null else failing_since end,
-             next_at = case when state = 'disabled' or url <> $3 then null else next_at end
+             attempts = case when $7 then 0 else attempts end,
+             failing_since = case when $7 then null else failing_since end,
+             next_at = case when $7 then null else next_at end
          where merchant_id = $1 and endpoint_id = $2",
         merchant.0,
         id.0,
@@ -121,12 +131,11 @@ pub async fn replace(tx: &mut MerchantTx, id: EndpointId, draft: Draft) -> Resul
         draft.description,
         &draft.events,
         draft.enabled,
+        is_anew,
     )
     .execute(tx.sql())
     .await?;
-    if changed.rows_affected() == 0 {
-        return Err(Error::NotFound("webhook"));
-    }
+    redeliveries::interrupt(tx.sql(), merchant, id, is_anew).await?;
     get(tx.sql(), merchant, id).await
 }
 

@@ -6,19 +6,20 @@
 use std::time::Duration;
 
 use sqlx::{PgConnection, PgPool};
-use tillwire_channels::{EndpointId, MerchantId, Position};
+use tillwire_channels::event::{AlertRaised, Severity};
+use tillwire_channels::{EndpointId, Event, MerchantId, Position};
 use uuid::Uuid;
 
 use super::attempts::{self, Attempted};
 use super::endpoints::place;
-use super::message::Message;
-use super::secrets;
+use super::message::{self, Message};
 use super::signature::Secret;
+use super::{redeliveries, secrets};
 use crate::error::Result;
-use crate::journal::pool;
+use crate::journal::{Entry, MerchantTx, pool};
 
 /// For how long an endpoint is held without a word: longer than an attempt may take.
-const LEASE: Duration = Duration::from_secs(60);
+pub(super) const LEASE: Duration = Duration::from_secs(60);
 
 /// An endpoint that has something to be told, perhaps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -62,23 +63,32 @@ pub async fn due(
 }
 
 /// An endpoint that is ours to serve.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Held {
     pub due: Due,
     lease: Uuid,
-    pub url: String,
-    /// The types of events that it is told of; none for all.
-    pub events: Vec<String>,
-    pub secrets: Vec<Secret>,
+    /// As it was when the lease was taken. Whoever changes it takes the lease away.
+    pub target: Target,
     /// What it has been told.
     pub position: Position,
     /// How often the next event has been tried.
     pub attempts: i32,
 }
 
-impl Held {
-    pub fn hears(&self, kind: &str) -> bool {
-        self.events.is_empty() || self.events.iter().any(|it| it == kind)
+/// What is told where.
+#[derive(Clone, Debug)]
+pub struct Target {
+    pub url: String,
+    /// The types of events that are told; none for all.
+    pub events: Vec<String>,
+    pub secrets: Vec<Secret>,
+}
+
+impl Target {
+    /// The messages of an entry that are still to be told to whoever stands at a place, as far as one position if there is one;
+    /// each with the place up to which all is told then.
+    pub fn messages(&self, entry: &Entry, at: Position, until: Option<Position>) -> Vec<(Position, Message)> {
+        message::untold(entry, at, until, &self.events)
     }
 }
 
@@ -100,10 +110,29 @@ pub async fn take(app: &PgPool, due: Due) -> Result<Option<Held>> {
     .await?;
     let Some(row) = row else { return Ok(None) };
     let secrets = secrets::good(&mut sql, due.merchant, due.endpoint).await?;
+    let target = Target { url: row.url, events: row.events, secrets };
     let position = place(row.seq, row.event, &row.tag)?;
-    let held = Held { due, lease, url: row.url, events: row.events, secrets, position, attempts: row.attempts };
+    let held = Held { due, lease, target, position, attempts: row.attempts };
     sql.commit().await?;
     Ok(Some(held))
+}
+
+/// What an endpoint is told where, if it is enabled.
+pub(super) async fn target(
+    sql: &mut PgConnection,
+    merchant: MerchantId,
+    endpoint: EndpointId,
+) -> Result<Option<Target>> {
+    let row = sqlx::query!(
+        "select url, events from webhook_endpoints where merchant_id = $1 and endpoint_id = $2 and state = 'enabled'",
+        merchant.0,
+        endpoint.0,
+    )
+    .fetch_optional(&mut *sql)
+    .await?;
+    let Some(row) = row else { return Ok(None) };
+    let secrets = secrets::good(sql, merchant, endpoint).await?;
+    Ok(Some(Target { url: row.url, events: row.events, secrets }))
 }
 
 /// An event was delivered, and with it all up to a place. False if the endpoint is not ours any more, or not to be told any
@@ -117,7 +146,7 @@ pub async fn delivered(
 ) -> Result<bool> {
     let Due { merchant, endpoint } = held.due;
     let mut sql = pool::begin_of(app, merchant).await?;
-    attempts::keep(&mut sql, merchant, endpoint, message, held.attempts + 1, attempted).await?;
+    attempts::keep(&mut sql, merchant, endpoint, message, held.attempts + 1, attempted, None).await?;
     let is_ours = moved(&mut sql, held, to, true).await?;
     sql.commit().await?;
     Ok(is_ours)
@@ -163,44 +192,95 @@ pub enum Verdict {
     Disabled(&'static str),
 }
 
-/// An attempt was in vain: the endpoint is let go of. False if it was not ours any more.
-pub async fn failed(
+/// An attempt was in vain: the endpoint is let go of, until its next. False if it was not ours any more.
+pub async fn later(
     app: &PgPool,
     held: &Held,
     message: &Message,
     attempted: &Attempted,
-    verdict: Verdict,
+    pause: Duration,
 ) -> Result<bool> {
     let Due { merchant, endpoint } = held.due;
-    let (pause, why) = match verdict {
-        Verdict::Later(pause) => (Some(pause.as_secs_f64()), None),
-        Verdict::Disabled(why) => (None, Some(why)),
-    };
     let mut sql = pool::begin_of(app, merchant).await?;
-    attempts::keep(&mut sql, merchant, endpoint, message, held.attempts + 1, attempted).await?;
-    let is_ours = sqlx::query!(
+    attempts::keep(&mut sql, merchant, endpoint, message, held.attempts + 1, attempted, None).await?;
+    let changed = sqlx::query!(
         "update webhook_endpoints
-         set seq = $6, event = $7, tag = $8, attempts = attempts + 1, failing_since = coalesce(failing_since, now()),
-             next_at = now() + make_interval(secs => $4),
-             state = case when $5::text is null then state else 'disabled' end,
-             disabled_why = coalesce($5, disabled_why),
-             lease = null, leased_until = null
+         set seq = $5, event = $6, tag = $7, attempts = attempts + 1, failing_since = coalesce(failing_since, now()),
+             next_at = now() + make_interval(secs => $4), lease = null, leased_until = null
          where merchant_id = $1 and endpoint_id = $2 and lease = $3 and state = 'enabled'",
         merchant.0,
         endpoint.0,
         held.lease,
-        pause,
-        why,
+        pause.as_secs_f64(),
         held.position.seq.cast_signed(),
         held.position.event.map(i32::try_from).transpose()?,
         held.position.tag.as_slice(),
     )
     .execute(&mut *sql)
-    .await?
-    .rows_affected()
-        > 0;
+    .await?;
     sql.commit().await?;
-    Ok(is_ours)
+    Ok(changed.rows_affected() > 0)
+}
+
+/// The last attempt there is, and why.
+#[derive(Clone, Debug)]
+pub struct GivenUp {
+    pub held: Held,
+    pub message: Message,
+    pub attempted: Attempted,
+    pub why: &'static str,
+}
+
+/// An endpoint is disabled, and its owner is told so by an event of the same commit. False if it was not ours any more: then
+/// there is nothing to tell.
+pub async fn disabled(tx: &mut MerchantTx, given_up: GivenUp) -> Result<bool> {
+    let GivenUp { held, message, attempted, why } = given_up;
+    let Due { merchant, endpoint } = held.due;
+    attempts::keep(tx.sql(), merchant, endpoint, &message, held.attempts + 1, &attempted, None).await?;
+    let changed = sqlx::query!(
+        "update webhook_endpoints
+         set seq = $5, event = $6, tag = $7, attempts = attempts + 1, failing_since = coalesce(failing_since, now()),
+             state = 'disabled', disabled_why = $4, next_at = null, lease = null, leased_until = null
+         where merchant_id = $1 and endpoint_id = $2 and lease = $3 and state = 'enabled'
+         returning description, attempts",
+        merchant.0,
+        endpoint.0,
+        held.lease,
+        why,
+        held.position.seq.cast_signed(),
+        held.position.event.map(i32::try_from).transpose()?,
+        held.position.tag.as_slice(),
+    )
+    .fetch_optional(tx.sql())
+    .await?;
+    let Some(row) = changed else { return Ok(false) };
+    redeliveries::interrupt(tx.sql(), merchant, endpoint, false).await?;
+    tx.append(&Event::AlertRaised(alert(endpoint, &row.description, why, row.attempts)), tx.now())?;
+    Ok(true)
+}
+
+/// What its owner is told of an endpoint that was disabled. It is named by what is no secret: a URL may be one.
+fn alert(endpoint: EndpointId, description: &str, why: &str, attempts: i32) -> AlertRaised {
+    let named = match description {
+        "" => endpoint.to_string(),
+        description => format!("\"{description}\" ({endpoint})"),
+    };
+    let cause = match why {
+        "gone" => "answered 410, that it is gone".to_owned(),
+        _ => format!("failed {attempts} times in a row"),
+    };
+    AlertRaised {
+        alert: "webhook_disabled".to_owned(),
+        severity: Severity::Warning,
+        title: "A webhook is disabled".to_owned(),
+        detail: format!(
+            "The webhook {named} {cause}, and is told nothing more. Once its receiver is well, enable it again: it is told \
+             what it missed, as far as the journal still has it."
+        ),
+        subject: Some(endpoint.to_string()),
+        outlet: None,
+        register: None,
+    }
 }
 
 /// Lets go of an endpoint, which has been told everything up to its place. Whoever has just been served is behind those who

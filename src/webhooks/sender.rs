@@ -13,7 +13,7 @@ use tillwire_channels::Moment;
 use time::format_description::well_known::Rfc2822;
 use tokio::sync::Semaphore;
 
-use super::attempts::{Answer, Attempted, KEPT_BYTES_MAX};
+use super::attempts::{Answer, Attempted, HEARD_BYTES_MAX};
 use super::message::Message;
 use super::signature::{self, Secret};
 use crate::egress::Egress;
@@ -99,7 +99,7 @@ fn to_micros(moment: Moment) -> Moment {
 async fn beginning(mut response: Response) -> String {
     let (mut kept, mut read) = (Vec::new(), 0);
     while let Ok(Some(data)) = response.chunk().await {
-        kept.extend_from_slice(&data[..data.len().min(KEPT_BYTES_MAX - kept.len())]);
+        kept.extend_from_slice(&data[..data.len().min(HEARD_BYTES_MAX - kept.len())]);
         read += data.len();
         if read > ANSWER_BYTES_MAX {
             break;

@@ -2,6 +2,7 @@
 //! the database, so that whoever is killed at any moment loses nothing, and somebody else goes on.
 
 pub mod handlers;
+pub mod redeliveries;
 pub mod subscribers;
 pub mod webhooks;
 
@@ -21,10 +22,11 @@ use self::handlers::follow::Follow;
 use self::handlers::queue::{Dead, Queue};
 use self::handlers::waiting::Waiting;
 use self::handlers::{Attendant, Handler};
+use self::redeliveries::Redeliveries;
 use self::subscribers::{STEPS_MAX, Steps, Subscriber as _, Subscribers};
 use self::webhooks::Webhooks;
 use crate::bus::{Brokers, Buses, Moved};
-use crate::journal::{Pools, pool};
+use crate::journal::{Journal, Pools, pool};
 use crate::queues::topology::HandlerQueue;
 use crate::relay::{self, Relay};
 use crate::webhooks::sender::Sender;
@@ -36,7 +38,9 @@ pub const HANDLERS: &[HandlerQueue] = &[];
 const LOOKS_CONNECTIONS_MAX: u32 = 4;
 /// All that they take of the database, and the connections to whom they serve.
 pub const DESCRIPTORS_MAX: usize =
-    (relay::CONNECTIONS_MAX + LOOKS_CONNECTIONS_MAX + 2 * STEPS_MAX) as usize + Webhooks::SERVED_MAX;
+    (relay::CONNECTIONS_MAX + LOOKS_CONNECTIONS_MAX + 2 * STEPS_MAX) as usize
+        + Webhooks::SERVED_MAX
+        + Redeliveries::SERVED_MAX;
 
 /// How long after a panic a worker begins again.
 const BEGIN_AGAIN_AFTER: Duration = Duration::from_secs(1);
@@ -99,11 +103,16 @@ impl Workers {
     }
 
     /// Begins to serve webhooks.
-    pub fn serve_webhooks(&self, woken: Arc<Moved>, sender: Sender) {
-        let webhooks = Webhooks::new(self.steps.clone(), self.relay.clone(), sender);
+    pub fn serve_webhooks(&self, woken: Arc<Moved>, journal: &Journal, sender: Sender) {
+        let webhooks = Webhooks::new(self.steps.clone(), journal, self.relay.clone(), sender.clone());
         let webhooks = Subscribers::new(webhooks, self.steps.clone(), woken);
         let stop = self.stop.clone();
         self.tasks.spawn(async move { until("Serving webhooks", &stop, || webhooks.run(&stop)).await });
+        let redeliveries = Redeliveries::new(self.steps.clone(), self.relay.clone(), sender);
+        // A part of what was: no journal that moves has anything to do with it.
+        let redeliveries = Subscribers::new(redeliveries, self.steps.clone(), Arc::default());
+        let stop = self.stop.clone();
+        self.tasks.spawn(async move { until("Serving redeliveries", &stop, || redeliveries.run(&stop)).await });
     }
 
     /// Begins one handler: at the broker, or without one.

@@ -3,15 +3,16 @@
 
 use std::sync::Arc;
 
+use futures_util::FutureExt as _;
 use sqlx::PgPool;
 use tillwire_channels::{MerchantId, Position};
-use tracing::{error, info};
+use tracing::info;
 
 use super::subscribers::{Steps, Subscriber, Told, Turn};
 use crate::error::Result;
-use crate::journal::Entry;
+use crate::journal::{Entry, Journal};
 use crate::webhooks::attempts::{Answer, Attempted};
-use crate::webhooks::leases::{self, Due, Held, Verdict};
+use crate::webhooks::leases::{self, Due, GivenUp, Held, Verdict};
 use crate::webhooks::message::Message;
 use crate::webhooks::schedule;
 use crate::webhooks::sender::Sender;
@@ -21,13 +22,15 @@ const GONE: u16 = 410;
 
 pub struct Webhooks {
     steps: Steps,
+    /// Written over the connections of [`Steps`]: one that is disabled is told of.
+    journal: Journal,
     /// As `tillwire_relay`, who may ask about all merchants.
     relay: PgPool,
     sender: Sender,
 }
 
 impl Webhooks {
-    pub fn new(steps: Steps, relay: PgPool, sender: Sender) -> Self {
+    pub fn new(steps: Steps, journal: &Journal, relay: PgPool, sender: Sender) -> Self {
         for outcome in ["delivered", "refused", "failed"] {
             metrics::counter!("tillwire_webhook_attempts_total", "outcome" => outcome).increment(0);
         }
@@ -35,18 +38,28 @@ impl Webhooks {
             metrics::counter!("tillwire_webhook_disabled_total", "reason" => reason).increment(0);
         }
         metrics::counter!("tillwire_webhook_cuts_total").increment(0);
-        Self { steps, relay, sender }
+        Self { journal: journal.over(steps.pools.clone()), steps, relay, sender }
     }
 
     /// An attempt was in vain.
-    async fn give_way(&self, held: &Held, message: &Message, attempted: &Attempted) -> Result<()> {
-        let verdict = verdict(held.attempts.unsigned_abs() + 1, attempted, fastrand::f64());
-        let write = || leases::failed(&self.steps.pools.app, held, message, attempted, verdict);
-        if self.steps.write(write).await?
-            && let Verdict::Disabled(why) = verdict
-        {
-            metrics::counter!("tillwire_webhook_disabled_total", "reason" => why).increment(1);
-            info!(merchant = %held.due.merchant, webhook = %held.due.endpoint, "A webhook is disabled: {why}");
+    async fn give_way(&self, held: &Held, message: Message, attempted: Attempted) -> Result<()> {
+        match verdict(held.attempts.unsigned_abs() + 1, &attempted, fastrand::f64()) {
+            Verdict::Later(pause) => {
+                let write = || leases::later(&self.steps.pools.app, held, &message, &attempted, pause);
+                self.steps.write(write).await?;
+            }
+            Verdict::Disabled(why) => {
+                let (merchant, webhook) = (held.due.merchant, held.due.endpoint);
+                let given_up = GivenUp { held: held.clone(), message, attempted, why };
+                let write = || {
+                    let given_up = given_up.clone();
+                    self.journal.act(merchant, move |tx| leases::disabled(tx, given_up.clone()).boxed())
+                };
+                if self.steps.write(write).await? {
+                    metrics::counter!("tillwire_webhook_disabled_total", "reason" => why).increment(1);
+                    info!(%merchant, %webhook, "A webhook is disabled: {why}");
+                }
+            }
         }
         Ok(())
     }
@@ -78,14 +91,14 @@ impl Subscriber for Webhooks {
     /// One after the other: the merchant wants them in order.
     async fn deliver(&self, held: &mut Held, entries: &[Arc<Entry>], turn: &Turn) -> Result<Told> {
         for entry in entries {
-            for (to, message) in messages(held, entry) {
+            for (to, message) in held.target.messages(entry, held.position, None) {
                 if turn.is_over() {
                     return Ok(Told::Part);
                 }
-                let attempted = self.sender.send(&held.url, &held.secrets, &message).await;
+                let attempted = self.sender.send(&held.target.url, &held.target.secrets, &message).await;
                 count(&attempted);
                 if !attempted.is_delivered() {
-                    self.give_way(held, &message, &attempted).await?;
+                    self.give_way(held, message, attempted).await?;
                     return Ok(Told::Over);
                 }
                 let write = || leases::delivered(&self.steps.pools.app, held, &message, &attempted, to);
@@ -116,40 +129,16 @@ impl Subscriber for Webhooks {
 }
 
 /// What becomes of an endpoint after so many attempts in vain, the last of which came to this.
-fn verdict(attempts: u32, attempted: &Attempted, chance: f64) -> Verdict {
+pub(super) fn verdict(attempts: u32, attempted: &Attempted, chance: f64) -> Verdict {
     let retry_after = match attempted.answer {
         Answer::Status { code: GONE, .. } => return Verdict::Disabled("gone"),
         Answer::Status { retry_after, .. } => retry_after,
-        Answer::None(_) => None,
+        Answer::None(_) | Answer::Skipped => None,
     };
     schedule::pause(attempts, chance, retry_after).map_or(Verdict::Disabled("failing"), Verdict::Later)
 }
 
-/// The messages of an entry that an endpoint is still to be told, each with the place up to which it is then told: behind the
-/// last one that is the end of the entry.
-fn messages(held: &Held, entry: &Entry) -> Vec<(Position, Message)> {
-    let events = match entry.events() {
-        Ok(events) => events,
-        Err(error) => {
-            error!("An entry that cannot be read is told to no webhook: {error:#}");
-            return Vec::new();
-        }
-    };
-    let mut messages: Vec<(Position, Message)> = (1..)
-        .zip(events)
-        .filter(|(number, event)| held.position.is_before(entry.seq, *number) && held.hears(&event.kind))
-        .filter_map(|(number, event)| {
-            let position = Position::of_event(entry.seq, number, entry.tag);
-            Message::of(entry.merchant, position, entry.recorded_at, event).ok().map(|message| (position, message))
-        })
-        .collect();
-    if let Some((to, _)) = messages.last_mut() {
-        *to = entry.position();
-    }
-    messages
-}
-
-fn count(attempted: &Attempted) {
+pub(super) fn count(attempted: &Attempted) {
     metrics::counter!("tillwire_webhook_attempts_total", "outcome" => attempted.outcome()).increment(1);
     metrics::histogram!("tillwire_webhook_attempt_seconds").record(attempted.took);
 }

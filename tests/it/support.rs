@@ -15,4 +15,5 @@ pub mod screen;
 pub mod services;
 pub mod tap;
 pub mod till;
+pub mod tls;
 pub mod watcher;

@@ -106,6 +106,9 @@ async fn with_everything<'a>(hub: &'a TestHub, name: &str) -> Shop<'a> {
         webhook["id"].as_str().unwrap()
     );
     hub.database.psql(&attempted).await;
+    let redelivery = json!({ "from": shop.journal().await.pop().unwrap()["position"] });
+    let path = format!("/v1/webhooks/{}/redeliveries", webhook["id"].as_str().unwrap());
+    shop.post(&path, redelivery).await.created();
     shop
 }
 
@@ -198,7 +201,8 @@ async fn feed_and_relay_read_journals_and_nothing_else() {
         for table in tables(&hub, false).await {
             let merchants = format!("select count(distinct merchant_id) from {table}");
             let readable = ["journal_entries", "journal_heads"].contains(&table.as_str());
-            if readable || (role, table.as_str()) == ("tillwire_relay", "webhook_endpoints") {
+            let whose_turn = ["webhook_endpoints", "webhook_redeliveries"].contains(&table.as_str());
+            if readable || (role == "tillwire_relay" && whose_turn) {
                 assert_eq!(asked(&mut sql, &merchants).await, 2, "{role} reads {table} of everybody");
             } else {
                 is_denied(&mut sql, &merchants).await;
@@ -212,6 +216,7 @@ async fn feed_and_relay_read_journals_and_nothing_else() {
         }
         // Of webhooks the relay sees whose turn it is, and not where they lead.
         is_denied(&mut sql, "select url from webhook_endpoints").await;
+        is_denied(&mut sql, "select first from webhook_redeliveries").await;
         let cursors = format!("select count(*) from {RELAYS_OWN}");
         match role {
             "tillwire_relay" => assert_eq!(asked(&mut sql, &cursors).await, 0, "nobody has relayed"),
@@ -270,13 +275,15 @@ tillwire_app: stock_moves insert select
 tillwire_app: variants insert select update
 tillwire_app: webhook_attempts insert select
 tillwire_app: webhook_endpoints delete insert select update
+tillwire_app: webhook_redeliveries insert select update
 tillwire_app: webhook_secrets delete insert select update
 tillwire_feed: journal_entries select
 tillwire_feed: journal_heads select
 tillwire_relay: journal_entries select
 tillwire_relay: journal_heads select
 tillwire_relay: relay_cursors insert select update
-tillwire_relay: webhook_endpoints select(endpoint_id) select(event) select(leased_until) select(merchant_id) select(next_at) select(seq) select(state)";
+tillwire_relay: webhook_endpoints select(endpoint_id) select(event) select(leased_until) select(merchant_id) select(next_at) select(seq) select(state)
+tillwire_relay: webhook_redeliveries select(endpoint_id) select(leased_until) select(merchant_id) select(next_at) select(redelivery_id) select(state)";
 
 /// What runs with its owner's rights, and who may call it.
 const DOORS: &str = "\
@@ -284,7 +291,8 @@ idempotency_keys_expire: tillwire_app
 journal_partitions_ahead: tillwire_app tillwire_relay
 payments_seen_expire: tillwire_app
 screens_expire: tillwire_app
-webhook_attempts_expire: tillwire_app";
+webhook_attempts_expire: tillwire_app
+webhook_redeliveries_expire: tillwire_app";
 
 async fn grants(sql: &mut PgConnection) -> String {
     let query = "select coalesce(rolname, 'public') || ': ' || relname || ' ' || string_agg(what, ' ' order by what)
@@ -313,7 +321,7 @@ async fn doors(sql: &mut PgConnection) -> String {
 
 /// Tables that merchants have rows in and that are not walled as they should be: forced, and with this one policy for the
 /// application. Four more are known: feed and relay read all journals, the relay keeps its cursors, and the owner forgets
-/// old keys, screens and what was seen, and looks at journals and cursors while it says that it prunes.
+/// what is old, and looks at journals and cursors while it says that it prunes.
 async fn open_tables(sql: &mut PgConnection) -> Vec<String> {
     let query = "select relname::text from pg_class
         where relnamespace = 'public'::regnamespace and relkind in ('r', 'p')
@@ -327,12 +335,15 @@ async fn open_tables(sql: &mut PgConnection) -> Vec<String> {
                        when 'everyone' then roles <@ '{tillwire_feed,tillwire_relay}' and cmd = 'SELECT'
                            and relname in ('journal_entries', 'journal_heads')
                        when 'relay' then roles = '{tillwire_relay}'
-                           and (relname = 'relay_cursors' or relname = 'webhook_endpoints' and cmd = 'SELECT')
+                           and (relname = 'relay_cursors'
+                                or relname in ('webhook_endpoints', 'webhook_redeliveries', 'handler_cursors',
+                                               'parked_entries') and cmd = 'SELECT')
                        when 'pruning' then roles = array[pg_get_userbyid(relowner)] and cmd = 'SELECT'
                            and qual = 'is_pruning()'
                            and relname in ('journal_entries', 'journal_heads', 'relay_cursors', 'webhook_endpoints')
                        when 'old' then roles = array[pg_get_userbyid(relowner)]
-                           and relname in ('idempotency_keys', 'payments_seen', 'screens', 'webhook_attempts')
+                           and relname in ('idempotency_keys', 'payments_seen', 'screens', 'webhook_attempts',
+                                           'webhook_redeliveries', 'handled_events')
                        else false end)
                or not relispartition and not exists (
                    select from pg_policies

@@ -1,6 +1,12 @@
 //! Webhooks: a merchant's own servers are told what happens, in order, until they have it.
 
+mod alerts;
+mod faults;
+mod health;
+mod redelivery;
+
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
@@ -37,22 +43,23 @@ async fn stage() -> Stage {
 
 impl Stage {
     async fn owner(&self, name: &str) -> Owner<'_> {
-        Owner::of(&self.hub, &self.node, name).await
+        Owner::at(&self.hub, self.node.address, name).await
     }
 }
 
 /// A merchant that calls a node.
 struct Owner<'a> {
     shop: Shop<'a>,
-    node: &'a TestNode,
+    /// Whom it calls.
+    address: SocketAddr,
     bread: String,
 }
 
 impl<'a> Owner<'a> {
-    async fn of(hub: &'a TestHub, node: &'a TestNode, name: &str) -> Self {
+    async fn at(hub: &'a TestHub, address: SocketAddr, name: &str) -> Self {
         let shop = hub.merchant(name).await;
         let bread = shop.stocked("roti", 7_500, "1000").await;
-        Self { shop, node, bread }
+        Self { shop, address, bread }
     }
 
     async fn asks(&self, method: &str, path: &str, body: Value) -> Answer {
@@ -63,7 +70,7 @@ impl<'a> Owner<'a> {
         let key = Uuid::new_v4().to_string();
         let headers = [("idempotency-key", key.as_str()), ("content-type", "application/json")];
         let body = if body.is_null() { vec![] } else { body.to_string().into_bytes() };
-        Caller { address: self.node.address, token }.send(method, path, &headers, body).await.expect("an answer")
+        Caller { address: self.address, token }.send(method, path, &headers, body).await.expect("an answer")
     }
 
     /// A webhook that leads to a receiver. Answers its path.
@@ -88,7 +95,7 @@ impl<'a> Owner<'a> {
     }
 
     async fn sells(&self) -> String {
-        self.shop.hub.sells_at(self.node.address, &self.shop, &self.bread, 7_500).await
+        self.shop.hub.sells_at(self.address, &self.shop, &self.bread, 7_500).await
     }
 
     /// So much time passes for whoever waits to be tried again.
@@ -109,6 +116,12 @@ impl<'a> Owner<'a> {
             looks(&now).then_some(now)
         })
         .await
+    }
+
+    /// Waits until its cursor stands behind an entry, and nothing fails.
+    async fn stands_at(&self, webhook: &str, place: u64) -> Value {
+        let is_whole = |now: &Value| now["position"].as_str().is_some_and(|position| !position.contains('.'));
+        self.until(webhook, |now| seq(now) == place && is_whole(now) && now["attempts"] == 0).await
     }
 
     /// The positions of the journal's events of these types after a place.
@@ -265,6 +278,7 @@ async fn a_receiver_may_ask_for_time_say_that_it_is_gone_or_fail_for_too_long() 
     receiver.next().await;
     let gone = owner.until(&webhook, |now| now["enabled"] == false).await;
     assert_eq!(gone["disabled_why"], "gone");
+    assert_eq!(owner.shop.journal_of(&["alert.raised"]).await.len(), 1);
     owner.sells().await;
     receiver.is_silent(Duration::from_secs(2)).await;
 
@@ -287,14 +301,16 @@ async fn a_receiver_may_ask_for_time_say_that_it_is_gone_or_fail_for_too_long() 
     receiver.next().await;
     let failing = owner.until(&webhook, |now| now["enabled"] == false).await;
     assert_eq!((&failing["disabled_why"], &failing["attempts"]), (&json!("failing"), &json!(10)));
-    assert_eq!(seq(&failing), start + 2, "what it was not told is not passed over");
+    assert_eq!(seq(&failing), start + 3, "what it was not told is not passed over");
+    let (_, alert) = owner.shop.journal_of(&["alert.raised"]).await.pop().unwrap();
+    assert!(alert["data"]["detail"].as_str().unwrap().contains("failed 10 times"), "{alert}");
 }
 
 #[tokio::test]
 async fn g6_a_worker_that_is_killed_in_mid_delivery_is_replaced_and_two_do_not_tell_twice() {
     let hub = TestHub::start().await;
     let api = hub.node(Faces::API, &["--webhook-networks", "127.0.0.0/8"]).await;
-    let owner = Owner::of(&hub, &api, "Toko Roti").await;
+    let owner = Owner::at(&hub, api.address, "Toko Roti").await;
     let env = worker_env(&hub);
     let mut killed = TillwireProcess::start(&["worker"], &env[0]).await;
     let mut receiver = Receiver::start().await;
@@ -439,7 +455,7 @@ async fn a_url_that_leads_inside_is_refused_with_the_field_and_the_reason() {
     let hub = TestHub::start().await;
     // As a deployment is configured: no network is allowed.
     let node = hub.node(Faces::API, &[]).await;
-    let owner = Owner::of(&hub, &node, "Toko Roti").await;
+    let owner = Owner::at(&hub, node.address, "Toko Roti").await;
     for (url, why) in [
         ("http://hooks.example/", "https"),
         ("https://127.0.0.1/", "not public"),
@@ -468,7 +484,8 @@ async fn a_url_that_leads_inside_is_refused_with_the_field_and_the_reason() {
 async fn webhooks_are_the_owners_and_no_other_merchants() {
     let hub = TestHub::start().await;
     let node = hub.node(Faces::API, &[]).await;
-    let (owner, rival) = (Owner::of(&hub, &node, "Toko Roti").await, Owner::of(&hub, &node, "Saingan").await);
+    let (owner, rival) =
+        (Owner::at(&hub, node.address, "Toko Roti").await, Owner::at(&hub, node.address, "Saingan").await);
     let id = Uuid::now_v7();
     let body = json!({ "id": id, "url": "https://hooks.example/" });
     owner.asks("POST", "/v1/webhooks", body.clone()).await.created();
@@ -591,7 +608,7 @@ async fn a_database_that_is_away_is_waited_for_and_nothing_is_lost() {
     let flags = ["--relay-database-url", &relay_url, "--webhook-networks", "127.0.0.0/8"];
     let through = hub.node_through(near.port, Faces::WORKER, &flags).await;
     let api = hub.node(Faces::API, &["--webhook-networks", "127.0.0.0/8"]).await;
-    let owner = Owner::of(&hub, &api, "Toko Roti").await;
+    let owner = Owner::at(&hub, api.address, "Toko Roti").await;
     let mut receiver = Receiver::start().await;
     let webhook = owner.tells(&receiver, &["sale.completed"]).await;
     let start = seq(&owner.looks(&webhook).await);

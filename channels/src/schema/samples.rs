@@ -6,10 +6,10 @@ use uuid::Uuid;
 use crate::Moment;
 use crate::envelope::{Envelope, Stored};
 use crate::event::{
-    AccessRevoked, Event, Method, OutletOpened, PaymentCaptured, ProductChanged, RegisterEnrolled, SaleCompleted,
-    SaleLine, StockChanged, StockReason, Tender, VariantState,
+    AccessRevoked, AlertRaised, Event, Method, OutletOpened, PaymentCaptured, ProductChanged, RegisterEnrolled,
+    SaleCompleted, SaleLine, Severity, StockChanged, StockReason, Tender, VariantState,
 };
-use crate::ids::{OutletId, PaymentId, ProductId, RegisterId, SaleId, StaffId, VariantId};
+use crate::ids::{EndpointId, OutletId, PaymentId, ProductId, RegisterId, SaleId, StaffId, VariantId};
 use crate::position::Position;
 use crate::quantity::Quantity;
 use crate::view::View;
@@ -24,6 +24,7 @@ const PRODUCT: ProductId = ProductId(id(4));
 const VARIANT: VariantId = VariantId(id(5));
 const SALE: SaleId = SaleId(id(6));
 const PAYMENT: PaymentId = PaymentId(id(7));
+const WEBHOOK: EndpointId = EndpointId(id(8));
 
 /// An id that reads like the real ones and never changes.
 const fn id(number: u128) -> Uuid {
@@ -89,6 +90,15 @@ pub fn events() -> Vec<Event> {
             name: "Front till".into(),
         }),
         Event::AccessRevoked(AccessRevoked { staff: STAFF, issued_until: COMPLETED_AT }),
+        Event::AlertRaised(AlertRaised {
+            alert: "webhook_disabled".into(),
+            severity: Severity::Warning,
+            title: "A webhook is disabled".into(),
+            detail: "\"Books\" answered 410, so it is told nothing more until somebody enables it again.".into(),
+            subject: Some(WEBHOOK.to_string()),
+            outlet: None,
+            register: None,
+        }),
     ]
 }
 

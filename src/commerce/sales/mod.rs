@@ -104,7 +104,7 @@ pub async fn complete(tx: &mut MerchantTx, draft: Draft) -> Result<SaleView> {
         discount_minor: rung.discount_minor,
         total_minor: rung.total_minor,
         tenders: rung.tenders,
-        actor: tx.actor(),
+        actor: tx.actor()?,
         occurred_at,
     };
     // Once, as a rule. But a till may have brought the register's next number, and what is free may be taken a moment

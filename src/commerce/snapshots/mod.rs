@@ -42,7 +42,9 @@ pub struct SnapshotView {
 /// [`Error::Invalid`] that says why not.
 pub fn check(channel: Channel) -> Result<()> {
     match channel.topic {
-        Topic::Access | Topic::Presence => Err(Error::invalid("no_snapshot", "channel", "This topic has no snapshot.")),
+        Topic::Access | Topic::Alerts | Topic::Presence => {
+            Err(Error::invalid("no_snapshot", "channel", "This topic has no snapshot."))
+        }
         Topic::Stock if channel.outlet.is_none() => {
             let detail = "A snapshot of stock is of one outlet: stock/{outlet}.";
             Err(Error::invalid("outlet_needed", "channel", detail))
@@ -144,7 +146,9 @@ async fn page_of(
         }
         (Topic::Sales, _) => Ok((day::sales(tx, &channel, only.as_deref()).await?, None)),
         (Topic::Payments, _) => Ok((day::payments(tx, &channel, only.as_deref()).await?, None)),
-        (Topic::Stock, None) | (Topic::Access | Topic::Presence, _) => check(channel).map(|()| Page::default()),
+        (Topic::Stock, None) | (Topic::Access | Topic::Alerts | Topic::Presence, _) => {
+            check(channel).map(|()| Page::default())
+        }
     }
 }
 

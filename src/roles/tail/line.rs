@@ -55,6 +55,7 @@ fn summary(event: &Stored) -> String {
         Ok(Event::OutletOpened(outlet)) => format!("{}: {}, {}", outlet.code, outlet.name, outlet.time_zone),
         Ok(Event::RegisterEnrolled(register)) => format!("{}: {}", register.code, register.name),
         Ok(Event::AccessRevoked(access)) => format!("tokens of {} up to {}", access.staff, access.issued_until),
+        Ok(Event::AlertRaised(alert)) => format!("{}: {}", alert.title, alert.detail),
         Err(_) => event.data.get().chars().take(UNKNOWN_CHARS_MAX).collect(),
     }
 }
