@@ -5,7 +5,7 @@
 // What everything stands on.
 mod batches;
 pub mod config;
-mod egress;
+pub mod egress;
 pub mod embedded;
 pub mod error;
 pub mod shutdown;
@@ -15,6 +15,7 @@ pub mod telemetry;
 pub mod commerce;
 pub mod identity;
 pub mod journal;
+pub mod push;
 pub mod schema;
 pub mod screens;
 pub mod webhooks;
@@ -25,7 +26,7 @@ pub mod bus;
 pub mod gateway;
 pub mod http;
 pub mod relay;
-mod workers;
+pub mod workers;
 
 // What a role is given, and the roles themselves.
 pub mod hub;

@@ -24,6 +24,7 @@ use crate::hub::Hub;
 use crate::identity::tokens::Verifier;
 use crate::journal::{Journal, Pools, pool, upkeep};
 use crate::listener::{self, Listener};
+use crate::push::services::Services;
 use crate::relay::herald::Herald;
 use crate::relay::{self, Relay};
 use crate::workers::webhooks::{self, Webhooks};
@@ -137,7 +138,9 @@ impl Node {
         }
         buses.open();
         let journal = Journal::new(pools.clone(), doors.announce, tasks.clone());
-        let hub = Hub::new(journal, Arc::new(verifier), config.webhooks.clone().into(), tasks.clone(), stop.clone());
+        let egress = Arc::new(config.webhooks.clone().into());
+        let push = Arc::new(Services::open(&config.push.clone().into(), Arc::clone(&egress))?);
+        let hub = Hub::new(journal, Arc::new(verifier), egress, push, tasks.clone(), stop.clone());
         if let Some(database) = works {
             let relay = pool::open(database.expose_secret(), LOOKS_CONNECTIONS_MAX)
                 .context("the database URL of workers (--relay-database-url)")?;

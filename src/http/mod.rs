@@ -3,6 +3,7 @@
 //! Everything under `/v1` speaks JSON in snake_case and answers errors as problem+json (RFC 9457), see [`problem`].
 
 mod catalog;
+mod devices;
 mod docs;
 mod extract;
 mod guard;
@@ -92,6 +93,10 @@ fn routes_of_one() -> OpenApiRouter<Hub> {
         .routes(routes!(webhooks::secret, webhooks::rotate))
         .routes(routes!(webhooks::attempts))
         .routes(routes!(webhooks::test))
+        .routes(routes!(devices::list, devices::add))
+        .routes(routes!(devices::get, devices::replace, devices::remove))
+        .routes(routes!(devices::test))
+        .routes(routes!(devices::keys))
         .routes(routes!(journal::after))
         .routes(routes!(journal::snapshot))
 }

@@ -32,6 +32,8 @@ pub enum Permission {
     ReadJournal,
     /// Add, change and remove webhooks, and read their secrets and attempts.
     ManageWebhooks,
+    /// Register devices of one's own to be told things on.
+    BeNotified,
 }
 
 impl Permission {
@@ -42,6 +44,8 @@ impl Permission {
             Self::ReadSales => &[Owner, Manager, Cashier, Accountant, Auditor],
             // As over the socket.
             Self::ReadPresence => Topic::Presence.row().roles,
+            // Everybody but a wall.
+            Self::BeNotified => &[Owner, Manager, Cashier, Clerk, Accountant, Auditor],
             Self::ReadCatalog | Self::ReadStock | Self::ReadOutlets | Self::ReadJournal => Role::ALL,
             Self::ChangeCatalog => &[Owner, Manager],
             Self::MoveStock => &[Owner, Manager, Clerk],
@@ -65,6 +69,7 @@ impl fmt::Display for Permission {
             Self::ReadPresence => "read_presence",
             Self::ReadJournal => "read_journal",
             Self::ManageWebhooks => "manage_webhooks",
+            Self::BeNotified => "be_notified",
         })
     }
 }

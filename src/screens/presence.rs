@@ -1,7 +1,7 @@
 //! Presence: who is at an outlet, as each gateway says of its own screens. A gateway that does not say for a while that it
 //! lives does not count, by the database's clock and nobody else's.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -194,6 +194,16 @@ pub async fn named(
         screens: person.screens,
     });
     Ok((present.collect(), more))
+}
+
+/// Who has a screen at an outlet just now, or at any of a merchant's: as far as people are named.
+pub async fn those_at(
+    sql: &mut PgConnection,
+    merchant: MerchantId,
+    outlet: Option<OutletId>,
+) -> Result<HashSet<StaffId>> {
+    let (people, _) = merged(&said(sql, merchant, outlet).await?, usize::MAX);
+    Ok(people.into_iter().map(|(_, person)| person.staff).collect())
 }
 
 /// The same people on several gateways are one: since the earliest, on all their screens.

@@ -2,6 +2,7 @@
 //! the database, so that whoever is killed at any moment loses nothing, and somebody else goes on.
 
 pub mod handlers;
+pub mod push;
 pub mod webhooks;
 
 use std::panic::AssertUnwindSafe;
