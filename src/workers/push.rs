@@ -97,7 +97,7 @@ impl Push {
         }
         keep(&mut devices, "quiet", |device| !device.is_quiet());
         if !devices.is_empty() {
-            let live = presence::those_at(&mut sql, heard.merchant, heard.event.outlet).await?;
+            let live = presence::watching(&mut sql, heard.merchant, heard.event.outlet).await?;
             keep(&mut devices, "live", |device| !live.contains(&device.staff));
             let seen = have_seen(&mut sql, heard, &devices).await?;
             keep(&mut devices, "seen", |device| !seen.contains(&device.staff));

@@ -9,6 +9,7 @@ pub mod hub;
 pub mod line;
 pub mod metrics;
 pub mod process;
+pub mod push;
 pub mod receiver;
 pub mod screen;
 pub mod services;
