@@ -29,14 +29,14 @@ const CONTACT: &str = "mailto:ops@toko.example";
 const PAYMENT_LIVES_SECONDS: u64 = 15 * 60;
 
 /// Every service there is, and what an operator would say of each.
-struct Services3 {
+struct AllServices {
     web: WebService,
     fcm: FcmService,
     apns: ApnsService,
     vapid: KeyFile,
 }
 
-impl Services3 {
+impl AllServices {
     async fn start() -> Self {
         tillwire::identity::tokens::install_crypto();
         let (web, fcm, apns) = (WebService::start().await, FcmService::start().await, ApnsService::start().await);
@@ -213,7 +213,7 @@ fn note_keys(note: &Value) -> Vec<&str> {
 #[tokio::test]
 async fn a_browser_is_told_what_it_alone_can_read() {
     let hub = TestHub::start().await;
-    let mut services = Services3::start().await;
+    let mut services = AllServices::start().await;
     let (node, push) = (services.node(&hub).await, services.handler(&hub));
     let shop = hub.merchant("Toko Roti").await;
     let bread = shop.stocked("roti", 25_000, "100").await;
@@ -263,7 +263,7 @@ async fn a_browser_is_told_what_it_alone_can_read() {
 #[tokio::test]
 async fn android_is_told_by_fcm_with_a_token_that_is_asked_for_once() {
     let hub = TestHub::start().await;
-    let mut services = Services3::start().await;
+    let mut services = AllServices::start().await;
     let (node, push) = (services.node(&hub).await, services.handler(&hub));
     let shop = hub.merchant("Toko Roti").await;
     let bread = shop.stocked("roti", 25_000, "100").await;
@@ -310,7 +310,7 @@ async fn android_is_told_by_fcm_with_a_token_that_is_asked_for_once() {
 #[tokio::test]
 async fn iphones_are_told_by_apns_over_http_2_with_one_provider_token() {
     let hub = TestHub::start().await;
-    let mut services = Services3::start().await;
+    let mut services = AllServices::start().await;
     let (node, push) = (services.node(&hub).await, services.handler(&hub));
     let shop = hub.merchant("Toko Roti").await;
     let bread = shop.stocked("roti", 25_000, "100").await;
@@ -345,7 +345,7 @@ async fn iphones_are_told_by_apns_over_http_2_with_one_provider_token() {
 #[tokio::test]
 async fn a_registration_that_is_none_is_refused_with_the_field() {
     let hub = TestHub::start().await;
-    let services = Services3::start().await;
+    let services = AllServices::start().await;
     let node = services.node(&hub).await;
     let shop = hub.merchant("Toko Roti").await;
     let owner = Person::new(&shop, &node, Role::Owner);
@@ -412,7 +412,7 @@ async fn a_registration_that_is_none_is_refused_with_the_field() {
 #[tokio::test]
 async fn everybody_sees_and_changes_their_own_devices_alone() {
     let hub = TestHub::start().await;
-    let services = Services3::start().await;
+    let services = AllServices::start().await;
     let node = services.node(&hub).await;
     let (shop, rival) = (hub.merchant("Toko Roti").await, hub.merchant("Saingan").await);
     let ani = Person::new(&shop, &node, Role::Cashier);
@@ -493,7 +493,7 @@ async fn everybody_sees_and_changes_their_own_devices_alone() {
 #[tokio::test]
 async fn quiet_hours_go_over_midnight_by_the_clocks_of_the_person() {
     let hub = TestHub::start().await;
-    let mut services = Services3::start().await;
+    let mut services = AllServices::start().await;
     let (node, push) = (services.node(&hub).await, services.handler(&hub));
     let shop = hub.merchant("Toko Roti").await;
     let bread = shop.stocked("roti", 25_000, "100").await;
@@ -520,7 +520,7 @@ async fn quiet_hours_go_over_midnight_by_the_clocks_of_the_person() {
 #[tokio::test]
 async fn each_is_told_what_they_chose_and_no_more_than_their_screens_would_be() {
     let hub = TestHub::start().await;
-    let mut services = Services3::start().await;
+    let mut services = AllServices::start().await;
     let (node, push) = (services.node(&hub).await, services.handler(&hub));
     let shop = hub.merchant("Toko Roti").await;
     let bread = shop.stocked("roti", 25_000, "100").await;
@@ -576,12 +576,11 @@ async fn each_is_told_what_they_chose_and_no_more_than_their_screens_would_be() 
 #[tokio::test]
 async fn who_has_a_live_screen_or_has_seen_it_is_not_disturbed() {
     let hub = TestHub::start().await;
-    let mut services = Services3::start().await;
+    let mut services = AllServices::start().await;
     let (node, push) = (services.node(&hub).await, services.handler(&hub));
     let shop = hub.merchant("Toko Roti").await;
     let bread = shop.stocked("roti", 25_000, "100").await;
     let counts = Counts::begin();
-    let push = { drop(push); services.handler(&hub) };
     let owner = Person::new(&shop, &node, Role::Owner);
     let cashier = Person::bound(&shop, &node, Role::Cashier, &[shop.outlet], Some(shop.register));
     let away = Person::new(&shop, &node, Role::Auditor);
@@ -605,7 +604,7 @@ async fn who_has_a_live_screen_or_has_seen_it_is_not_disturbed() {
     is_done(&push, &shown).await;
     assert_eq!(services.fcm.came.next().await.message.token, "away:APA91b_x-1");
     services.are_silent();
-    let spared = |why: &str| counts.count("tillwire_push_spared_total", &[("why", why)]);
+    let spared = |why: &str| counts.of("tillwire_push_spared_total", &[("why", why)]);
     assert_eq!((spared("live"), spared("seen")), (2.0, 0.0));
 
     // The owner has seen a later one, and is gone; the cashier has seen none, and is gone as well.
@@ -633,7 +632,7 @@ async fn who_has_a_live_screen_or_has_seen_it_is_not_disturbed() {
 #[tokio::test]
 async fn who_was_revoked_is_told_nothing_until_they_come_with_a_fresh_token() {
     let hub = TestHub::start().await;
-    let mut services = Services3::start().await;
+    let mut services = AllServices::start().await;
     let (node, push) = (services.node(&hub).await, services.handler(&hub));
     let shop = hub.merchant("Toko Roti").await;
     let bread = shop.stocked("roti", 25_000, "100").await;
@@ -670,7 +669,7 @@ async fn who_was_revoked_is_told_nothing_until_they_come_with_a_fresh_token() {
 #[tokio::test]
 async fn a_registration_that_has_expired_is_removed_unless_it_was_renewed_since() {
     let hub = TestHub::start().await;
-    let mut services = Services3::start().await;
+    let mut services = AllServices::start().await;
     let (node, push) = (services.node(&hub).await, services.handler(&hub));
     let shop = hub.merchant("Toko Roti").await;
     let bread = shop.stocked("roti", 25_000, "100").await;
@@ -714,7 +713,7 @@ async fn a_registration_that_has_expired_is_removed_unless_it_was_renewed_since(
 #[tokio::test]
 async fn one_that_fails_for_a_while_is_tried_again_and_the_others_are_not_told_again() {
     let hub = TestHub::start().await;
-    let mut services = Services3::start().await;
+    let mut services = AllServices::start().await;
     let (node, push) = (services.node(&hub).await, services.handler(&hub));
     let shop = hub.merchant("Toko Roti").await;
     let bread = shop.stocked("roti", 25_000, "100").await;
@@ -764,7 +763,7 @@ async fn one_that_fails_for_a_while_is_tried_again_and_the_others_are_not_told_a
 #[tokio::test]
 async fn a_service_that_hangs_or_is_not_there_is_waited_for_no_longer_than_it_may_take() {
     let hub = TestHub::start().await;
-    let mut services = Services3::start().await;
+    let mut services = AllServices::start().await;
     let (node, push) = (services.node(&hub).await, services.handler(&hub));
     let shop = hub.merchant("Toko Roti").await;
     let bread = shop.stocked("roti", 25_000, "100").await;
@@ -804,7 +803,7 @@ async fn a_service_that_hangs_or_is_not_there_is_waited_for_no_longer_than_it_ma
 #[tokio::test]
 async fn a_note_that_comes_too_late_is_not_sent() {
     let hub = TestHub::start().await;
-    let mut services = Services3::start().await;
+    let mut services = AllServices::start().await;
     let (node, push) = (services.node(&hub).await, services.handler(&hub));
     let shop = hub.merchant("Toko Roti").await;
     let bread = shop.stocked("roti", 25_000, "100").await;
@@ -833,7 +832,7 @@ async fn a_note_that_comes_too_late_is_not_sent() {
 #[tokio::test]
 async fn the_longest_alert_fits_wherever_it_is_sent() {
     let hub = TestHub::start().await;
-    let mut services = Services3::start().await;
+    let mut services = AllServices::start().await;
     let (node, push) = (services.node(&hub).await, services.handler(&hub));
     let shop = hub.merchant("Toko Roti").await;
     let owner = Person::new(&shop, &node, Role::Owner);
@@ -858,7 +857,7 @@ async fn the_longest_alert_fits_wherever_it_is_sent() {
 #[tokio::test]
 async fn a_device_can_be_tried_and_one_that_is_gone_goes() {
     let hub = TestHub::start().await;
-    let mut services = Services3::start().await;
+    let mut services = AllServices::start().await;
     let node = services.node(&hub).await;
     let shop = hub.merchant("Toko Roti").await;
     let owner = Person::new(&shop, &node, Role::Owner);
@@ -882,7 +881,7 @@ async fn a_device_can_be_tried_and_one_that_is_gone_goes() {
 #[tokio::test]
 async fn no_secret_is_said_aloud() {
     let hub = TestHub::start().await;
-    let services = Services3::start().await;
+    let services = AllServices::start().await;
     let options = services.options();
     let shown = format!("{options:?}");
     let secrets = [&services.vapid.secret, &services.apns.key().secret, &services.fcm.secret];
@@ -924,4 +923,77 @@ async fn no_secret_is_said_aloud() {
     assert_eq!(said, [] as [&str; 0]);
     let stored = hub.database.psql("select count(*) from idempotency_keys where reply ~ 'secret|p256dh'").await;
     assert_eq!(stored.trim(), "0", "an answer that is stored holds no registration");
+}
+
+/// The page's examples in a language, in their order.
+fn examples(language: &str) -> Vec<String> {
+    let page = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/push.md");
+    let page = std::fs::read_to_string(page).expect("the page");
+    let begins = format!("```{language}\n");
+    let blocks = page.split(&begins).skip(1);
+    blocks.map(|rest| rest.split("```").next().expect("an end").to_owned()).collect()
+}
+
+/// The same with every value left out that is no object.
+fn shape(value: &Value) -> Value {
+    match value {
+        Value::Object(fields) => fields.iter().map(|(name, value)| (name.clone(), shape(value))).collect(),
+        _ => Value::Null,
+    }
+}
+
+#[tokio::test]
+async fn what_the_page_shows_is_taken_and_is_what_is_sent() {
+    let hub = TestHub::start().await;
+    let mut services = AllServices::start().await;
+    let (node, push) = (services.node(&hub).await, services.handler(&hub));
+    let shop = hub.merchant("Toko Roti").await;
+    let bread = shop.stocked("roti", 25_000, "100").await;
+    let owner = Person::new(&shop, &node, Role::Owner);
+    let shown: Vec<Value> = examples("json").iter().map(|text| serde_json::from_str(text).expect("JSON")).collect();
+    let [web, android, iphone, to_worker, to_android, to_iphone] = &*shown else { panic!("{} examples", shown.len()) };
+    for registration in [web, android, iphone] {
+        let added = owner.asks("POST", "/v1/devices", registration.clone()).await.created();
+        assert_eq!(added["kind"], registration["registration"]["kind"]);
+    }
+    // Of those only the iPhone wants payments and leads here; a browser that does is added.
+    for device in owner.devices().await.iter().filter(|device| device["kind"] != "apns") {
+        owner.asks("DELETE", &format!("/v1/devices/{}", device["id"].as_str().unwrap()), Value::Null).await.ok();
+    }
+    let browser = Browser::new("/push");
+    owner.registers(browser.registration(&services.web)).await;
+    owner.registers(json!({ "kind": "fcm", "token": android["registration"]["token"] })).await;
+    let heard = is_paid(&shop, &bread).await;
+    is_done(&push, &heard).await;
+    let keys = owner.asks("GET", "/v1/push/keys", Value::Null).await.ok();
+    let pushed = services.web.came.next().await;
+    let note = browser.reads(&services.web, &pushed, CONTACT, keys["vapid"].as_str().unwrap()).await;
+    assert_eq!(shape(&note), shape(to_worker));
+    let data = services.fcm.came.next().await.message.data;
+    assert_eq!(shape(&serde_json::to_value(&data).unwrap()), shape(to_android));
+    assert!(to_android.as_object().unwrap().values().all(Value::is_string));
+    let sent = services.apns.came.next().await;
+    assert_eq!(shape(&sent.body), shape(to_iphone));
+    assert_eq!(sent.body["aps"]["alert"]["body"], "Cash payment of Rp 25,000 received");
+
+    // The service worker, on Node.js in a browser's clothes.
+    let program = super::support::services::dir("worker").join("worker.mjs");
+    let worker = examples("js").pop().expect("a service worker");
+    let clothes = format!(
+        "const heard = {{}}, shown = [];
+         globalThis.self = {{
+           addEventListener: (name, listener) => (heard[name] = listener),
+           registration: {{ showNotification: async (...said) => shown.push(said) }},
+         }};
+         {worker}
+         const waits = [];
+         heard.push({{ data: {{ json: () => ({note}) }}, waitUntil: (wait) => waits.push(wait) }});
+         await Promise.all(waits);
+         console.log(JSON.stringify(shown));"
+    );
+    std::fs::write(&program, clothes).expect("a program");
+    let output = tokio::process::Command::new("node").arg(&program).output().await.expect("Node.js");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let notifications: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(notifications, json!([[note["title"], { "body": note["body"], "tag": note["tag"], "data": note }]]));
 }

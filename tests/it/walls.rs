@@ -106,6 +106,14 @@ async fn with_everything<'a>(hub: &'a TestHub, name: &str) -> Shop<'a> {
         webhook["id"].as_str().unwrap()
     );
     hub.database.psql(&attempted).await;
+    let notified = format!(
+        "insert into push_devices (merchant_id, device_id, staff_id, role, outlets, issued_at, kind, registration, name, locale,
+                                   payments, alerts, only_outlets)
+         values ('{0}', gen_random_uuid(), gen_random_uuid(), 'owner', '{{}}', now(), 'fcm', 'token', '', 'id', true, true, '{{}}');
+         insert into push_told select merchant_id, 1, 1, '\\x00000000', device_id from push_devices where merchant_id = '{0}'",
+        shop.merchant
+    );
+    hub.database.psql(&notified).await;
     shop
 }
 
@@ -258,6 +266,8 @@ tillwire_app: payments insert select
 tillwire_app: payments_seen insert select update(event) update(seen_at) update(seq) update(tag)
 tillwire_app: presence delete insert select update
 tillwire_app: products insert select update
+tillwire_app: push_devices delete insert select update
+tillwire_app: push_told insert select
 tillwire_app: registers insert select update(last_receipt)
 tillwire_app: revocations insert select update
 tillwire_app: sale_lines insert select
@@ -282,6 +292,8 @@ const DOORS: &str = "\
 idempotency_keys_expire: tillwire_app
 journal_partitions_ahead: tillwire_app tillwire_relay
 payments_seen_expire: tillwire_app
+push_devices_expire: tillwire_app
+push_told_expire: tillwire_app
 screens_expire: tillwire_app
 webhook_attempts_expire: tillwire_app";
 
@@ -328,7 +340,8 @@ async fn open_tables(sql: &mut PgConnection) -> Vec<String> {
                        when 'relay' then roles = '{tillwire_relay}'
                            and (relname = 'relay_cursors' or relname = 'webhook_endpoints' and cmd = 'SELECT')
                        when 'old' then roles = array[pg_get_userbyid(relowner)]
-                           and relname in ('idempotency_keys', 'payments_seen', 'screens', 'webhook_attempts')
+                           and relname in ('idempotency_keys', 'payments_seen', 'push_devices', 'push_told', 'screens',
+                                           'webhook_attempts')
                        else false end)
                or not relispartition and not exists (
                    select from pg_policies

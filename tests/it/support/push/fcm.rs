@@ -100,6 +100,15 @@ struct Google {
     expires_in: Mutex<u64>,
 }
 
+impl Google {
+    fn gives_one(&self) -> String {
+        let mut given = self.given.lock().expect("tokens");
+        let token = format!("ya29.{}", given.len());
+        given.push(token.clone());
+        token
+    }
+}
+
 pub struct FcmService {
     pub address: SocketAddr,
     pub desk: Arc<Desk<Sent>>,
@@ -204,10 +213,7 @@ async fn give(State(google): State<Arc<Google>>, headers: HeaderMap, bytes: Byte
         return refused(format!("{claims:?}")).await;
     }
     let expires_in = *google.expires_in.lock().expect("a time");
-    let mut given = google.given.lock().expect("tokens");
-    let token = format!("ya29.{}", given.len());
-    given.push(token.clone());
-    drop(given);
+    let token = google.gives_one();
     respond(reply(200, &json!({ "access_token": token, "expires_in": expires_in, "token_type": "Bearer" }))).await
 }
 
