@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
@@ -24,6 +24,8 @@ const SCOPE: &str = "https://www.googleapis.com/auth/firebase.messaging";
 const ASSERTION_LIVES: Duration = Duration::from_secs(3600);
 /// How long before its end a token is replaced.
 const RENEWED_BEFORE: Duration = Duration::from_secs(300);
+/// How long after it was asked for in vain a token is not asked for again: many devices want to be told at once.
+const ASKED_AGAIN_AFTER: Duration = Duration::from_secs(5);
 
 /// A service account's file, as Google writes it.
 #[derive(Deserialize)]
@@ -42,13 +44,13 @@ pub struct Fcm {
     url: String,
     client: Client,
     /// Held while one is asked for: those who need it then wait for the same.
-    token: Mutex<Option<Token>>,
+    token: Mutex<Option<Asked>>,
 }
 
-#[derive(Clone)]
-struct Token {
-    text: String,
-    expires_at: Moment,
+/// What came of asking for a token.
+enum Asked {
+    Given { token: String, expires_at: Moment },
+    InVain { outcome: Outcome, at: Instant },
 }
 
 impl fmt::Debug for Fcm {
@@ -104,22 +106,33 @@ impl Fcm {
     /// A token to send with: the one that there is, as long as it is good for a while.
     async fn token(&self, now: Moment) -> Result<String, Outcome> {
         let mut held = self.token.lock().await;
-        if let Some(token) = held.as_ref().filter(|token| token.expires_at > now + RENEWED_BEFORE) {
-            return Ok(token.text.clone());
+        match held.as_ref() {
+            Some(Asked::Given { token, expires_at }) if *expires_at > now + RENEWED_BEFORE => return Ok(token.clone()),
+            Some(Asked::InVain { outcome, at }) if at.elapsed() < ASKED_AGAIN_AFTER => return Err(outcome.clone()),
+            _ => {}
         }
-        let token = self.ask(now).await?;
-        Ok(held.insert(token).text.clone())
+        match self.ask(now).await {
+            Ok((token, lives)) => {
+                *held = Some(Asked::Given { token: token.clone(), expires_at: now + lives });
+                Ok(token)
+            }
+            Err(outcome) => {
+                *held = Some(Asked::InVain { outcome: outcome.clone(), at: Instant::now() });
+                Err(outcome)
+            }
+        }
     }
 
     /// This token is not good, whatever it was said to be.
-    async fn forget(&self, token: &str) {
+    async fn forget(&self, refused: &str) {
         let mut held = self.token.lock().await;
-        if held.as_ref().is_some_and(|held| held.text == token) {
+        if matches!(held.as_ref(), Some(Asked::Given { token, .. }) if token == refused) {
             *held = None;
         }
     }
 
-    async fn ask(&self, now: Moment) -> Result<Token, Outcome> {
+    /// Asks for one. Answers for how long it is good as well.
+    async fn ask(&self, now: Moment) -> Result<(String, Duration), Outcome> {
         let refused = |error: anyhow::Error| Outcome::Refused(format!("{error:#}"));
         let assertion = self.assertion(now).map_err(refused)?;
         let client = self.client.get().map_err(refused)?;
@@ -132,8 +145,7 @@ impl Fcm {
         let body = beginning(response, ANSWER_BYTES_MAX).await;
         match (status, serde_json::from_slice::<Granted>(&body)) {
             (200, Ok(granted)) => {
-                let lives = Duration::from_secs(granted.expires_in.min(ASSERTION_LIVES.as_secs()));
-                Ok(Token { text: granted.access_token, expires_at: now + lives })
+                Ok((granted.access_token, Duration::from_secs(granted.expires_in).min(ASSERTION_LIVES)))
             }
             (429 | 500..=599, _) => Err(Outcome::Later(format!("asking Google for a token: {status}"), wait)),
             _ => Err(Outcome::Refused(format!("asking Google for a token: {status}"))),

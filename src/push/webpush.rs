@@ -38,7 +38,7 @@ const SEAL_BYTES: usize = 1 + 16;
 /// The longest text that fits.
 pub const TEXT_BYTES_MAX: usize = BODY_BYTES_MAX - HEADER_BYTES - SEAL_BYTES;
 /// Texts are made as long as the next multiple of this, so that their length says little of what is in them.
-const PADDED_TO_BYTES: usize = 256;
+const PADDED_TO_BYTES: usize = 512;
 /// How long a token is good for; the standard allows 24 hours.
 const TOKEN_LIVES: Duration = Duration::from_secs(12 * 3600);
 /// How long one has to be good still, to be sent.

@@ -36,7 +36,7 @@ const WRITE_AGAIN_AFTER: Duration = Duration::from_millis(500);
 /// The longest that a service's `Retry-After` is waited for.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
 /// Why somebody who wants to be told is not.
-const SPARED_FOR: [&str; 4] = ["late", "quiet", "live", "seen"];
+const SPARED_FOR: [&str; 5] = ["late", "no_key", "quiet", "live", "seen"];
 
 /// The handler. Cheap to clone.
 #[derive(Clone)]
@@ -53,15 +53,31 @@ struct Round {
     devices: Vec<Device>,
 }
 
+/// Why a device is to be told later.
+struct PutOff {
+    why: String,
+    at_least: Option<Duration>,
+    /// The service that does not take our word, if that is why.
+    refused_by: Option<&'static str>,
+}
+
 /// What stands in the way of being done with an event.
 #[derive(Default)]
 struct Delay {
     why: Option<String>,
     at_least: Option<Duration>,
+    refused_by: HashSet<&'static str>,
 }
 
 impl Delay {
-    fn add(&mut self, why: String, at_least: Option<Duration>) {
+    fn add(&mut self, put_off: PutOff) {
+        let PutOff { why, at_least, refused_by } = put_off;
+        // Once for all the devices of a service: it is about us.
+        if let Some(kind) = refused_by
+            && self.refused_by.insert(kind)
+        {
+            warn!(kind, "A push service does not take this hub's word: {why}");
+        }
         self.why.get_or_insert(why);
         self.at_least = self.at_least.max(at_least.map(|it| it.min(RETRY_AFTER_MAX)));
     }
@@ -95,6 +111,7 @@ impl Push {
             let told = told::of(&mut sql, heard.merchant, heard.position).await?;
             devices.retain(|device| !told.contains(&device.id));
         }
+        keep(&mut devices, "no_key", |device| self.services.reach(device.registration.kind()));
         keep(&mut devices, "quiet", |device| !device.is_quiet());
         if !devices.is_empty() {
             let live = presence::watching(&mut sql, heard.merchant, heard.event.outlet).await?;
@@ -111,7 +128,7 @@ impl Push {
     }
 
     /// Sends one device its note, and writes down what came of it. `Err` is why it is to be tried again.
-    async fn tell(&self, heard: &Heard, round: &Round, device: &Device) -> Result<(), (String, Option<Duration>)> {
+    async fn tell(&self, heard: &Heard, round: &Round, device: &Device) -> Result<(), PutOff> {
         let view = device.listener().view();
         let name = round.outlet_name.as_deref();
         let (merchant, position) = (heard.merchant, heard.position);
@@ -130,17 +147,14 @@ impl Push {
             }
             Outcome::Later(why, at_least) => {
                 debug!(%merchant, device = %device.id, kind, "A device could not be told of {position}: {why}");
-                return Err((why, at_least));
+                return Err(PutOff { why, at_least, refused_by: None });
             }
-            Outcome::Refused(why) => {
-                warn!(kind, "A push service does not take this hub's word: {why}");
-                return Err((why, None));
-            }
+            Outcome::Refused(why) => return Err(PutOff { why, at_least: None, refused_by: Some(kind) }),
         }
         self.mark(heard, device).await
     }
 
-    async fn mark(&self, heard: &Heard, device: &Device) -> Result<(), (String, Option<Duration>)> {
+    async fn mark(&self, heard: &Heard, device: &Device) -> Result<(), PutOff> {
         let write = || async {
             let mut sql = pool::begin_of(&self.pools.app, heard.merchant).await?;
             told::mark(&mut sql, heard.merchant, heard.position, device.id).await?;
@@ -149,12 +163,7 @@ impl Push {
         write_down(write).await
     }
 
-    async fn forget(
-        &self,
-        heard: &Heard,
-        device: &Device,
-        since: Option<Moment>,
-    ) -> Result<bool, (String, Option<Duration>)> {
+    async fn forget(&self, heard: &Heard, device: &Device, since: Option<Moment>) -> Result<bool, PutOff> {
         let write = || async {
             let mut sql = pool::begin_of(&self.pools.app, heard.merchant).await?;
             let gone = devices::forget(&mut sql, heard.merchant, device.id, device.renewed_at, since).await?;
@@ -176,19 +185,20 @@ impl Handler for Push {
         let (mut delay, mut under_way) = (Delay::default(), FuturesUnordered::new());
         for device in &round.devices {
             if under_way.len() == AT_ONCE_MAX
-                && let Some(Err((why, at_least))) = under_way.next().await
+                && let Some(Err(put_off)) = under_way.next().await
             {
-                delay.add(why, at_least);
+                delay.add(put_off);
             }
             if began.elapsed() > TURN_MAX {
-                delay.add(format!("not everybody was told within {TURN_MAX:?}"), None);
+                let why = format!("not everybody was told within {TURN_MAX:?}");
+                delay.add(PutOff { why, at_least: None, refused_by: None });
                 break;
             }
             under_way.push(self.tell(heard, &round, device));
         }
         while let Some(told) = under_way.next().await {
-            if let Err((why, at_least)) = told {
-                delay.add(why, at_least);
+            if let Err(put_off) = told {
+                delay.add(put_off);
             }
         }
         match delay.why {
@@ -234,13 +244,16 @@ async fn name_of(sql: &mut PgConnection, heard: &Heard, outlet: OutletId) -> Res
 }
 
 /// Writes down what came of a note: again, if the database does not take it at once.
-async fn write_down<T, F: Future<Output = Result<T>>>(write: impl Fn() -> F) -> Result<T, (String, Option<Duration>)> {
+async fn write_down<T, F: Future<Output = Result<T>>>(write: impl Fn() -> F) -> Result<T, PutOff> {
     let mut tried = 1;
     loop {
         match write().await {
             Ok(written) => return Ok(written),
             Err(_) if tried < WRITE_TRIES_MAX => tokio::time::sleep(WRITE_AGAIN_AFTER).await,
-            Err(error) => return Err((format!("writing it down: {:#}", error.into_anyhow()), None)),
+            Err(error) => {
+                let why = format!("writing it down: {:#}", error.into_anyhow());
+                return Err(PutOff { why, at_least: None, refused_by: None });
+            }
         }
         tried += 1;
     }

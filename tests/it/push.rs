@@ -98,19 +98,18 @@ impl AllServices {
 
 /// Somebody of a shop, at a node.
 struct Person<'a> {
-    shop: &'a Shop<'a>,
     node: &'a TestNode,
     staff: StaffId,
     token: String,
 }
 
 impl<'a> Person<'a> {
-    fn new(shop: &'a Shop<'a>, node: &'a TestNode, role: Role) -> Self {
+    fn new(shop: &Shop<'_>, node: &'a TestNode, role: Role) -> Self {
         Self::bound(shop, node, role, &[], None)
     }
 
     fn bound(
-        shop: &'a Shop<'a>,
+        shop: &Shop<'_>,
         node: &'a TestNode,
         role: Role,
         outlets: &[OutletId],
@@ -119,7 +118,7 @@ impl<'a> Person<'a> {
         let staff = StaffId::new();
         let bearer = Bearer { outlets: outlets.to_vec(), register, ..bearer(shop.merchant, staff, role) };
         let token = shop.hub.signer.mint(&bearer, Duration::from_secs(600)).expect("a token");
-        Self { shop, node, staff, token }
+        Self { node, staff, token }
     }
 
     async fn asks(&self, method: &str, path: &str, body: Value) -> Answer {
@@ -129,7 +128,10 @@ impl<'a> Person<'a> {
     async fn asks_once(&self, key: &str, method: &str, path: &str, body: Value) -> Answer {
         let headers = [("idempotency-key", key), ("content-type", "application/json")];
         let body = if body.is_null() { vec![] } else { body.to_string().into_bytes() };
-        Caller { address: self.node.address, token: &self.token }.send(method, path, &headers, body).await.expect("an answer")
+        Caller { address: self.node.address, token: &self.token }
+            .send(method, path, &headers, body)
+            .await
+            .expect("an answer")
     }
 
     /// Registers a device that is told everything. Answers its path.
@@ -797,6 +799,41 @@ async fn a_service_that_hangs_or_is_not_there_is_waited_for_no_longer_than_it_ma
         services.web.came.next().await;
     }
     services.apns.came.next().await;
+    services.are_silent();
+}
+
+#[tokio::test]
+async fn google_is_asked_for_a_token_once_however_many_wait_for_it_in_vain() {
+    let hub = TestHub::start().await;
+    let mut services = AllServices::start().await;
+    let (node, push) = (services.node(&hub).await, services.handler(&hub));
+    let shop = hub.merchant("Toko Roti").await;
+    let bread = shop.stocked("roti", 25_000, "100").await;
+    let owner = Person::new(&shop, &node, Role::Owner);
+    for number in 0..8 {
+        owner.registers(android(&number.to_string())).await;
+    }
+    services.fcm.refuses_tokens(true);
+    let heard = is_paid(&shop, &bread).await;
+    let log = Log::begin();
+    let (why, _) = is_put_off(&push, &heard).await;
+    assert!(why.contains("asking Google for a token: 400"), "{why}");
+    assert_eq!((services.fcm.asked(), log.text().matches("does not take").count()), (1, 1), "{}", log.text());
+    services.fcm.refuses_tokens(false);
+    is_put_off(&push, &heard).await;
+    assert_eq!(services.fcm.asked(), 1, "so soon");
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    is_done(&push, &heard).await;
+    assert_eq!(services.fcm.asked(), 2);
+    for _ in 0..8 {
+        services.fcm.came.next().await;
+    }
+    // A worker that was given no key tries nothing, and says so.
+    let counts = Counts::begin();
+    let bare = Push::new(hub.pools.clone(), Arc::new(Services::default()));
+    let next = is_paid(&shop, &bread).await;
+    is_done(&bare, &next).await;
+    assert_eq!(counts.of("tillwire_push_spared_total", &[("why", "no_key")]), 8.0);
     services.are_silent();
 }
 

@@ -95,11 +95,13 @@ pub struct KeyFile {
 
 impl KeyFile {
     pub fn new() -> Self {
-        let pkcs8 = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &SystemRandom::new()).expect("a key");
+        let pkcs8 =
+            EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &SystemRandom::new()).expect("a key");
         let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, pkcs8.as_ref()).expect("a pair");
         let secret = BASE64_STANDARD.encode(pkcs8.as_ref());
         let path = dir("push").join(unique("key.pem"));
-        std::fs::write(&path, format!("-----BEGIN PRIVATE KEY-----\n{secret}\n-----END PRIVATE KEY-----\n")).expect("a file");
+        std::fs::write(&path, format!("-----BEGIN PRIVATE KEY-----\n{secret}\n-----END PRIVATE KEY-----\n"))
+            .expect("a file");
         Self { path, point: pair.public_key().as_ref().to_vec(), secret }
     }
 

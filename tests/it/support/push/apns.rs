@@ -121,7 +121,8 @@ async fn take(
     }
     let body: Value = serde_json::from_slice(&bytes).unwrap_or_default();
     let now = time::OffsetDateTime::now_utc().unix_timestamp();
-    let is_hex = |text: &str| text.len() >= 64 && text.bytes().all(|it| it.is_ascii_digit() || (b'a'..=b'f').contains(&it));
+    let is_hex =
+        |text: &str| text.len() >= 64 && text.bytes().all(|it| it.is_ascii_digit() || (b'a'..=b'f').contains(&it));
     let (status, reason) = if !is_hex(&device) {
         (400, "BadDeviceToken")
     } else if header("apns-topic") != TOPIC {
@@ -130,7 +131,8 @@ async fn take(
         (400, "InvalidPushType")
     } else if !["1", "5", "10"].contains(&header("apns-priority")) {
         (400, "BadPriority")
-    } else if header("apns-expiration").parse::<i64>().is_ok_and(|at| at <= now) || header("apns-expiration").is_empty() {
+    } else if header("apns-expiration").parse::<i64>().is_ok_and(|at| at <= now) || header("apns-expiration").is_empty()
+    {
         (400, "BadExpirationDate")
     } else if !(1..=64).contains(&header("apns-collapse-id").len()) {
         (400, "BadCollapseId")

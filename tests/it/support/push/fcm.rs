@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der, PublicKeyX509Der};
@@ -98,6 +99,9 @@ struct Google {
     given: Mutex<Vec<String>>,
     /// How long a token is said to be good for.
     expires_in: Mutex<u64>,
+    /// How often one was asked for, and whether nobody is given any.
+    asked: AtomicUsize,
+    refuses: AtomicBool,
 }
 
 impl Google {
@@ -152,6 +156,8 @@ impl FcmService {
             desk: desk.clone(),
             given: Mutex::default(),
             expires_in: Mutex::new(3_599),
+            asked: AtomicUsize::new(0),
+            refuses: AtomicBool::new(false),
         });
         let routes = Router::new()
             .route("/token", post(give))
@@ -171,6 +177,16 @@ impl FcmService {
         self.google.given.lock().expect("tokens").len()
     }
 
+    /// How often one was asked for so far.
+    pub fn asked(&self) -> usize {
+        self.google.asked.load(Ordering::Relaxed)
+    }
+
+    /// Whether nobody is given a token, as if the account's key had been withdrawn.
+    pub fn refuses_tokens(&self, refuses: bool) {
+        self.google.refuses.store(refuses, Ordering::Relaxed);
+    }
+
     /// Tokens that were given are not good any more.
     pub fn revokes(&self) {
         self.google.given.lock().expect("tokens").push("another".to_owned());
@@ -185,6 +201,10 @@ impl FcmService {
 /// `POST /token`, as RFC 7523 and Google have it.
 async fn give(State(google): State<Arc<Google>>, headers: HeaderMap, bytes: Bytes) -> Response<Body> {
     let refused = |why: String| respond(reply(400, &json!({ "error": "invalid_grant", "error_description": why })));
+    google.asked.fetch_add(1, Ordering::Relaxed);
+    if google.refuses.load(Ordering::Relaxed) {
+        return refused("Invalid JWT Signature.".to_owned()).await;
+    }
     if headers["content-type"] != "application/x-www-form-urlencoded" {
         return refused("no form".to_owned()).await;
     }
@@ -231,7 +251,8 @@ async fn send(
     if (&*project, &*messages) != (PROJECT, "messages:send") {
         return respond(reply(404, &json!({ "error": { "code": 404, "status": "NOT_FOUND" } }))).await;
     }
-    let bearer = headers.get("authorization").and_then(|it| it.to_str().ok()?.strip_prefix("Bearer ")).unwrap_or_default();
+    let bearer =
+        headers.get("authorization").and_then(|it| it.to_str().ok()?.strip_prefix("Bearer ")).unwrap_or_default();
     if google.given.lock().expect("tokens").last().is_none_or(|last| last != bearer) {
         return refused(401, "THIRD_PARTY_AUTH_ERROR", "the token is not good".to_owned()).await;
     }
@@ -242,7 +263,10 @@ async fn send(
     let Android { ttl, collapse_key, notification, .. } = &message.android;
     let reserved = ["from", "message_type", "collapse_key"];
     let is_good = ttl.strip_suffix('s').is_some_and(|it| it.parse::<u32>().is_ok_and(|it| it <= 2_419_200))
-        && !message.data.keys().any(|key| reserved.contains(&&**key) || key.starts_with("google") || key.starts_with("gcm"))
+        && !message
+            .data
+            .keys()
+            .any(|key| reserved.contains(&&**key) || key.starts_with("google") || key.starts_with("gcm"))
         && bytes.len() <= 4_096
         && !collapse_key.is_empty()
         && !notification.tag.is_empty()
