@@ -345,6 +345,34 @@ async fn iphones_are_told_by_apns_over_http_2_with_one_provider_token() {
 }
 
 #[tokio::test]
+async fn apple_is_reached_by_tls_and_only_where_its_certificate_is_trusted() {
+    let hub = TestHub::start().await;
+    tillwire::identity::tokens::install_crypto();
+    let (mut apple, authority) = ApnsService::start_with_tls().await;
+    let shop = hub.merchant("Toko Roti").await;
+    let (mut env, _) = environment(&hub.database.url("tillwire_app"), &hub.database.url("tillwire_feed"));
+    env.insert("TILLWIRE_TOKEN_KEYS", hub.token_keys());
+    env.insert("TILLWIRE_APNS_KEY", text(&apple.key().path));
+    env.insert("TILLWIRE_APNS_KEY_ID", apns::KEY_ID.to_owned());
+    env.insert("TILLWIRE_APNS_TEAM", apns::TEAM.to_owned());
+    env.insert("TILLWIRE_APNS_TOPIC", apns::TOPIC.to_owned());
+    env.insert("TILLWIRE_APNS_URL", format!("https://localhost:{}", apple.address.port()));
+    for (is_trusted, outcome) in [(false, "later"), (true, "sent")] {
+        if is_trusted {
+            env.insert("SSL_CERT_FILE", text(&authority));
+        }
+        let serving = TillwireProcess::start(&["serve"], &env).await;
+        let caller = Caller { address: serving.public, token: &shop.owner };
+        let added = caller.creates("/v1/devices", device(iphone('a'), json!({}))).await;
+        let path = format!("/v1/devices/{}/test", added["id"].as_str().unwrap());
+        let tested = caller.post(outcome, &path, vec![]).await.expect("an answer").ok();
+        assert_eq!(tested["outcome"], outcome, "{tested}");
+    }
+    assert_eq!(apple.came.next().await.body["tillwire"]["type"], "push.test");
+    apple.came.is_empty();
+}
+
+#[tokio::test]
 async fn a_registration_that_is_none_is_refused_with_the_field() {
     let hub = TestHub::start().await;
     let services = AllServices::start().await;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use axum::Router;
@@ -13,12 +14,27 @@ use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::service::TowerToHyperService;
 use jsonwebtoken::{Algorithm, Validation};
+use rustls::ServerConfig;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
+use tokio::process::Command;
+use tokio_rustls::TlsAcceptor;
 
 use super::super::receiver::Reply;
+use super::super::services::dir;
 use super::{Came, Desk, KeyFile, reply, respond};
+
+/// Makes an authority, and a certificate of its for `localhost`.
+const AUTHORITY: &str = r#"
+new="-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes"
+openssl req -x509 $new -keyout authority.key -out authority.pem -days 2 -subj "/CN=Tests"
+openssl req -new $new -keyout own.key -out own.csr -subj "/CN=localhost"
+echo "subjectAltName=DNS:localhost" > names
+openssl x509 -req -in own.csr -CA authority.pem -CAkey authority.key -CAcreateserial -days 2 -extfile names -out own.pem
+"#;
 
 pub const KEY_ID: &str = "ABC123DEFG";
 pub const TEAM: &str = "TEAM123456";
@@ -64,6 +80,23 @@ pub struct ApnsService {
 
 impl ApnsService {
     pub async fn start() -> Self {
+        Self::serve(None).await
+    }
+
+    /// As Apple's: by TLS, of which HTTP/2 is a part. Whoever trusts the answered authority trusts it, as `localhost`.
+    pub async fn start_with_tls() -> (Self, PathBuf) {
+        let folder = dir("authority");
+        let made = Command::new("sh").arg("-ec").arg(AUTHORITY).current_dir(&folder).output().await.expect("openssl");
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        let chain = CertificateDer::pem_file_iter(folder.join("own.pem")).expect("a certificate");
+        let key = PrivateKeyDer::from_pem_file(folder.join("own.key")).expect("a key");
+        let config = ServerConfig::builder().with_no_client_auth();
+        let mut config = config.with_single_cert(chain.map(|it| it.expect("PEM")).collect(), key).expect("a server");
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        (Self::serve(Some(TlsAcceptor::from(Arc::new(config)))).await, folder.join("authority.pem"))
+    }
+
+    async fn serve(tls: Option<TlsAcceptor>) -> Self {
         let (desk, came) = Desk::new();
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
@@ -72,10 +105,20 @@ impl ApnsService {
         tokio::spawn(async move {
             loop {
                 let (stream, _) = listener.accept().await.expect("a connection");
-                let service = TowerToHyperService::new(routes.clone());
-                // HTTP/2 alone, without asking: who speaks 1.1 is not understood, as by Apple.
-                let serving = http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service);
-                tokio::spawn(serving);
+                let (service, tls) = (TowerToHyperService::new(routes.clone()), tls.clone());
+                tokio::spawn(async move {
+                    // HTTP/2 alone, without asking: who speaks 1.1 is not understood, as by Apple.
+                    let http = http2::Builder::new(TokioExecutor::new());
+                    match tls {
+                        None => http.serve_connection(TokioIo::new(stream), service).await,
+                        Some(tls) => match tls.accept(stream).await {
+                            Ok(stream) if stream.get_ref().1.alpn_protocol() == Some(b"h2") => {
+                                http.serve_connection(TokioIo::new(stream), service).await
+                            }
+                            _ => Ok(()),
+                        },
+                    }
+                });
             }
         });
         Self { address, desk, came, apple }
