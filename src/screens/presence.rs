@@ -1,7 +1,7 @@
 //! Presence: who is at an outlet, as each gateway says of its own screens. A gateway that does not say for a while that it
 //! lives does not count, by the database's clock and nobody else's.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -200,15 +200,15 @@ pub async fn named(
     Ok((present.collect(), more))
 }
 
-/// Who has a screen just now that is at an outlet, or is bound to none: of those who are named. Without an outlet, who has
-/// one at all.
+/// Who has a screen just now that is at an outlet, or is bound to none ([`EVERYWHERE`]): of those who are named. Without an
+/// outlet, who has one at all.
 pub async fn watching(
     sql: &mut PgConnection,
     merchant: MerchantId,
     outlet: Option<OutletId>,
-) -> Result<HashSet<StaffId>> {
-    let rows = sqlx::query_scalar!(
-        "select people from presence join gateway_nodes using (node_id)
+) -> Result<Vec<(OutletId, Person)>> {
+    let rows = sqlx::query!(
+        "select outlet_id, people from presence join gateway_nodes using (node_id)
          where merchant_id = $1 and ($2::uuid is null or outlet_id in ($2, $4))
            and beat_at > now() - make_interval(secs => $3)",
         merchant.0,
@@ -219,8 +219,11 @@ pub async fn watching(
     .fetch_all(sql)
     .await?;
     // What a gateway of a later version writes may not be readable here: then nobody is known to watch.
-    let here = rows.iter().filter_map(|people| serde_json::from_str::<Here>(people).ok());
-    Ok(here.flat_map(|here| here.people).map(|person| person.staff).collect())
+    let here = |text: &str| serde_json::from_str::<Here>(text).map_or(Vec::new(), |here| here.people);
+    let those = rows.iter().flat_map(|row| {
+        here(&row.people).into_iter().map(|person| (OutletId(row.outlet_id), person))
+    });
+    Ok(those.collect())
 }
 
 /// The same people on several gateways are one: since the earliest, on all their screens.

@@ -12,6 +12,7 @@ use anyhow::anyhow;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use sqlx::PgConnection;
+use tillwire_channels::topic::Listener;
 use tillwire_channels::{Channel, Moment, OutletId, StaffId, Topic};
 use tracing::{debug, info, warn};
 
@@ -24,7 +25,8 @@ use crate::push::devices::{self, Device, Kind};
 use crate::push::note::{About, Message};
 use crate::push::services::Services;
 use crate::push::told;
-use crate::screens::{presence, seen};
+use crate::screens::presence::{self, EVERYWHERE};
+use crate::screens::seen;
 
 /// How many devices are sent something at once, for one event.
 const AT_ONCE_MAX: usize = 16;
@@ -114,7 +116,7 @@ impl Push {
         keep(&mut devices, "no_key", |device| self.services.reach(device.registration.kind()));
         keep(&mut devices, "quiet", |device| !device.is_quiet());
         if !devices.is_empty() {
-            let live = presence::watching(&mut sql, heard.merchant, heard.event.outlet).await?;
+            let live = who_may_be_shown(&mut sql, heard).await?;
             keep(&mut devices, "live", |device| !live.contains(&device.staff));
             let seen = have_seen(&mut sql, heard, &devices).await?;
             keep(&mut devices, "seen", |device| !seen.contains(&device.staff));
@@ -219,6 +221,16 @@ fn keep(devices: &mut Vec<Device>, why: &'static str, is_told: impl Fn(&Device) 
 
 fn spare(why: &'static str, count: usize) {
     metrics::counter!("tillwire_push_spared_total", "why" => why).increment(count as u64);
+}
+
+/// Those who have a live screen that may hear it: not a wall, nor the screen of another till.
+async fn who_may_be_shown(sql: &mut PgConnection, heard: &Heard) -> Result<HashSet<StaffId>> {
+    let watching = presence::watching(sql, heard.merchant, heard.event.outlet).await?;
+    let may_be = watching.into_iter().filter(|(outlet, person)| {
+        let outlets: &[OutletId] = if *outlet == EVERYWHERE { &[] } else { std::slice::from_ref(outlet) };
+        may_hear(&Listener { role: person.role, outlets, register: person.register }, &heard.event)
+    });
+    Ok(may_be.map(|(_, person)| person.staff).collect())
 }
 
 /// Those who have said on a screen that they saw it: payments, for of nothing else is that said.

@@ -629,7 +629,12 @@ async fn who_has_a_live_screen_or_has_seen_it_is_not_disturbed() {
         screen.hears_until("caught_up").await;
         screens.push(screen);
     }
-    present("2").await;
+    // What hangs on the auditor's wall shows no payments.
+    let wall = Bearer { outlets: vec![shop.outlet], ..bearer(shop.merchant, away.staff, Role::Display) };
+    let wall = hub.signer.mint(&wall, Duration::from_secs(600)).expect("a token");
+    let auth = json!({ "token": wall, "channels": [format!("sales/{}", shop.outlet)] });
+    screens.push(super::support::screen::Screen::enters_at_last(hub.address, auth).await);
+    present("3").await;
     let shown = is_paid(&shop, &bread).await;
     is_done(&push, &shown).await;
     assert_eq!(services.fcm.came.next().await.message.token, "away:APA91b_x-1");
