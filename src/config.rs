@@ -115,6 +115,8 @@ pub struct Node {
     pub listen: Listen,
     #[command(flatten)]
     pub webhooks: Webhooks,
+    #[command(flatten)]
+    pub push: Push,
 }
 
 /// Where webhooks may lead besides public addresses.
@@ -134,6 +136,69 @@ pub struct Webhooks {
 impl From<Webhooks> for crate::egress::Egress {
     fn from(webhooks: Webhooks) -> Self {
         Self { networks: webhooks.webhook_networks, ports: webhooks.webhook_ports }
+    }
+}
+
+/// Phones and browsers: a service is sent to if it has a key here. For `api` nodes and workers alike.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Push")]
+pub struct Push {
+    /// The private key that browsers' push services know this hub by (VAPID): P-256, PKCS#8 in PEM. Subscriptions are bound to
+    /// it: with another, every browser has to subscribe anew.
+    #[arg(long, env = "TILLWIRE_PUSH_VAPID_KEY", requires = "push_contact")]
+    pub push_vapid_key: Option<PathBuf>,
+
+    /// Whom browsers' push services may ask what this hub is doing: `mailto:ops@shop.example`, or an https:// page.
+    #[arg(long, env = "TILLWIRE_PUSH_CONTACT")]
+    pub push_contact: Option<String>,
+
+    /// The file of the service account that sends to Android by FCM, as Google gives it.
+    #[arg(long, env = "TILLWIRE_FCM_CREDENTIALS")]
+    pub fcm_credentials: Option<PathBuf>,
+
+    /// Where FCM is, if not at Google's: for tests.
+    #[arg(long, env = "TILLWIRE_FCM_URL", hide = true)]
+    pub fcm_url: Option<String>,
+
+    /// The private key that APNs knows this hub by, as Apple gives it: a `.p8` file.
+    #[arg(long, env = "TILLWIRE_APNS_KEY", requires_all = ["apns_key_id", "apns_team", "apns_topic"])]
+    pub apns_key: Option<PathBuf>,
+
+    /// That key's id: ten letters and digits.
+    #[arg(long, env = "TILLWIRE_APNS_KEY_ID")]
+    pub apns_key_id: Option<String>,
+
+    /// The team whose key it is: ten letters and digits.
+    #[arg(long, env = "TILLWIRE_APNS_TEAM")]
+    pub apns_team: Option<String>,
+
+    /// The app that is told something: its bundle id.
+    #[arg(long, env = "TILLWIRE_APNS_TOPIC")]
+    pub apns_topic: Option<String>,
+
+    /// Devices' tokens are those of an app that is being developed.
+    #[arg(long, env = "TILLWIRE_APNS_SANDBOX")]
+    pub apns_sandbox: bool,
+
+    /// Where APNs is, if not at Apple's: for tests.
+    #[arg(long, env = "TILLWIRE_APNS_URL", hide = true)]
+    pub apns_url: Option<String>,
+}
+
+impl From<Push> for crate::push::services::Options {
+    fn from(push: Push) -> Self {
+        Self {
+            vapid_key: push.push_vapid_key,
+            contact: push.push_contact,
+            fcm_credentials: push.fcm_credentials,
+            fcm_url: push.fcm_url,
+            apns_key: push.apns_key,
+            apns_key_id: push.apns_key_id,
+            apns_team: push.apns_team,
+            apns_topic: push.apns_topic,
+            apns_sandbox: push.apns_sandbox,
+            apns_url: push.apns_url,
+        }
     }
 }
 

@@ -5,6 +5,8 @@
 //! parser's matter, which knows them all: `https://0x7f.1`, `https://2130706433` and `https://[::ffff:7f00:1]` come here as
 //! the addresses that they are.
 
+pub mod client;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};

@@ -13,6 +13,7 @@ use crate::error::Result;
 use crate::identity::tokens::Verifier;
 use crate::journal::Journal;
 use crate::journal::read::ReadTx;
+use crate::push::services::Services;
 use crate::webhooks::sender::Sender;
 use crate::webhooks::trials::Trials;
 
@@ -28,6 +29,10 @@ pub struct Hub {
     pub sender: Sender,
     /// Whose test messages are under way.
     pub trials: Arc<Trials>,
+    /// Sends to phones and browsers.
+    pub push: Arc<Services>,
+    /// Whose devices are being sent a test.
+    pub device_trials: Arc<Trials>,
     /// Cancelled when the node begins to drain: readiness fails from then on.
     pub draining: CancellationToken,
 }
@@ -37,14 +42,15 @@ impl Hub {
     pub fn new(
         journal: Journal,
         verifier: Arc<Verifier>,
-        egress: Egress,
+        egress: Arc<Egress>,
+        push: Arc<Services>,
         tasks: TaskTracker,
         draining: CancellationToken,
     ) -> Self {
         let snapshots = Arc::new(Shared::new(journal.pools.app.clone(), tasks));
-        let egress = Arc::new(egress);
         let sender = Sender::new(egress.clone());
-        Self { journal, verifier, snapshots, egress, sender, trials: Arc::default(), draining }
+        let (trials, device_trials) = (Arc::default(), Arc::default());
+        Self { journal, verifier, snapshots, egress, sender, trials, push, device_trials, draining }
     }
 
     /// What gateways ask for the state of a channel with: the one place where they and commerce meet.

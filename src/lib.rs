@@ -5,7 +5,7 @@
 // What everything stands on.
 mod batches;
 pub mod config;
-mod egress;
+pub mod egress;
 pub mod embedded;
 pub mod error;
 pub mod shutdown;
@@ -18,6 +18,7 @@ pub mod handled;
 pub mod identity;
 pub mod jobs;
 pub mod journal;
+pub mod push;
 pub mod schema;
 pub mod screens;
 pub mod webhooks;

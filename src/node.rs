@@ -25,6 +25,7 @@ use crate::identity::tokens::Verifier;
 use crate::jobs::{self, Jobs};
 use crate::journal::{Journal, Pools, pool};
 use crate::listener::{self, Listener};
+use crate::push::services::Services;
 use crate::relay::herald::Herald;
 use crate::workers::{self, Urls, Workers};
 use crate::{config, http, server, telemetry};
@@ -124,13 +125,16 @@ impl Node {
             tasks.spawn(herald.run(ended.clone()));
         }
         let journal = Journal::new(pools.clone(), doors.announce, tasks.clone());
-        let hub = Hub::new(journal, Arc::new(verifier), config.webhooks.clone().into(), tasks.clone(), stop.clone());
+        let egress = Arc::new(config.webhooks.clone().into());
+        let push = Arc::new(Services::open(&config.push.clone().into(), Arc::clone(&egress))?);
+        let hub = Hub::new(journal, Arc::new(verifier), egress, push.clone(), tasks.clone(), stop.clone());
         if let Some(relay) = works {
             let urls =
                 Urls { app: &config.database.database_url, feed: &config.database.feed_database_url, relay };
             let workers = Workers::new(&urls, brokers, workers::HANDLERS, tasks.clone(), ended.clone())?;
             let woken = workers.relay(&mut buses)?;
             workers.serve_webhooks(woken, &hub.journal, hub.sender.clone());
+            workers.handle(workers.push(push), &mut buses)?;
         }
         buses.open();
         let mut routes = http::router(hub.clone(), faces.api);

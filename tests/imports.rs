@@ -156,6 +156,25 @@ const WALLS: &[(&str, &[&str])] = &[
         &["crate::commerce", "crate::http", "crate::hub", "crate::node", "crate::roles", "lapin", "redis", "sqlx"],
     ),
     (
+        "src/push",
+        &[
+            "crate::bus",
+            "crate::commerce",
+            "crate::gateway",
+            "crate::http",
+            "crate::hub",
+            "crate::node",
+            "crate::relay",
+            "crate::roles",
+            "crate::screens",
+            "crate::webhooks",
+            "crate::workers",
+            "axum",
+            "lapin",
+            "redis",
+        ],
+    ),
+    (
         "src/webhooks",
         &[
             "crate::bus",

@@ -75,3 +75,7 @@ id!(
     /// A webhook endpoint: where a merchant's own server is told what happens.
     EndpointId
 );
+id!(
+    /// A device on which one person is told what no screen has shown them.
+    DeviceId
+);

@@ -18,7 +18,9 @@ pub mod wire;
 
 pub use envelope::{Envelope, Stored};
 pub use event::Event;
-pub use ids::{EndpointId, MerchantId, OutletId, PaymentId, ProductId, RegisterId, SaleId, StaffId, VariantId};
+pub use ids::{
+    DeviceId, EndpointId, MerchantId, OutletId, PaymentId, ProductId, RegisterId, SaleId, StaffId, VariantId,
+};
 pub use position::{Position, Tag};
 pub use quantity::Quantity;
 pub use topic::{Channel, Topic};

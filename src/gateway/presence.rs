@@ -1,6 +1,7 @@
 //! Presence: who is at which outlet by the screens of this gateway, and telling whoever listens who is there by all.
 //!
 //! Everyone is present whose token is bound to an outlet, or to a register of it, for as long as a screen of theirs is here.
+//! Whoever is bound to none is written [apart](EVERYWHERE), and told to no screen: only push asks for them.
 //! Each gateway [writes](writing) of its own, and [tells](telling) what all that live have written. Nothing of it is
 //! journaled, and no screen waits for it.
 
@@ -19,7 +20,7 @@ use uuid::Uuid;
 use super::source::Source;
 use crate::error::Result;
 use crate::identity::Staff;
-use crate::screens::presence::{Here, PEOPLE_MAX, Person};
+use crate::screens::presence::{EVERYWHERE, Here, PEOPLE_MAX, Person};
 
 pub struct Presence {
     source: Source,
@@ -99,13 +100,13 @@ impl Presence {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A screen is here, and first came so long ago. Whoever is bound to no outlet is present nowhere.
-    pub fn enter(self: &Arc<Self>, staff: &Staff, age: Duration) -> Option<Visit> {
+    /// A screen is here, and first came so long ago.
+    pub fn enter(self: &Arc<Self>, staff: &Staff, age: Duration) -> Visit {
         self.visit(staff, Began::Before(Instant::now(), age))
     }
 
     /// It goes on with a fresh token, which may be bound to another outlet.
-    pub fn renew(self: &Arc<Self>, visit: Option<Visit>, staff: &Staff) -> Option<Visit> {
+    pub fn renew(self: &Arc<Self>, visit: Option<Visit>, staff: &Staff) -> Visit {
         let began = visit.as_ref().and_then(|visit| {
             let state = self.lock();
             Some(state.gatherings.get(&visit.merchant)?.visits.get(&visit.number)?.began)
@@ -113,11 +114,12 @@ impl Presence {
         self.visit(staff, began.unwrap_or(Began::Before(Instant::now(), Duration::ZERO)))
     }
 
-    fn visit(self: &Arc<Self>, staff: &Staff, began: Began) -> Option<Visit> {
-        if staff.outlets.is_empty() && staff.register.is_none() {
-            return None;
-        }
-        let outlets = staff.outlets.clone().into_boxed_slice();
+    fn visit(self: &Arc<Self>, staff: &Staff, began: Began) -> Visit {
+        let outlets: Box<[OutletId]> = match (&*staff.outlets, staff.register) {
+            // Walls and public links are nobody whom push would ask for.
+            ([], None) if staff.role != Role::Display => [EVERYWHERE].into(),
+            (bound, _) => bound.into(),
+        };
         let stay = Stay { staff: staff.id, role: staff.role, outlets, register: staff.register, began };
         let mut state = self.lock();
         state.last += 1;
@@ -126,7 +128,7 @@ impl Presence {
         gathering.visits.insert(number, stay);
         gathering.is_changed = true;
         drop(state);
-        Some(Visit { presence: self.clone(), merchant, number })
+        Visit { presence: self.clone(), merchant, number }
     }
 
     /// Somebody waits to be told.

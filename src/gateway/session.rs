@@ -149,7 +149,7 @@ async fn connected(socket: SocketRef, door: Arc<Door>) {
         match feed.enter(&socket, &seat.admission) {
             Ok(is_behind) => {
                 let _ = seat.feed.set(feed.clone());
-                *seat.visit() = door.presence.enter(staff, seat.admission.age);
+                *seat.visit() = Some(door.presence.enter(staff, seat.admission.age));
                 if seat.admission.joined.iter().any(|joined| joined.channel.topic == Topic::Presence) {
                     door.presence.look();
                 }
@@ -230,7 +230,7 @@ async fn renew(socket: &SocketRef, door: &Door, token: &str) -> Result<Rejoined,
     feed.renew(socket, staff.clone()).map_err(|why| why.unwrap_or("not_ready"))?;
     if let Some(seat) = socket.extension::<Arc<Seat>>() {
         let mut visit = seat.visit();
-        *visit = door.presence.renew(visit.take(), &staff);
+        *visit = Some(door.presence.renew(visit.take(), &staff));
     }
     Ok(rejoined)
 }

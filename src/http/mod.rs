@@ -5,6 +5,7 @@
 mod audit;
 mod catalog;
 mod dead_letters;
+mod devices;
 mod docs;
 mod extract;
 mod guard;
@@ -103,6 +104,10 @@ fn routes_of_one() -> OpenApiRouter<Hub> {
         .routes(routes!(dead_letters::replay))
         .routes(routes!(dead_letters::discard))
         .routes(routes!(audit::list))
+        .routes(routes!(devices::list, devices::add))
+        .routes(routes!(devices::get, devices::replace, devices::remove))
+        .routes(routes!(devices::test))
+        .routes(routes!(devices::keys))
         .routes(routes!(journal::after))
         .routes(routes!(journal::snapshot))
 }

@@ -36,6 +36,8 @@ pub enum Permission {
     ManageDeadLetters,
     /// Read who did what.
     ReadAudit,
+    /// Register devices of one's own to be told things on.
+    BeNotified,
 }
 
 impl Permission {
@@ -46,6 +48,8 @@ impl Permission {
             Self::ReadSales => &[Owner, Manager, Cashier, Accountant, Auditor],
             // As over the socket.
             Self::ReadPresence => Topic::Presence.row().roles,
+            // Everybody but a wall.
+            Self::BeNotified => &[Owner, Manager, Cashier, Clerk, Accountant, Auditor],
             Self::ReadCatalog | Self::ReadStock | Self::ReadOutlets | Self::ReadJournal => Role::ALL,
             Self::ChangeCatalog => &[Owner, Manager],
             Self::MoveStock => &[Owner, Manager, Clerk],
@@ -72,6 +76,7 @@ impl fmt::Display for Permission {
             Self::ManageWebhooks => "manage_webhooks",
             Self::ManageDeadLetters => "manage_dead_letters",
             Self::ReadAudit => "read_audit",
+            Self::BeNotified => "be_notified",
         })
     }
 }

@@ -129,7 +129,8 @@ pub async fn revoked_among(sql: &mut PgConnection, merchant: MerchantId, callers
     Ok(callers.iter().map(is_dead).collect())
 }
 
-fn word(role: Role) -> &'static str {
+/// A role, as rows have it.
+pub fn word(role: Role) -> &'static str {
     match role {
         Role::Owner => "owner",
         Role::Manager => "manager",
@@ -141,7 +142,9 @@ fn word(role: Role) -> &'static str {
     }
 }
 
-fn of_word(text: &str) -> anyhow::Result<Role> {
+/// # Errors
+/// If there is no such role.
+pub fn of_word(text: &str) -> anyhow::Result<Role> {
     Role::ALL
         .iter()
         .copied()

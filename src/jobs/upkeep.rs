@@ -38,6 +38,12 @@ pub fn jobs() -> Vec<Job> {
         forgets("handled_events", |sql| {
             Box::pin(sqlx::query_scalar!("select handled_events_expire($1)", BATCH).fetch_one(sql))
         }),
+        forgets("push_devices", |sql| {
+            Box::pin(sqlx::query_scalar!("select push_devices_expire($1)", BATCH).fetch_one(sql))
+        }),
+        forgets("push_told", |sql| {
+            Box::pin(sqlx::query_scalar!("select push_told_expire($1)", BATCH).fetch_one(sql))
+        }),
         Job::new("gateways", HOURLY, gateways),
     ]
 }

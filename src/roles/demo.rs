@@ -51,6 +51,7 @@ async fn open(postgres: &Postgres, config: Demo, stop: CancellationToken) -> any
         buses: config.buses,
         listen: config.listen,
         webhooks: config.webhooks,
+        push: config::Push::default(),
     };
     // Told after the tills have stopped, and before the database does.
     let close = CancellationToken::new();

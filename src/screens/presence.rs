@@ -18,6 +18,9 @@ const LIVES_FOR: Duration = Duration::from_secs(10);
 /// How many people one gateway names at one outlet. Of those who came later it only says how many they are.
 pub const PEOPLE_MAX: usize = 200;
 
+/// Stands for the outlet of people who are bound to none: they have a screen, and are present nowhere.
+pub const EVERYWHERE: OutletId = OutletId(Uuid::nil());
+
 /// Somebody at a register, or at none, by the screens of one gateway.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Person {
@@ -150,12 +153,13 @@ pub struct Said(Vec<(OutletId, String)>);
 pub async fn said(sql: &mut PgConnection, merchant: MerchantId, outlet: Option<OutletId>) -> Result<Said> {
     let rows = sqlx::query!(
         "select outlet_id, people from presence join gateway_nodes using (node_id)
-         where merchant_id = $1 and ($2::uuid is null or outlet_id = $2)
+         where merchant_id = $1 and ($2::uuid is null or outlet_id = $2) and outlet_id <> $4
            and beat_at > now() - make_interval(secs => $3)
          order by outlet_id, node_id",
         merchant.0,
         outlet.map(|outlet| outlet.0),
         LIVES_FOR.as_secs_f64(),
+        EVERYWHERE.0,
     )
     .fetch_all(sql)
     .await?;
@@ -194,6 +198,32 @@ pub async fn named(
         screens: person.screens,
     });
     Ok((present.collect(), more))
+}
+
+/// Who has a screen just now that is at an outlet, or is bound to none ([`EVERYWHERE`]): of those who are named. Without an
+/// outlet, who has one at all.
+pub async fn watching(
+    sql: &mut PgConnection,
+    merchant: MerchantId,
+    outlet: Option<OutletId>,
+) -> Result<Vec<(OutletId, Person)>> {
+    let rows = sqlx::query!(
+        "select outlet_id, people from presence join gateway_nodes using (node_id)
+         where merchant_id = $1 and ($2::uuid is null or outlet_id in ($2, $4))
+           and beat_at > now() - make_interval(secs => $3)",
+        merchant.0,
+        outlet.map(|outlet| outlet.0),
+        LIVES_FOR.as_secs_f64(),
+        EVERYWHERE.0,
+    )
+    .fetch_all(sql)
+    .await?;
+    // What a gateway of a later version writes may not be readable here: then nobody is known to watch.
+    let here = |text: &str| serde_json::from_str::<Here>(text).map_or(Vec::new(), |here| here.people);
+    let those = rows.iter().flat_map(|row| {
+        here(&row.people).into_iter().map(|person| (OutletId(row.outlet_id), person))
+    });
+    Ok(those.collect())
 }
 
 /// The same people on several gateways are one: since the earliest, on all their screens.

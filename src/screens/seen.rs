@@ -4,7 +4,7 @@
 //! says: whose it is, and which register's. A row speaks of the payments that the screen was told on a channel, from the
 //! entry after `since` up to its position.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use serde::Serialize;
 use sqlx::PgConnection;
@@ -232,6 +232,35 @@ pub async fn on(
             })
         })
         .collect()
+}
+
+/// Those of the staff who have seen what stands at this place, on a screen that was told it on one of these channels. Nobody
+/// can have before it was recorded.
+pub async fn by(
+    sql: &mut PgConnection,
+    merchant: MerchantId,
+    at: Position,
+    recorded_at: Moment,
+    heard_on: &[Channel],
+    among: &[StaffId],
+) -> Result<HashSet<StaffId>> {
+    let channels: Vec<String> = heard_on.iter().map(Channel::to_string).collect();
+    let staff: Vec<uuid::Uuid> = among.iter().map(|id| id.0).collect();
+    let (seq, event) = place(at);
+    let rows = sqlx::query_scalar!(
+        "select distinct staff_id from payments_seen
+         where merchant_id = $1 and staff_id = any($2) and seen_at >= $3 and channel = any($4)
+           and (seq, event) >= ($5, $6) and since < $5",
+        merchant.0,
+        &staff,
+        recorded_at,
+        &channels,
+        seq.cast_signed(),
+        event,
+    )
+    .fetch_all(sql)
+    .await?;
+    Ok(rows.into_iter().map(StaffId).collect())
 }
 
 /// The channels on which a payment at this till is told.

@@ -2,6 +2,7 @@
 //! the database, so that whoever is killed at any moment loses nothing, and somebody else goes on.
 
 pub mod handlers;
+pub mod push;
 pub mod redeliveries;
 pub mod subscribers;
 pub mod webhooks;
@@ -22,17 +23,19 @@ use self::handlers::follow::Follow;
 use self::handlers::queue::{Dead, Queue};
 use self::handlers::waiting::Waiting;
 use self::handlers::{Attendant, Handler};
+use self::push::Push;
 use self::redeliveries::Redeliveries;
 use self::subscribers::{STEPS_MAX, Steps, Subscriber as _, Subscribers};
 use self::webhooks::Webhooks;
 use crate::bus::{Brokers, Buses, Moved};
 use crate::journal::{Journal, Pools, pool};
+use crate::push::services::Services;
 use crate::queues::topology::HandlerQueue;
 use crate::relay::{self, Relay};
 use crate::webhooks::sender::Sender;
 
 /// All handlers, as the broker knows them.
-pub const HANDLERS: &[HandlerQueue] = &[];
+pub const HANDLERS: &[HandlerQueue] = &[Push::QUEUE];
 
 /// How many connections workers have to look who has something to be told.
 const LOOKS_CONNECTIONS_MAX: u32 = 4;
@@ -113,6 +116,11 @@ impl Workers {
         let redeliveries = Subscribers::new(redeliveries, self.steps.clone(), Arc::default());
         let stop = self.stop.clone();
         self.tasks.spawn(async move { until("Serving redeliveries", &stop, || redeliveries.run(&stop)).await });
+    }
+
+    /// The handler that tells phones and browsers.
+    pub fn push(&self, services: Arc<Services>) -> Push {
+        Push::new(self.steps.pools.clone(), services)
     }
 
     /// Begins one handler: at the broker, or without one.

@@ -50,6 +50,7 @@ async fn a_healthy_deployment_is_told_so_in_lines() {
         "migrations",
         "buses",
         "token_keys",
+        "push",
         "listen",
         "metrics_listen",
         "node_address",
@@ -240,4 +241,8 @@ async fn ports_keys_and_descriptors_are_looked_at() {
     let mut keyless = env.clone();
     keyless.insert("TILLWIRE_TOKEN_KEYS", dir("keys").join("none.json").display().to_string());
     is_wrong(says(&keyless, "token_keys").await, "tillwire token new-key");
+
+    let mut mute = env.clone();
+    mute.insert("TILLWIRE_FCM_CREDENTIALS", keyless["TILLWIRE_TOKEN_KEYS"].clone());
+    is_wrong(says(&mute, "push").await, "none.json");
 }

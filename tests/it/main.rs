@@ -25,6 +25,7 @@ mod operating;
 mod page;
 mod presence;
 mod process;
+mod push;
 mod reads;
 mod recovery;
 mod relay;

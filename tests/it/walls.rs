@@ -119,6 +119,14 @@ async fn with_everything<'a>(hub: &'a TestHub, name: &str) -> Shop<'a> {
         shop.merchant
     );
     hub.database.psql(&handled).await;
+    let notified = format!(
+        "insert into push_devices (merchant_id, device_id, staff_id, role, outlets, issued_at, kind, registration, name, locale,
+                                   payments, alerts, only_outlets)
+         values ('{0}', gen_random_uuid(), gen_random_uuid(), 'owner', '{{}}', now(), 'fcm', 'token', '', 'id', true, true, '{{}}');
+         insert into push_told select merchant_id, 1, 1, '\\x00000000', device_id from push_devices where merchant_id = '{0}'",
+        shop.merchant
+    );
+    hub.database.psql(&notified).await;
     shop
 }
 
@@ -279,6 +287,8 @@ tillwire_app: payments insert select
 tillwire_app: payments_seen insert select update(event) update(seen_at) update(seq) update(tag)
 tillwire_app: presence delete insert select update
 tillwire_app: products insert select update
+tillwire_app: push_devices delete insert select update
+tillwire_app: push_told insert select
 tillwire_app: registers insert select update(last_receipt)
 tillwire_app: revocations insert select update
 tillwire_app: sale_lines insert select
@@ -305,9 +315,12 @@ tillwire_relay: webhook_redeliveries select(endpoint_id) select(leased_until) se
 
 /// What runs with its owner's rights, and who may call it.
 const DOORS: &str = "\
+handled_events_expire: tillwire_app
 idempotency_keys_expire: tillwire_app
 journal_partitions_ahead: tillwire_app tillwire_relay
 payments_seen_expire: tillwire_app
+push_devices_expire: tillwire_app
+push_told_expire: tillwire_app
 screens_expire: tillwire_app
 webhook_attempts_expire: tillwire_app
 webhook_redeliveries_expire: tillwire_app";
@@ -360,8 +373,8 @@ async fn open_tables(sql: &mut PgConnection) -> Vec<String> {
                            and qual = 'is_pruning()'
                            and relname in ('journal_entries', 'journal_heads', 'relay_cursors', 'webhook_endpoints')
                        when 'old' then roles = array[pg_get_userbyid(relowner)]
-                           and relname in ('idempotency_keys', 'payments_seen', 'screens', 'webhook_attempts',
-                                           'webhook_redeliveries', 'handled_events')
+                           and relname in ('idempotency_keys', 'payments_seen', 'push_devices', 'push_told', 'screens',
+                                           'webhook_attempts', 'webhook_redeliveries', 'handled_events')
                        else false end)
                or not relispartition and not exists (
                    select from pg_policies

@@ -2,6 +2,7 @@
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::bail;
@@ -11,11 +12,12 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::{Finding, within};
-use crate::config::{Database, Listen, Tokens};
+use crate::config::{Database, Listen, Push, Tokens};
 use crate::gateway::address::Place;
 use crate::http::REQUESTS_MAX;
 use crate::identity::tokens::Verifier;
 use crate::journal::pool;
+use crate::push::services::Services;
 
 /// Descriptors beside connections: the log, listeners, brokers, and some to spare.
 const DESCRIPTORS_OTHER: u64 = 64;
@@ -39,6 +41,17 @@ pub fn token_keys(config: Tokens) -> Finding {
             "Make one with `tillwire token new-key`",
         ),
         Ok(_) => Finding::good("token_keys", "they can be read, and the demo's is not among them"),
+    }
+}
+
+/// Whether what is named of push services can be read: a node does not start without.
+pub fn push(config: Push) -> Finding {
+    match Services::open(&config.into(), Arc::default()) {
+        Err(error) => Finding::wrong("push", format!("{error:#}"), "Let the flags name files that this process can read"),
+        Ok(services) => match services.public_keys().kinds.as_slice() {
+            [] => Finding::good("push", "no phone and no browser is sent anything"),
+            kinds => Finding::good("push", format!("has what it needs to send to {}", kinds.join(", "))),
+        },
     }
 }
 

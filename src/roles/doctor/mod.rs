@@ -28,6 +28,7 @@ pub async fn run(config: Doctor) -> anyhow::Result<()> {
     );
     findings.extend(brokers);
     findings.push(machine::token_keys(config.node.tokens));
+    findings.push(machine::push(config.node.push));
     findings.extend(ports);
     findings.push(node_address);
     findings.push(machine::descriptors(&config.node.database));

@@ -1,0 +1,570 @@
+//! Devices: where people want to be told something, of what, and when not.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use sqlx::PgConnection;
+use tillwire_channels::topic::Listener;
+use tillwire_channels::{DeviceId, MerchantId, Moment, OutletId, RegisterId, Role, StaffId};
+use time::Time;
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use super::note::{About, Locale};
+use super::quiet::{Quiet, TimeOfDay};
+use super::webpush::{AUTH_BYTES, Keys};
+use crate::egress::Egress;
+use crate::error::{Error, OnConstraint, Result};
+use crate::identity::{Staff, staff};
+use crate::journal::MerchantTx;
+
+/// The most devices of one person.
+pub const OF_PERSON_MAX: i64 = 10;
+/// The most devices of one merchant: as many are asked for when something happens.
+pub const OF_MERCHANT_MAX: i64 = 1_000;
+/// The most outlets that a device may be narrowed to.
+pub const OUTLETS_MAX: usize = 100;
+/// For how many days a device is sent something after its app was last heard of.
+const KEPT_DAYS: i32 = 90;
+/// The longest token of FCM that is kept, in bytes. None has been seen that is longer than a fifth of it.
+const FCM_TOKEN_BYTES_MAX: usize = 1_024;
+/// How long APNs' tokens are, in bytes. There may be longer ones one day, says Apple.
+const APNS_TOKEN_BYTES: std::ops::RangeInclusive<usize> = 32..=100;
+
+/// Whose service leads to a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// A browser, by Web Push.
+    Web,
+    /// Android, by Google's FCM.
+    Fcm,
+    /// Apple's devices, by APNs.
+    Apns,
+}
+
+impl Kind {
+    pub const ALL: [Self; 3] = [Self::Web, Self::Fcm, Self::Apns];
+
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Web => "web",
+            Self::Fcm => "fcm",
+            Self::Apns => "apns",
+        }
+    }
+}
+
+/// Under what name its service knows a device. Whoever knows it may tell the device something: it is shown nowhere.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Registration {
+    Web { endpoint: String, keys: Keys },
+    Fcm { token: String },
+    Apns { token: String },
+}
+
+impl fmt::Debug for Registration {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Registration({}, …)", self.kind().word())
+    }
+}
+
+impl Registration {
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Web { .. } => Kind::Web,
+            Self::Fcm { .. } => Kind::Fcm,
+            Self::Apns { .. } => Kind::Apns,
+        }
+    }
+
+    /// A browser's subscription.
+    ///
+    /// # Errors
+    /// With the field, if the endpoint may not be connected to, or a key is none.
+    pub fn web(endpoint: String, keys: Keys, egress: &Egress) -> Result<Self> {
+        let refused =
+            |field: &str, detail: &str| Error::invalid("invalid_field", format!("/registration/{field}"), detail);
+        egress
+            .parse(&endpoint)
+            .map_err(|why| Error::invalid("url_refused", "/registration/endpoint", format!("{}.", why.detail())))?;
+        if !Keys::is_point(&keys.p256dh) {
+            return Err(refused("keys/p256dh", "A point on P-256 that is not compressed is needed: 65 bytes."));
+        }
+        if keys.auth.len() != AUTH_BYTES {
+            return Err(refused("keys/auth", "16 bytes are needed."));
+        }
+        Ok(Self::Web { endpoint, keys })
+    }
+
+    /// # Errors
+    /// If it looks like no token of FCM.
+    pub fn fcm(token: String) -> Result<Self> {
+        let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"-_:.".contains(&byte);
+        match (1..=FCM_TOKEN_BYTES_MAX).contains(&token.len()) && token.bytes().all(is_token) {
+            true => Ok(Self::Fcm { token }),
+            false => Err(Error::invalid("invalid_field", "/registration/token", "This is no token of FCM.")),
+        }
+    }
+
+    /// # Errors
+    /// If it looks like no token of APNs.
+    pub fn apns(token: &str) -> Result<Self> {
+        let is_token = token.len().is_multiple_of(2)
+            && APNS_TOKEN_BYTES.contains(&(token.len() / 2))
+            && token.bytes().all(|byte| byte.is_ascii_hexdigit());
+        match is_token {
+            // In one form, so that the same device is known again.
+            true => Ok(Self::Apns { token: token.to_ascii_lowercase() }),
+            false => {
+                let detail =
+                    "A token of APNs is needed, in hexadecimal digits: 64, or more, of a device with a newer one.";
+                Err(Error::invalid("invalid_field", "/registration/token", detail))
+            }
+        }
+    }
+
+    /// As a row has it.
+    fn parts(&self) -> (&str, Option<&[u8]>, Option<&[u8]>) {
+        match self {
+            Self::Web { endpoint, keys } => (endpoint, Some(&keys.p256dh), Some(&keys.auth)),
+            Self::Fcm { token } | Self::Apns { token } => (token, None, None),
+        }
+    }
+
+    fn of(kind: &str, text: String, p256dh: Option<Vec<u8>>, auth: Option<Vec<u8>>) -> anyhow::Result<Self> {
+        match (kind, p256dh, auth) {
+            ("web", Some(p256dh), Some(auth)) => Ok(Self::Web { endpoint: text, keys: Keys { p256dh, auth } }),
+            ("fcm", None, None) => Ok(Self::Fcm { token: text }),
+            ("apns", None, None) => Ok(Self::Apns { token: text }),
+            _ => Err(anyhow::anyhow!("an unknown kind of device in the database: {kind}")),
+        }
+    }
+}
+
+/// What a device is to be.
+#[derive(Clone, Debug)]
+pub struct Draft {
+    pub registration: Registration,
+    pub name: String,
+    pub locale: Locale,
+    pub quiet: Option<Quiet>,
+    pub topics: Topics,
+    /// None for all.
+    pub outlets: Vec<OutletId>,
+}
+
+/// What of a person wants to be told on a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Topics {
+    /// Money that arrives.
+    #[serde(default)]
+    pub payments: bool,
+    /// What somebody should look at.
+    #[serde(default)]
+    pub alerts: bool,
+}
+
+/// Quiet hours, as asked for and answered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct QuietHours {
+    /// From this time of day, as `22:00`.
+    #[schema(value_type = String)]
+    pub from: TimeOfDay,
+    /// Up to this one, which may be on the next day.
+    #[schema(value_type = String)]
+    pub to: TimeOfDay,
+    /// By whose clocks: an IANA name such as `Asia/Jakarta`.
+    pub time_zone: String,
+}
+
+/// A device, as answered. Under what name its service knows it is not shown.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct DeviceView {
+    pub id: DeviceId,
+    pub kind: String,
+    pub name: String,
+    pub locale: String,
+    pub quiet: Option<QuietHours>,
+    pub topics: Topics,
+    /// Of these outlets alone; none for all.
+    pub outlets: Vec<OutletId>,
+    #[serde(with = "time::serde::rfc3339")]
+    #[schema(value_type = String, format = DateTime)]
+    pub created_at: Moment,
+    /// When the app was last heard of. Nothing is sent any more after 90 days.
+    #[serde(with = "time::serde::rfc3339")]
+    #[schema(value_type = String, format = DateTime)]
+    pub renewed_at: Moment,
+}
+
+/// Registers a device of a person's own. One that was registered before is the same device, or is taken over from whoever had
+/// it: a phone tells its own person's things and nobody else's.
+pub async fn register(tx: &mut MerchantTx, own: &Staff, id: Option<DeviceId>, draft: &Draft) -> Result<DeviceView> {
+    let merchant = tx.merchant();
+    tx.take_turn("push devices").await?;
+    let known = sqlx::query!(
+        "select device_id, staff_id from push_devices where merchant_id = $1 and kind = $2 and registration = $3",
+        merchant.0,
+        draft.registration.kind().word(),
+        draft.registration.parts().0,
+    )
+    .fetch_optional(tx.sql())
+    .await?;
+    if let Some(known) = known.as_ref().filter(|known| known.staff_id == own.id.0) {
+        return put(tx, own, DeviceId(known.device_id), draft).await;
+    }
+    check(tx, draft).await?;
+    take_over(tx.sql(), merchant, None, &draft.registration).await?;
+    let count = sqlx::query!(
+        r#"select count(*) as "all!", count(*) filter (where staff_id = $2) as "own!" from push_devices where merchant_id = $1"#,
+        merchant.0,
+        own.id.0,
+    )
+    .fetch_one(tx.sql())
+    .await?;
+    let too_many = |whose: &str, max: i64| {
+        Err(Error::conflict_at("too_many_devices", "/registration", format!("{whose} has {max} devices at most.")))
+    };
+    if count.own >= OF_PERSON_MAX {
+        return too_many("A person", OF_PERSON_MAX);
+    }
+    if count.all >= OF_MERCHANT_MAX {
+        return too_many("A merchant", OF_MERCHANT_MAX);
+    }
+    let id = id.unwrap_or_else(DeviceId::new);
+    let (text, p256dh, auth) = draft.registration.parts();
+    sqlx::query!(
+        "insert into push_devices (merchant_id, device_id, staff_id, role, outlets, register_id, issued_at, kind, registration,
+                                   p256dh, auth, name, locale, quiet_from, quiet_to, quiet_zone, payments, alerts, only_outlets)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)",
+        merchant.0,
+        id.0,
+        own.id.0,
+        staff::word(own.role),
+        &ids(&own.outlets),
+        own.register.map(|id| id.0),
+        own.issued_at,
+        draft.registration.kind().word(),
+        text,
+        p256dh,
+        auth,
+        draft.name,
+        draft.locale.word(),
+        draft.quiet.as_ref().map(|quiet| quiet.from),
+        draft.quiet.as_ref().map(|quiet| quiet.to),
+        draft.quiet.as_ref().map(|quiet| quiet.zone.as_str()),
+        draft.topics.payments,
+        draft.topics.alerts,
+        &ids(&draft.outlets),
+    )
+    .execute(tx.sql())
+    .await
+    .on_constraint("push_devices_pkey", || Error::conflict_at("id_taken", "/id", "This id is in use."))
+    .on_constraint("push_devices_merchant_id_fkey", || Error::NotFound("merchant"))?;
+    get(tx.sql(), merchant, own.id, id).await
+}
+
+/// Makes a person's own device what it is to be, and says that its app is there.
+pub async fn replace(tx: &mut MerchantTx, own: &Staff, id: DeviceId, draft: &Draft) -> Result<DeviceView> {
+    tx.take_turn("push devices").await?;
+    put(tx, own, id, draft).await
+}
+
+async fn put(tx: &mut MerchantTx, own: &Staff, id: DeviceId, draft: &Draft) -> Result<DeviceView> {
+    let merchant = tx.merchant();
+    get(tx.sql(), merchant, own.id, id).await?;
+    check(tx, draft).await?;
+    take_over(tx.sql(), merchant, Some(id), &draft.registration).await?;
+    let (text, p256dh, auth) = draft.registration.parts();
+    sqlx::query!(
+        "update push_devices
+         set role = $4, outlets = $5, register_id = $6, issued_at = $7, kind = $8, registration = $9, p256dh = $10, auth = $11,
+             name = $12, locale = $13, quiet_from = $14, quiet_to = $15, quiet_zone = $16, payments = $17, alerts = $18,
+             only_outlets = $19, renewed_at = greatest(clock_timestamp(), renewed_at + interval '1 microsecond')
+         where merchant_id = $1 and device_id = $2 and staff_id = $3",
+        merchant.0,
+        id.0,
+        own.id.0,
+        staff::word(own.role),
+        &ids(&own.outlets),
+        own.register.map(|id| id.0),
+        own.issued_at,
+        draft.registration.kind().word(),
+        text,
+        p256dh,
+        auth,
+        draft.name,
+        draft.locale.word(),
+        draft.quiet.as_ref().map(|quiet| quiet.from),
+        draft.quiet.as_ref().map(|quiet| quiet.to),
+        draft.quiet.as_ref().map(|quiet| quiet.zone.as_str()),
+        draft.topics.payments,
+        draft.topics.alerts,
+        &ids(&draft.outlets),
+    )
+    .execute(tx.sql())
+    .await?;
+    get(tx.sql(), merchant, own.id, id).await
+}
+
+/// What only the database knows: whether there are such a time zone and such outlets.
+async fn check(tx: &mut MerchantTx, draft: &Draft) -> Result<()> {
+    let merchant = tx.merchant();
+    if let Some(quiet) = &draft.quiet {
+        let is_known = sqlx::query_scalar!(
+            r#"select exists (select from pg_timezone_names where name = $1) as "known!""#,
+            quiet.zone
+        )
+        .fetch_one(tx.sql())
+        .await?;
+        if !is_known {
+            let detail = "An IANA name is needed, such as Asia/Jakarta.";
+            return Err(Error::invalid("unknown_time_zone", "/quiet/time_zone", detail));
+        }
+    }
+    let known = sqlx::query_scalar!(
+        "select outlet_id from outlets where merchant_id = $1 and outlet_id = any($2)",
+        merchant.0,
+        &ids(&draft.outlets),
+    )
+    .fetch_all(tx.sql())
+    .await?;
+    match draft.outlets.iter().position(|outlet| !known.contains(&outlet.0)) {
+        Some(at) => Err(Error::invalid("unknown_outlet", format!("/outlets/{at}"), "There is no such outlet.")),
+        None => Ok(()),
+    }
+}
+
+/// Takes a registration from whichever other device has it.
+async fn take_over(
+    sql: &mut PgConnection,
+    merchant: MerchantId,
+    by: Option<DeviceId>,
+    registration: &Registration,
+) -> Result<()> {
+    sqlx::query!(
+        "delete from push_devices
+         where merchant_id = $1 and kind = $2 and registration = $3 and device_id is distinct from $4",
+        merchant.0,
+        registration.kind().word(),
+        registration.parts().0,
+        by.map(|id| id.0),
+    )
+    .execute(sql)
+    .await?;
+    Ok(())
+}
+
+/// What is answered when a device is gone.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct RemovedDevice {
+    pub id: DeviceId,
+}
+
+/// Removes a person's own device.
+pub async fn remove(tx: &mut MerchantTx, own: StaffId, id: DeviceId) -> Result<RemovedDevice> {
+    let merchant = tx.merchant();
+    let gone = sqlx::query!(
+        "delete from push_devices where merchant_id = $1 and device_id = $2 and staff_id = $3",
+        merchant.0,
+        id.0,
+        own.0,
+    )
+    .execute(tx.sql())
+    .await?;
+    if gone.rows_affected() == 0 { Err(Error::NotFound("device")) } else { Ok(RemovedDevice { id }) }
+}
+
+/// One of a person's own devices.
+pub async fn get(sql: &mut PgConnection, merchant: MerchantId, own: StaffId, id: DeviceId) -> Result<DeviceView> {
+    select(sql, merchant, own, Some(id)).await?.into_iter().next().ok_or(Error::NotFound("device"))
+}
+
+/// A person's own devices: all of them, for they are few.
+pub async fn list(sql: &mut PgConnection, merchant: MerchantId, own: StaffId) -> Result<Vec<DeviceView>> {
+    select(sql, merchant, own, None).await
+}
+
+async fn select(
+    sql: &mut PgConnection,
+    merchant: MerchantId,
+    own: StaffId,
+    only: Option<DeviceId>,
+) -> Result<Vec<DeviceView>> {
+    let rows = sqlx::query!(
+        "select device_id, kind, name, locale, quiet_from, quiet_to, quiet_zone, payments, alerts, only_outlets, created_at,
+                renewed_at
+         from push_devices
+         where merchant_id = $1 and staff_id = $2 and ($3::uuid is null or device_id = $3)
+         order by device_id limit $4",
+        merchant.0,
+        own.0,
+        only.map(|id| id.0),
+        OF_PERSON_MAX,
+    )
+    .fetch_all(sql)
+    .await?;
+    let views = rows.into_iter().map(|row| DeviceView {
+        id: DeviceId(row.device_id),
+        kind: row.kind,
+        name: row.name,
+        locale: row.locale,
+        quiet: quiet(row.quiet_from, row.quiet_to, row.quiet_zone).map(|quiet| QuietHours {
+            from: TimeOfDay(quiet.from),
+            to: TimeOfDay(quiet.to),
+            time_zone: quiet.zone,
+        }),
+        topics: Topics { payments: row.payments, alerts: row.alerts },
+        outlets: row.only_outlets.into_iter().map(OutletId).collect(),
+        created_at: row.created_at,
+        renewed_at: row.renewed_at,
+    });
+    Ok(views.collect())
+}
+
+/// A device, as whoever sends to it needs to know it.
+#[derive(Clone, Debug)]
+pub struct Device {
+    pub id: DeviceId,
+    pub staff: StaffId,
+    pub locale: Locale,
+    pub registration: Registration,
+    /// What it was when it was read: a device that was renewed meanwhile has another.
+    pub renewed_at: Moment,
+    role: Role,
+    outlets: Vec<OutletId>,
+    register: Option<RegisterId>,
+    quiet: Option<Quiet>,
+    /// What clocks show where it is quiet at times.
+    local_time: Option<Time>,
+}
+
+impl Device {
+    /// Its person as one who asks to listen.
+    pub fn listener(&self) -> Listener<'_> {
+        Listener { role: self.role, outlets: &self.outlets, register: self.register }
+    }
+
+    /// Whether its person does not want to be told anything just now.
+    pub fn is_quiet(&self) -> bool {
+        self.quiet.as_ref().zip(self.local_time).is_some_and(|(quiet, local)| quiet.covers(local))
+    }
+}
+
+/// The devices whose people want to be told about this, at this outlet, and whose tokens were not revoked.
+pub async fn wanting(
+    sql: &mut PgConnection,
+    merchant: MerchantId,
+    about: About,
+    outlet: Option<OutletId>,
+) -> Result<Vec<Device>> {
+    let rows = sqlx::query!(
+        r#"select device_id, staff_id, role, outlets, register_id, kind, registration, p256dh, auth, locale, quiet_from, quiet_to,
+                  quiet_zone, renewed_at, (now() at time zone quiet_zone)::time as "local_time?"
+           from push_devices device
+           where merchant_id = $1
+             and case $2 when 'payments' then payments when 'alerts' then alerts else false end
+             and (cardinality(only_outlets) = 0 or $3::uuid is null or $3 = any(only_outlets))
+             and renewed_at > now() - make_interval(days => $4)
+             and not exists (select from revocations
+                             where merchant_id = $1 and staff_id = device.staff_id and issued_until >= device.issued_at)
+           order by device_id limit $5"#,
+        merchant.0,
+        about.word(),
+        outlet.map(|id| id.0),
+        KEPT_DAYS,
+        OF_MERCHANT_MAX,
+    )
+    .fetch_all(sql)
+    .await?;
+    rows.into_iter()
+        .map(|row| {
+            Ok(Device {
+                id: DeviceId(row.device_id),
+                staff: StaffId(row.staff_id),
+                locale: Locale::of(&row.locale).unwrap_or_default(),
+                registration: Registration::of(&row.kind, row.registration, row.p256dh, row.auth)?,
+                renewed_at: row.renewed_at,
+                role: staff::of_word(&row.role)?,
+                outlets: row.outlets.into_iter().map(OutletId).collect(),
+                register: row.register_id.map(RegisterId),
+                quiet: quiet(row.quiet_from, row.quiet_to, row.quiet_zone),
+                local_time: row.local_time,
+            })
+        })
+        .collect()
+}
+
+/// Where one of a person's own devices is reached, and when that was last renewed.
+pub async fn reached(
+    sql: &mut PgConnection,
+    merchant: MerchantId,
+    own: StaffId,
+    id: DeviceId,
+) -> Result<(Registration, Locale, Moment)> {
+    let row = sqlx::query!(
+        "select kind, registration, p256dh, auth, locale, renewed_at from push_devices
+         where merchant_id = $1 and staff_id = $2 and device_id = $3",
+        merchant.0,
+        own.0,
+        id.0,
+    )
+    .fetch_optional(sql)
+    .await?
+    .ok_or(Error::NotFound("device"))?;
+    let registration = Registration::of(&row.kind, row.registration, row.p256dh, row.auth)?;
+    Ok((registration, Locale::of(&row.locale).unwrap_or_default(), row.renewed_at))
+}
+
+/// Forgets a device that its service does not know any more since a moment, if it says when. One that was renewed after it
+/// was read, or after that moment, stays: answers whether it is gone.
+pub async fn forget(
+    sql: &mut PgConnection,
+    merchant: MerchantId,
+    id: DeviceId,
+    read_at: Moment,
+    since: Option<Moment>,
+) -> Result<bool> {
+    let gone = sqlx::query!(
+        "delete from push_devices
+         where merchant_id = $1 and device_id = $2 and renewed_at = $3 and ($4::timestamptz is null or renewed_at <= $4)",
+        merchant.0,
+        id.0,
+        read_at,
+        since,
+    )
+    .execute(sql)
+    .await?;
+    Ok(gone.rows_affected() > 0)
+}
+
+fn quiet(from: Option<Time>, to: Option<Time>, zone: Option<String>) -> Option<Quiet> {
+    Some(Quiet { from: from?, to: to?, zone: zone? })
+}
+
+fn ids(outlets: &[OutletId]) -> Vec<Uuid> {
+    outlets.iter().map(|outlet| outlet.0).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_registration_is_what_its_service_gives_and_shown_nowhere() {
+        let token = "AB".repeat(32);
+        let apns = Registration::apns(&token).unwrap();
+        assert_eq!(apns, Registration::Apns { token: token.to_lowercase() });
+        assert_eq!(format!("{apns:?}"), "Registration(apns, …)");
+        for bad in ["", "ab", &"ab".repeat(31), &"ab".repeat(101), &"g".repeat(64), &"a".repeat(65)] {
+            assert!(Registration::apns(bad).is_err(), "{bad}");
+        }
+        assert!(Registration::fcm("dGVz-dA_:APA91b.x".to_owned()).is_ok());
+        for bad in ["", "a b", "a/b", "é", &"a".repeat(1_025)] {
+            assert!(Registration::fcm(bad.to_owned()).is_err(), "{bad}");
+        }
+    }
+}
