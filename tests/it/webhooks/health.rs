@@ -172,3 +172,24 @@ async fn of_a_merchants_tests_one_is_under_way_at_a_time() {
     assert_eq!(first.ok()["outcome"], "delivered");
     assert_eq!(owner.asks("POST", &test(&to_well), Value::Null).await.ok()["outcome"], "delivered");
 }
+
+#[tokio::test]
+async fn one_test_that_two_nodes_are_asked_for_at_once_is_made_known_once() {
+    let stage = stage().await;
+    let owner = stage.owner("Toko Roti").await;
+    let other = stage.hub.node(Faces::API, &["--webhook-networks", "127.0.0.0/8"]).await;
+    let mut slow = Receiver::start().await;
+    slow.answers(Reply::status(200).after(Duration::from_secs(3)));
+    let webhook = owner.tells(&slow, &[]).await;
+    let path = format!("{webhook}/test");
+    let asks = async |address| {
+        let headers = [("idempotency-key", "the-same"), ("content-type", "application/json")];
+        Caller { address, token: &owner.shop.owner }.send("POST", &path, &headers, vec![]).await.expect("an answer")
+    };
+    let answers = tokio::join!(asks(stage.node.address), asks(other.address));
+    let (made, refused) = if answers.0.status == 200 { answers } else { (answers.1, answers.0) };
+    refused.refused(409, "request_in_flight");
+    assert_eq!(asks(other.address).await.ok(), made.ok(), "and it is the one that there was");
+    assert_eq!(slow.next().await.id(), slow.next().await.id());
+    assert_eq!(owner.attempts(&webhook).await.len(), 1);
+}
