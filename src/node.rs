@@ -129,8 +129,7 @@ impl Node {
         let push = Arc::new(Services::open(&config.push.clone().into(), Arc::clone(&egress))?);
         let hub = Hub::new(journal, Arc::new(verifier), egress, push.clone(), tasks.clone(), stop.clone());
         if let Some(relay) = works {
-            let urls =
-                Urls { app: &config.database.database_url, feed: &config.database.feed_database_url, relay };
+            let urls = Urls { app: &config.database.database_url, feed: &config.database.feed_database_url, relay };
             let workers = Workers::new(&urls, brokers, workers::HANDLERS, tasks.clone(), ended.clone())?;
             let woken = workers.relay(&mut buses)?;
             workers.serve_webhooks(woken, &hub.journal, hub.sender.clone());

@@ -135,7 +135,10 @@ const WALLS: &[(&str, &[&str])] = &[
             "redis",
         ],
     ),
-    ("src/audit", &["crate::bus", "crate::commerce", "crate::gateway", "crate::http", "crate::hub", "crate::node", "lapin"]),
+    (
+        "src/audit",
+        &["crate::bus", "crate::commerce", "crate::gateway", "crate::http", "crate::hub", "crate::node", "lapin"],
+    ),
     (
         "src/relay",
         &[
@@ -218,7 +221,16 @@ const WALLS: &[(&str, &[&str])] = &[
     ("src/egress", &["crate"]),
     (
         "src/http",
-        &["crate::workers", "crate::relay", "crate::queues", "crate::bus", "crate::gateway", "crate::node", "crate::roles", "sqlx"],
+        &[
+            "crate::workers",
+            "crate::relay",
+            "crate::queues",
+            "crate::bus",
+            "crate::gateway",
+            "crate::node",
+            "crate::roles",
+            "sqlx",
+        ],
     ),
     ("src/hub", &["crate::http", "crate::bus", "crate::gateway", "crate::node", "crate::roles"]),
     ("src/node", &["crate::commerce", "crate::roles", "sqlx"]),

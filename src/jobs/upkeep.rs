@@ -41,9 +41,7 @@ pub fn jobs() -> Vec<Job> {
         forgets("push_devices", |sql| {
             Box::pin(sqlx::query_scalar!("select push_devices_expire($1)", BATCH).fetch_one(sql))
         }),
-        forgets("push_told", |sql| {
-            Box::pin(sqlx::query_scalar!("select push_told_expire($1)", BATCH).fetch_one(sql))
-        }),
+        forgets("push_told", |sql| Box::pin(sqlx::query_scalar!("select push_told_expire($1)", BATCH).fetch_one(sql))),
         Job::new("gateways", HOURLY, gateways),
     ]
 }

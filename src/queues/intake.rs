@@ -10,7 +10,8 @@ use anyhow::{Context as _, anyhow, bail, ensure};
 use futures_util::StreamExt as _;
 use lapin::message::Delivery;
 use lapin::options::{
-    BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions, ConfirmSelectOptions,
+    BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions,
+    ConfirmSelectOptions,
 };
 use lapin::types::{FieldTable, ShortString};
 use lapin::{BasicProperties, Channel, Confirmation, Consumer};
@@ -255,7 +256,9 @@ impl Desk {
 
     fn why(&self, known: &Known) -> Option<String> {
         match &known.given_up_in {
-            Some(_) => Some("It was given to nodes again and again, and none said what became of it: they may die of it.".into()),
+            Some(_) => Some(
+                "It was given to nodes again and again, and none said what became of it: they may die of it.".into(),
+            ),
             None => known.reason.clone(),
         }
     }

@@ -186,9 +186,19 @@ mod tests {
         let (one, other) = (Topology::new(""), Topology::new("shop-7."));
         assert_eq!((one.events.as_str(), other.events.as_str()), ("tillwire.events", "tillwire.shop-7.events"));
         let names = |it: &Topology| {
-            [it.events.clone(), it.wake.clone(), it.moved.clone(), it.dead.clone(), it.of_handler("push"), it.again("push", 5)]
+            [
+                it.events.clone(),
+                it.wake.clone(),
+                it.moved.clone(),
+                it.dead.clone(),
+                it.of_handler("push"),
+                it.again("push", 5),
+            ]
         };
         assert!(names(&one).iter().all(|name| !names(&other).contains(name)));
-        assert_eq!((one.handler_of("tillwire.handler.push"), other.handler_of("tillwire.handler.push")), (Some("push"), None));
+        assert_eq!(
+            (one.handler_of("tillwire.handler.push"), other.handler_of("tillwire.handler.push")),
+            (Some("push"), None)
+        );
     }
 }

@@ -86,7 +86,9 @@ impl Line {
         let depth = self.broker.as_ref().map(|broker| broker.queue.unwrap_or_default());
         // What is in the queue is younger than what was last taken from it.
         let age = match (depth, newest) {
-            (Some(depth), Some(newest)) if depth.messages > 0 => Some((Moment::now_utc() - newest).whole_seconds().max(0)),
+            (Some(depth), Some(newest)) if depth.messages > 0 => {
+                Some((Moment::now_utc() - newest).whole_seconds().max(0))
+            }
             (Some(depth), _) if depth.messages == 0 => Some(0),
             _ => None,
         };
@@ -132,7 +134,10 @@ async fn with_letters(config: &Queues, relay: &PgPool, which: &Letters, deed: De
     };
     let found = each(relay, &which_of(which), async |letter| {
         match letters::by_operator(&app, letter.due, deed).await {
-            Ok(_) => println!("{word} {} of {}: {} {}", letter.due.letter, letter.due.merchant, letter.handler, letter.position),
+            Ok(_) => println!(
+                "{word} {} of {}: {} {}",
+                letter.due.letter, letter.due.merchant, letter.handler, letter.position
+            ),
             // Somebody else was faster.
             Err(crate::error::Error::NotFound(_)) => {}
             Err(error) => return Err(error.into_anyhow()),

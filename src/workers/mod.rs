@@ -40,10 +40,9 @@ pub const HANDLERS: &[HandlerQueue] = &[Push::QUEUE];
 /// How many connections workers have to look who has something to be told.
 const LOOKS_CONNECTIONS_MAX: u32 = 4;
 /// All that they take of the database, and the connections to whom they serve.
-pub const DESCRIPTORS_MAX: usize =
-    (relay::CONNECTIONS_MAX + LOOKS_CONNECTIONS_MAX + 2 * STEPS_MAX) as usize
-        + Webhooks::SERVED_MAX
-        + Redeliveries::SERVED_MAX;
+pub const DESCRIPTORS_MAX: usize = (relay::CONNECTIONS_MAX + LOOKS_CONNECTIONS_MAX + 2 * STEPS_MAX) as usize
+    + Webhooks::SERVED_MAX
+    + Redeliveries::SERVED_MAX;
 
 /// How long after a panic a worker begins again.
 const BEGIN_AGAIN_AFTER: Duration = Duration::from_secs(1);

@@ -288,7 +288,8 @@ async fn what_kills_whoever_takes_it_is_a_dead_letter_in_the_end_and_nothing_els
 async fn a_database_that_is_away_is_waited_for_and_costs_no_attempt() {
     let (hub, url) = stage().await;
     let mut near = Proxy::to(Postgres::shared().await.tcp_port().unwrap()).await;
-    let through = ["tillwire_app", "tillwire_feed", "tillwire_relay"].map(|role| hub.database.url_through(near.port, role));
+    let through =
+        ["tillwire_app", "tillwire_feed", "tillwire_relay"].map(|role| hub.database.url_through(near.port, role));
     for amqp_url in [Some(url.as_str()), None] {
         let shop = hub.merchant("Toko Roti").await;
         let bread = shop.stocked("roti", 7_500, "1000").await;

@@ -52,7 +52,7 @@ impl Handler for Ledger {
             _ => {}
         }
         let is_inside = &*heard.event.kind == "sale.completed";
-        self.write(heard, is_inside).await.map_err(anyhow::Error::from)?;
+        self.write(heard, is_inside).await?;
         Ok(if is_inside { Effect::None } else { Effect::Made })
     }
 }

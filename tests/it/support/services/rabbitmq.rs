@@ -65,8 +65,7 @@ impl RabbitMq {
         let name = unique("test");
         // A cluster that has just come together takes its time. Whoever does not wait for the answer may never be let in.
         let path = format!("/api/vhosts/{name}");
-        let (status, body) =
-            management(self.ports.management, "PUT", &path, "", READY_MAX).await.expect("management");
+        let (status, body) = management(self.ports.management, "PUT", &path, "", READY_MAX).await.expect("management");
         assert!(status == 201 || status == 204, "creating a virtual host: {status} {body}");
         name
     }
@@ -147,7 +146,9 @@ impl RabbitMq {
         let ports = self.ports;
         let is_ready = async || {
             TcpStream::connect(("127.0.0.1", ports.amqp)).await.is_ok()
-                && management(ports.management, "GET", "/api/overview", "", ANSWER_MAX).await.is_ok_and(|(status, _)| status == 200)
+                && management(ports.management, "GET", "/api/overview", "", ANSWER_MAX)
+                    .await
+                    .is_ok_and(|(status, _)| status == 200)
         };
         self.service.ready(is_ready).await;
     }
