@@ -220,9 +220,8 @@ pub async fn watching(
     .await?;
     // What a gateway of a later version writes may not be readable here: then nobody is known to watch.
     let here = |text: &str| serde_json::from_str::<Here>(text).map_or(Vec::new(), |here| here.people);
-    let those = rows.iter().flat_map(|row| {
-        here(&row.people).into_iter().map(|person| (OutletId(row.outlet_id), person))
-    });
+    let those =
+        rows.iter().flat_map(|row| here(&row.people).into_iter().map(|person| (OutletId(row.outlet_id), person)));
     Ok(those.collect())
 }
 

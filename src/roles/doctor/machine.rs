@@ -47,7 +47,9 @@ pub fn token_keys(config: Tokens) -> Finding {
 /// Whether what is named of push services can be read: a node does not start without.
 pub fn push(config: Push) -> Finding {
     match Services::open(&config.into(), Arc::default()) {
-        Err(error) => Finding::wrong("push", format!("{error:#}"), "Let the flags name files that this process can read"),
+        Err(error) => {
+            Finding::wrong("push", format!("{error:#}"), "Let the flags name files that this process can read")
+        }
         Ok(services) => match services.public_keys().kinds.as_slice() {
             [] => Finding::good("push", "no phone and no browser is sent anything"),
             kinds => Finding::good("push", format!("has what it needs to send to {}", kinds.join(", "))),
