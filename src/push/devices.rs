@@ -519,26 +519,46 @@ pub async fn reached(
     Ok((registration, Locale::of(&row.locale).unwrap_or_default(), row.renewed_at))
 }
 
-/// Forgets a device that its service does not know any more since a moment, if it says when. One that was renewed after it
-/// was read, or after that moment, stays: answers whether it is gone.
+/// What became of a device that its service does not know any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Forgotten {
+    Removed,
+    /// It was renewed after it was read, perhaps under another name.
+    Renewed,
+    /// It was renewed before it was read, but after the moment that the service speaks of.
+    Kept,
+}
+
+/// Forgets a device that its service does not know any more since a moment, if it says when; unless it was renewed since.
 pub async fn forget(
     sql: &mut PgConnection,
     merchant: MerchantId,
     id: DeviceId,
     read_at: Moment,
     since: Option<Moment>,
-) -> Result<bool> {
-    let gone = sqlx::query!(
-        "delete from push_devices
-         where merchant_id = $1 and device_id = $2 and renewed_at = $3 and ($4::timestamptz is null or renewed_at <= $4)",
+) -> Result<Forgotten> {
+    // Both halves see the row as it was before.
+    let row = sqlx::query!(
+        r#"with gone as (
+               delete from push_devices
+               where merchant_id = $1 and device_id = $2 and renewed_at = $3 and ($4::timestamptz is null or renewed_at <= $4)
+               returning device_id
+           )
+           select exists (select from gone) as "is_gone!",
+                  exists (select from push_devices
+                          where merchant_id = $1 and device_id = $2 and renewed_at <> $3) as "is_renewed!""#,
         merchant.0,
         id.0,
         read_at,
         since,
     )
-    .execute(sql)
+    .fetch_one(sql)
     .await?;
-    Ok(gone.rows_affected() > 0)
+    Ok(match (row.is_gone, row.is_renewed) {
+        (true, _) => Forgotten::Removed,
+        (false, true) => Forgotten::Renewed,
+        (false, false) => Forgotten::Kept,
+    })
 }
 
 fn quiet(from: Option<Time>, to: Option<Time>, zone: Option<String>) -> Option<Quiet> {

@@ -21,7 +21,7 @@ use crate::error::{Error, Result};
 use crate::journal::{Pools, pool};
 use crate::push::Outcome;
 use crate::push::audience::{heard_on, may_hear};
-use crate::push::devices::{self, Device, Kind};
+use crate::push::devices::{self, Device, Forgotten, Kind};
 use crate::push::note::{About, Message};
 use crate::push::services::Services;
 use crate::push::told;
@@ -141,8 +141,12 @@ impl Push {
         match outcome {
             Outcome::Sent => {}
             Outcome::Gone(since) => {
-                let is_gone = self.forget(heard, device, since).await?;
-                info!(%merchant, device = %device.id, kind, is_gone, "A device is not known to its service any more");
+                let forgotten = self.forget(heard, device, since).await?;
+                info!(%merchant, device = %device.id, kind, ?forgotten, "A device is not known to its service any more");
+                if forgotten == Forgotten::Renewed {
+                    let why = "a device was renewed meanwhile".to_owned();
+                    return Err(PutOff { why, at_least: None, refused_by: None });
+                }
             }
             Outcome::GivenUp(why) => {
                 warn!(%merchant, device = %device.id, kind, "A device will not be told of {position}: {why}");
@@ -165,12 +169,12 @@ impl Push {
         write_down(write).await
     }
 
-    async fn forget(&self, heard: &Heard, device: &Device, since: Option<Moment>) -> Result<bool, PutOff> {
+    async fn forget(&self, heard: &Heard, device: &Device, since: Option<Moment>) -> Result<Forgotten, PutOff> {
         let write = || async {
             let mut sql = pool::begin_of(&self.pools.app, heard.merchant).await?;
-            let gone = devices::forget(&mut sql, heard.merchant, device.id, device.renewed_at, since).await?;
+            let forgotten = devices::forget(&mut sql, heard.merchant, device.id, device.renewed_at, since).await?;
             sql.commit().await?;
-            Ok(gone)
+            Ok(forgotten)
         };
         write_down(write).await
     }

@@ -361,12 +361,13 @@ async fn apple_is_reached_by_tls_and_only_where_its_certificate_is_trusted() {
         if is_trusted {
             env.insert("SSL_CERT_FILE", text(&authority));
         }
-        let serving = TillwireProcess::start(&["serve"], &env).await;
+        let mut serving = TillwireProcess::start(&["serve"], &env).await;
         let caller = Caller { address: serving.public, token: &shop.owner };
         let added = caller.creates("/v1/devices", device(iphone('a'), json!({}))).await;
         let path = format!("/v1/devices/{}/test", added["id"].as_str().unwrap());
         let tested = caller.post(outcome, &path, vec![]).await.expect("an answer").ok();
         assert_eq!(tested["outcome"], outcome, "{tested}");
+        serving.kill().await;
     }
     assert_eq!(apple.came.next().await.body["tillwire"]["type"], "push.test");
     apple.came.is_empty();
@@ -736,7 +737,12 @@ async fn a_registration_that_has_expired_is_removed_unless_it_was_renewed_since(
         services.web.came.next().await;
         owner.asks("PUT", &web, device(browser.registration(&services.web), json!({}))).await.ok();
     };
-    tokio::join!(is_done(&push, &next), renewing);
+    // It is told under its new name, and the other, who is there as far as we know, is not tried again.
+    tokio::join!(is_put_off(&push, &next), renewing);
+    services.apns.came.next().await;
+    is_done(&push, &next).await;
+    services.web.came.next().await;
+    services.are_silent();
     let mut kept: Vec<String> =
         owner.devices().await.iter().map(|it| format!("/v1/devices/{}", it["id"].as_str().unwrap())).collect();
     kept.sort();
@@ -897,6 +903,27 @@ async fn a_note_that_comes_too_late_is_not_sent() {
     services.are_silent();
     hub.database.psql("update push_told set told_at = told_at - interval '4 days'").await;
     assert_eq!(hub.database.psql("select push_told_expire(100)").await.trim(), "2");
+}
+
+#[tokio::test]
+async fn without_the_database_it_is_tried_again() {
+    let hub = TestHub::start().await;
+    let mut services = AllServices::start().await;
+    let (node, push) = (services.node(&hub).await, services.handler(&hub));
+    let shop = hub.merchant("Toko Roti").await;
+    let bread = shop.stocked("roti", 25_000, "100").await;
+    Person::new(&shop, &node, Role::Owner).registers(android("one")).await;
+    let heard = is_paid(&shop, &bread).await;
+    // It answers while the device is looked up, and not when what was sent is to be written down.
+    services.fcm.desk.answers_next([Reply::status(200).after(Duration::from_secs(2))]);
+    let closing = async {
+        services.fcm.came.next().await;
+        hub.pools.close().await;
+    };
+    let ((why, _), ()) = tokio::join!(is_put_off(&push, &heard), closing);
+    assert!(why.contains("writing it down"), "{why}");
+    is_put_off(&push, &heard).await;
+    services.are_silent();
 }
 
 #[tokio::test]
