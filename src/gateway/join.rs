@@ -138,6 +138,7 @@ mod tests {
             register: None,
             issued_at: Moment::UNIX_EPOCH,
             expires_at: Moment::UNIX_EPOCH,
+            trace: None,
         }
     }
 

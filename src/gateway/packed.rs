@@ -91,6 +91,7 @@ pub(super) mod tests {
             register: None,
             issued_at,
             expires_at,
+            trace: None,
         }
     }
 

@@ -144,7 +144,7 @@ mod tests {
     fn someone(role: Role) -> Staff {
         let (merchant, id, token) = (MerchantId::new(), StaffId::new(), uuid::Uuid::new_v4());
         let (issued_at, expires_at) = (Moment::UNIX_EPOCH, Moment::UNIX_EPOCH);
-        Staff { merchant, id, token, role, outlets: Vec::new(), register: None, issued_at, expires_at }
+        Staff { merchant, id, token, role, outlets: Vec::new(), register: None, issued_at, expires_at, trace: None }
     }
 
     fn joined(channels: &[&str], since: u64) -> Vec<Joined> {

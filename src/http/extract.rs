@@ -7,7 +7,7 @@ use garde::Validate;
 use serde::de::DeserializeOwned;
 
 use super::BODY_BYTES_MAX;
-use super::guard::Bounds;
+use super::guard::{Bounds, Trace};
 use crate::error::{Error, Fault, Result};
 use crate::hub::Hub;
 use crate::identity::Staff;
@@ -28,7 +28,8 @@ impl FromRequestParts<Hub> for Staff {
             .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
             .map(|(_, token)| token.trim())
             .ok_or(Error::Unauthenticated("token_malformed"))?;
-        hub.verifier.verify(token)
+        let staff = hub.verifier.verify(token)?;
+        Ok(Staff { trace: parts.extensions.get::<Trace>().map(|trace| trace.0), ..staff })
     }
 }
 

@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::{HeaderValue, Method};
+use axum::http::{HeaderMap, HeaderValue, Method};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use tokio::sync::Semaphore;
 use tracing::{Instrument, info, info_span};
+use uuid::Uuid;
 
 use super::{REQUEST_TIMEOUT, problem};
 use crate::error::Error;
@@ -20,9 +21,30 @@ pub struct Bounds {
     pub timeout: Duration,
 }
 
+/// Which trace a request is part of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Trace(pub Uuid);
+
+impl Trace {
+    /// That of whoever called, as W3C Trace Context has it: `00-` and 32 hexadecimal digits. Or a new one.
+    /// <https://www.w3.org/TR/trace-context/#traceparent-header>
+    fn of(headers: &HeaderMap) -> Self {
+        let named = || {
+            let text = headers.get("traceparent")?.to_str().ok()?;
+            let (trace, rest) = text.strip_prefix("00-")?.split_at_checked(32)?;
+            let is_hex = |part: &str| part.bytes().all(|it| it.is_ascii_digit() || (b'a'..=b'f').contains(&it));
+            let is_whole = rest.len() == 20 && rest.split('-').all(is_hex) && is_hex(trace);
+            Uuid::try_parse(trace).ok().filter(|id| is_whole && !id.is_nil())
+        };
+        Self(named().unwrap_or_else(Uuid::new_v4))
+    }
+}
+
 /// Gives the request a trace id, counts and logs it, and writes the body of its error.
-pub async fn trace(request: Request, next: Next) -> Response {
-    let trace_id = uuid::Uuid::new_v4().simple().to_string();
+pub async fn trace(mut request: Request, next: Next) -> Response {
+    let trace = Trace::of(request.headers());
+    request.extensions_mut().insert(trace);
+    let trace_id = trace.0.simple().to_string();
     let (method, uri) = (request.method().clone(), request.uri().clone());
     // The route and not the address: ids and cursors would make a label of each request.
     let route =
@@ -75,5 +97,34 @@ pub async fn admit(State(limits): State<Arc<Semaphore>>, request: Request, next:
     match tokio::time::timeout(timeout, next.run(request)).await {
         Ok(response) => response,
         Err(_) => Error::Internal(anyhow::anyhow!("no answer within {timeout:?}")).into_response(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trace_goes_on_if_it_is_one_and_begins_if_it_is_none() {
+        let of = |text: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert("traceparent", text.parse().unwrap());
+            Trace::of(&headers).0.simple().to_string()
+        };
+        let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
+        assert_eq!(of(&format!("00-{trace}-00f067aa0ba902b7-01")), trace);
+        for text in [
+            format!("01-{trace}-00f067aa0ba902b7-01"),
+            format!("00-{trace}-00f067aa0ba902b7"),
+            format!("00-{}-00f067aa0ba902b7-01", trace.to_uppercase()),
+            format!("00-{trace}-00f067aa0ba902b7-0g"),
+            format!("00-{}-00f067aa0ba902b7-01", "0".repeat(32)),
+            "00-é".to_owned(),
+            String::new(),
+        ] {
+            let made = of(&text);
+            assert!(made != trace && made.len() == 32, "{text}: {made}");
+        }
+        assert_ne!(Trace::of(&HeaderMap::new()), Trace::of(&HeaderMap::new()));
     }
 }

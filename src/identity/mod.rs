@@ -29,6 +29,8 @@ pub struct Staff {
     pub register: Option<RegisterId>,
     pub issued_at: Moment,
     pub expires_at: Moment,
+    /// The request that it came with, if it was one.
+    pub trace: Option<uuid::Uuid>,
 }
 
 impl Staff {
@@ -56,6 +58,6 @@ impl Staff {
 
     /// The bearer as one who acts.
     pub fn caller(&self) -> Caller {
-        Caller { merchant: self.merchant, staff: self.id, issued_at: self.issued_at }
+        Caller { merchant: self.merchant, staff: self.id, issued_at: self.issued_at, trace: self.trace }
     }
 }

@@ -244,6 +244,7 @@ impl Verifier {
             register: claims.register,
             issued_at: moment(claims.iat)?,
             expires_at: moment(claims.exp)?,
+            trace: None,
         })
     }
 }

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use anyhow::{Context, ensure};
 use tillwire_channels::{MerchantId, Moment, Position, Stored, Tag};
+use uuid::Uuid;
 
 /// The most that an entry's events may take, in bytes. Larger work is done in several transactions.
 pub const ENTRY_BYTES_MAX: usize = 256 * 1024;
@@ -19,12 +20,19 @@ pub struct Entry {
     pub recorded_at: Moment,
     /// The events as stored: these very bytes are hashed.
     pub text: Arc<str>,
+    /// Which request it came of, where that is known: it comes with the entry by the durable path, and not by the buses.
+    pub trace: Option<Uuid>,
     parsed: OnceLock<Vec<Stored>>,
 }
 
 impl Entry {
     pub fn new(merchant: MerchantId, seq: u64, prev: Tag, tag: Tag, recorded_at: Moment, text: Arc<str>) -> Self {
-        Self { merchant, seq, prev, tag, recorded_at, text, parsed: OnceLock::new() }
+        Self { merchant, seq, prev, tag, recorded_at, text, trace: None, parsed: OnceLock::new() }
+    }
+
+    /// The same, as what came of a request.
+    pub fn traced(self, trace: Option<Uuid>) -> Self {
+        Self { trace, ..self }
     }
 
     /// The place of the whole entry.

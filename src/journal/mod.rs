@@ -30,4 +30,6 @@ pub struct Caller {
     pub staff: StaffId,
     /// When the token was issued: older ones than a revocation are dead.
     pub issued_at: Moment,
+    /// By which request, where it was one.
+    pub trace: Option<uuid::Uuid>,
 }

@@ -196,8 +196,8 @@ async fn range(sql: &mut PgConnection, merchant: MerchantId, from: u64, slice: S
     // The sum over the sizes stops the read early, so that few large entries do not fill the memory.
     let rows = sqlx::query!(
         r#"select seq as "seq!", prev as "prev!", tag as "tag!", recorded_at as "recorded_at!", events as "events!",
-                  head as "head!"
-           from (select seq, prev, tag, recorded_at, events,
+                  trace, head as "head!"
+           from (select seq, prev, tag, recorded_at, events, trace,
                         sum(octet_length(events)) over (order by seq) - octet_length(events) as before,
                         (select seq from journal_heads where merchant_id = $1) as head
                  from (select * from journal_entries where merchant_id = $1 and seq >= $2 order by seq limit $3) page
@@ -215,7 +215,8 @@ async fn range(sql: &mut PgConnection, merchant: MerchantId, from: u64, slice: S
     for row in rows {
         let seq = seq_of(row.seq)?;
         let entry =
-            Entry::new(merchant, seq, tag_of(&row.prev)?, tag_of(&row.tag)?, row.recorded_at, row.events.into());
+            Entry::new(merchant, seq, tag_of(&row.prev)?, tag_of(&row.tag)?, row.recorded_at, row.events.into())
+                .traced(row.trace);
         if let Some(last) = entries.last()
             && (entry.seq != last.seq + 1 || entry.prev != last.tag)
         {

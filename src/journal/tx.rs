@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use sqlx::{PgConnection, PgPool, Postgres, Transaction};
 use tillwire_channels::{Event, MerchantId, Moment, StaffId, Stored};
+use uuid::Uuid;
 
 use super::entry::{ENTRY_BYTES_MAX, Entry, seq_of, tag_of};
 use super::once::Once;
@@ -40,6 +41,13 @@ impl By {
         match self {
             Self::Caller(caller) => caller.merchant,
             Self::Hub(merchant) => merchant,
+        }
+    }
+
+    fn trace(self) -> Option<Uuid> {
+        match self {
+            Self::Caller(caller) => caller.trace,
+            Self::Hub(_) => None,
         }
     }
 
@@ -160,8 +168,8 @@ impl MerchantTx {
                  where merchant_id = $1
                  returning seq, prev, tag, recorded_at
              ), entry as (
-                 insert into journal_entries (merchant_id, seq, recorded_at, prev, tag, events)
-                 select $1, seq, recorded_at, prev, tag, $2 from head
+                 insert into journal_entries (merchant_id, seq, recorded_at, prev, tag, events, trace)
+                 select $1, seq, recorded_at, prev, tag, $2, $8 from head
              ), answer as (
                  insert into idempotency_keys (merchant_id, route, key, fingerprint, status, reply, seq, tag)
                  select $1, $3, $4, $5, $6, $7, seq, tag from head where $3::text is not null
@@ -174,12 +182,13 @@ impl MerchantTx {
             once.map(Once::fingerprint),
             status.cast_signed(),
             reply,
+            self.by.trace(),
         )
         .fetch_optional(&mut *self.sql)
         .await?
         .ok_or(Error::NotFound("merchant"))?;
         let (seq, prev, tag) = (seq_of(row.seq)?, tag_of(&row.prev)?, tag_of(&row.tag)?);
-        Ok(Entry::new(merchant, seq, prev, tag, row.recorded_at, text))
+        Ok(Entry::new(merchant, seq, prev, tag, row.recorded_at, text).traced(self.by.trace()))
     }
 
     /// Stores the answer of a request that nobody will hear of.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use tillwire_channels::Moment;
+use tokio::sync::Semaphore;
 
 use super::Outcome;
 use super::apns::{self, Apns, App};
@@ -31,12 +32,21 @@ pub struct Options {
     pub apns_url: Option<String>,
 }
 
+/// How many devices are sent something at once, by a node: each browser's service takes a connection.
+pub const AT_ONCE_MAX: usize = 64;
+
 /// What there is to send by.
-#[derive(Default)]
 pub struct Services {
+    turns: Semaphore,
     web: Option<WebPush>,
     fcm: Option<Fcm>,
     apns: Option<Apns>,
+}
+
+impl Default for Services {
+    fn default() -> Self {
+        Self { turns: Semaphore::new(AT_ONCE_MAX), web: None, fcm: None, apns: None }
+    }
 }
 
 impl Services {
@@ -61,7 +71,7 @@ impl Services {
             };
             Apns::open(key, app, apns_url)
         });
-        Ok(Self { web: web.transpose()?, fcm: fcm.transpose()?, apns: apns.transpose()? })
+        Ok(Self { web: web.transpose()?, fcm: fcm.transpose()?, apns: apns.transpose()?, ..Self::default() })
     }
 
     /// Whether there is a way to devices of this kind.
@@ -81,6 +91,7 @@ impl Services {
 
     /// Sends one message to one device, once.
     pub async fn send(&self, registration: &Registration, message: &Message) -> Outcome {
+        let Ok(_turn) = self.turns.acquire().await else { return Outcome::Later("the node stops".to_owned(), None) };
         let now = Moment::now_utc();
         let absent = || Outcome::Refused(format!("this hub has no key for {} any more", registration.kind().word()));
         match registration {

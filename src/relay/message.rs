@@ -1,7 +1,7 @@
 //! An entry as a message of the durable exchange.
 //!
 //! The body is JSON: `{"merchant": …, "position": "1041-9f3ac2d1", "prev": …, "tag": …, "recorded_at": …, "events": […]}`, the events as
-//! the very text that the journal hashes. Those of an entry above 64 KiB are left out; whoever wants them reads the journal.
+//! the very text that the journal hashes. Those of an entry above 64 KiB are left out; whoever wants them reads the journal. `trace` is the request that it came of.
 //! A position is of one journal alone, so a message is told from others by merchant and position: its id has both.
 //! A routing key is the type of an event; an entry with events of several types carries the others as `CC`, so that a queue
 //! bound to several of them gets it once.
@@ -14,6 +14,7 @@ use lapin::types::{AMQPValue, FieldTable, ShortString};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tillwire_channels::{MerchantId, Moment, Position};
+use uuid::Uuid;
 
 use crate::journal::{Entry, chain};
 
@@ -36,6 +37,8 @@ struct Body<'a> {
     recorded_at: Moment,
     #[serde(borrow, skip_serializing_if = "Option::is_none", default)]
     events: Option<&'a RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    trace: Option<Uuid>,
 }
 
 /// An entry, ready to be published.
@@ -74,6 +77,7 @@ pub fn encode(entry: &Entry) -> anyhow::Result<Message> {
         tag: entry.tag.to_string(),
         recorded_at: entry.recorded_at,
         events,
+        trace: entry.trace,
     };
     let properties = BasicProperties::default()
         .with_delivery_mode(PERSISTENT)
@@ -109,5 +113,5 @@ pub fn decode(body: &[u8]) -> anyhow::Result<Told> {
     let Some(events) = body.events else { return Ok(Told::Place { merchant, position }) };
     anyhow::ensure!(chain::tag(prev, merchant, position.seq, events.get()) == tag, "events that do not fit their tag");
     anyhow::ensure!(position == Position::of_entry(position.seq, tag), "a position that does not fit its tag");
-    Ok(Told::Entry(Entry::new(merchant, position.seq, prev, tag, recorded_at, events.get().into())))
+    Ok(Told::Entry(Entry::new(merchant, position.seq, prev, tag, recorded_at, events.get().into()).traced(body.trace)))
 }

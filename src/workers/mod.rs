@@ -29,7 +29,7 @@ use self::subscribers::{STEPS_MAX, Steps, Subscriber as _, Subscribers};
 use self::webhooks::Webhooks;
 use crate::bus::{Brokers, Buses, Moved};
 use crate::journal::{Journal, Pools, pool};
-use crate::push::services::Services;
+use crate::push::services::{self, Services};
 use crate::queues::topology::HandlerQueue;
 use crate::relay::{self, Relay};
 use crate::webhooks::sender::Sender;
@@ -42,7 +42,8 @@ const LOOKS_CONNECTIONS_MAX: u32 = 4;
 /// All that they take of the database, and the connections to whom they serve.
 pub const DESCRIPTORS_MAX: usize = (relay::CONNECTIONS_MAX + LOOKS_CONNECTIONS_MAX + 2 * STEPS_MAX) as usize
     + Webhooks::SERVED_MAX
-    + Redeliveries::SERVED_MAX;
+    + Redeliveries::SERVED_MAX
+    + services::AT_ONCE_MAX;
 
 /// How long after a panic a worker begins again.
 const BEGIN_AGAIN_AFTER: Duration = Duration::from_secs(1);

@@ -86,6 +86,24 @@ async fn g6_every_event_has_its_effect_with_a_broker_and_without_one() {
 }
 
 #[tokio::test]
+async fn the_trace_of_a_request_goes_on_where_its_entry_is_handled() {
+    let (hub, url) = stage().await;
+    for amqp_url in [None, Some(url.as_str())] {
+        let shop = hub.merchant("Toko Roti").await;
+        let bread = shop.stocked("roti", 7_500, "1000").await;
+        let _working = Working::of(&hub, amqp_url);
+        let trace = Uuid::new_v4();
+        let parent = format!("00-{}-00f067aa0ba902b7-01", trace.simple());
+        let headers = [("idempotency-key", "one"), ("content-type", "application/json"), ("traceparent", &parent)];
+        let sale = shop.sale(&bread, "1", 7_500).to_string().into_bytes();
+        shop.owner().send("POST", &shop.sales(), &headers, sale).await.expect("an answer").created();
+        until_handled(&shop, 1).await;
+        let traces = format!("select distinct trace from ledger_lines where merchant_id = '{}'", shop.merchant);
+        assert_eq!(hub.database.psql(&traces).await.trim(), trace.to_string());
+    }
+}
+
+#[tokio::test]
 async fn what_fails_is_tried_again_and_holds_up_nobody() {
     let (hub, url) = stage().await;
     for amqp_url in [Some(url.as_str()), None] {

@@ -175,7 +175,7 @@ async fn last(shop: &Shop<'_>, kind: &str) -> Heard {
         let events = entry.events().expect("events");
         let (at, event) = events.iter().enumerate().rfind(|(_, event)| &*event.kind == kind)?;
         let position = Position::of_event(entry.seq, at as u32 + 1, entry.tag);
-        Some(Heard { merchant: shop.merchant, position, recorded_at: entry.recorded_at, event: event.clone() })
+        Some(Heard { merchant: shop.merchant, position, recorded_at: entry.recorded_at, trace: None, event: event.clone() })
     });
     heard.expect("an event")
 }

@@ -3,6 +3,7 @@
 mod churn;
 mod fanout;
 mod idle;
+mod probe;
 mod relay;
 mod resume_storm;
 mod sale_to_screen;

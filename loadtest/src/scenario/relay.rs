@@ -6,6 +6,9 @@
 //! consumer: what RabbitMQ itself can do, without a journal. The bill of the one is PostgreSQL's, RabbitMQ's and the worker's,
 //! that of the other RabbitMQ's alone: its publisher is this tool.
 //!
+//! At the steady pace a [handler](super::probe) listens as well, by a queue of its own: `handler_latency_us` is the time until
+//! the hub's own loop has given it the event.
+//!
 //! Here a merchant counts as a screen. Rate and CPU are those of the backlog, latencies those of the steady pace.
 
 use std::collections::{HashMap, HashSet};
@@ -15,6 +18,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use futures_util::StreamExt as _;
 use futures_util::stream;
+use hdrhistogram::Histogram;
 use lapin::options::{
     BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions, ConfirmSelectOptions,
     ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions,
@@ -29,8 +33,9 @@ use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, timeout};
 
 use super::Stage;
+use super::probe::{Probing, Told};
 use crate::client::crew::Outcome;
-use crate::report::{Bill, Found, Measured};
+use crate::report::{Bill, Found, Measured, Quantiles};
 use crate::subject::tillwire::{Base, Publisher};
 use crate::subject::{Subject, Watched, build};
 
@@ -130,19 +135,35 @@ async fn through(
     bar.finish_and_clear();
     let (took, ended) = (first?.elapsed(), Bill::of(&watched)?);
 
+    let mut probing = match source {
+        Source::Journals(_) => Some(Probing::begin(base, base.amqp_url.as_deref().context("a RabbitMQ")?).await?),
+        Source::Bare(_) => None,
+    };
     let sent = Sent::default();
     let paced = stage.options.sales_per_second * stage.options.seconds;
     let bar = stage.bar(paced).with_message("at a steady pace");
     let hearing = async {
         while tally.distinct() < backlog + paced {
             let heard = sink.next().await?;
+            let before = tally.distinct();
             tally.take(&heard);
-            let sent = sent.lock().unwrap_or_else(PoisonError::into_inner).remove(&(heard.merchant, heard.seq));
-            if let Some(at) = sent {
-                let took = heard.at.saturating_duration_since(at);
-                outcome.latency.record(u64::try_from(took.as_micros())?.max(1))?;
+            if tally.distinct() > before {
+                record(&mut outcome.latency, &sent, (heard.merchant, heard.seq, heard.at))?;
             }
             bar.set_position(tally.distinct() - backlog);
+        }
+        anyhow::Ok(())
+    };
+    let mut handled = Histogram::new(3)?;
+    let handling = async {
+        let Some(probing) = &mut probing else { return Ok(()) };
+        let mut told = HashSet::new();
+        while (told.len() as u64) < paced {
+            let next = timeout(NEXT_MAX, probing.told.recv()).await.context("the handler is told nothing")?;
+            let (merchant, seq, at) = next.context("the handler has ended")?;
+            if told.insert((merchant, seq)) {
+                record(&mut handled, &sent, (merchant, seq, at))?;
+            }
         }
         anyhow::Ok(())
     };
@@ -152,9 +173,10 @@ async fn through(
             Source::Bare(bare) => bare.publish_steadily(stage, &sent).await,
         }
     };
-    let (sending, hearing) = tokio::join!(sending, hearing);
+    let (sending, hearing, handling) = tokio::join!(sending, hearing, handling);
     sending?;
     hearing?;
+    handling?;
     bar.finish_and_clear();
 
     (outcome.sum.repeated, outcome.sum.reordered) = (tally.repeated, tally.reordered);
@@ -168,7 +190,19 @@ async fn through(
         bills: [&began, &began, &began, &ended],
         outcome: &outcome,
     };
-    found.measured().with("paced_per_s", stage.options.sales_per_second)
+    let measured = found.measured().with("paced_per_s", stage.options.sales_per_second)?;
+    match probing {
+        Some(_) => measured.with("handler_latency_us", Quantiles::of(&handled)),
+        None => Ok(measured),
+    }
+}
+
+/// How long an entry took, if it was sent at the steady pace.
+fn record(latency: &mut Histogram<u64>, sent: &Sent, (merchant, seq, at): Told) -> Result<()> {
+    if let Some(sent_at) = sent.lock().unwrap_or_else(PoisonError::into_inner).get(&(merchant, seq)) {
+        latency.record(u64::try_from(at.saturating_duration_since(*sent_at).as_micros())?.max(1))?;
+    }
+    Ok(())
 }
 
 /// Every merchant commits in turn, each from a task of its own: a commit that takes its time holds up no other.

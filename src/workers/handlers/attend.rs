@@ -102,6 +102,7 @@ impl<H: Handler> Attendant<H> {
                 merchant: entry.merchant,
                 position: Position::of_event(entry.seq, number, entry.tag),
                 recorded_at: entry.recorded_at,
+                trace: entry.trace,
                 event: event.clone(),
             };
             let failure = match began.elapsed() {
@@ -142,7 +143,12 @@ impl<H: Handler> Attendant<H> {
     /// Whatever the handler does, the loop around it goes on.
     async fn handle(&self, heard: &Heard) -> Result<Effect, Failure> {
         let span = info_span!(
-            "handle", handler = H::NAME, merchant = %heard.merchant, position = %heard.position, event = &*heard.event.kind
+            "handle",
+            trace_id = heard.trace.map(|trace| trace.simple().to_string()),
+            handler = H::NAME,
+            merchant = %heard.merchant,
+            position = %heard.position,
+            event = &*heard.event.kind,
         );
         let began = Instant::now();
         let handling = AssertUnwindSafe(self.handler.handle(heard)).catch_unwind();
@@ -225,7 +231,7 @@ mod tests {
         });
         let event = serde_json::from_value(event).unwrap();
         let position = "7.2-9f3ac2d1".parse().unwrap();
-        Heard { merchant: MerchantId::new(), position, recorded_at: Moment::UNIX_EPOCH, event }
+        Heard { merchant: MerchantId::new(), position, recorded_at: Moment::UNIX_EPOCH, trace: None, event }
     }
 
     fn after(failures: Vec<Failure>) -> Attended {

@@ -14,6 +14,7 @@ pub mod waiting;
 use std::time::Duration;
 
 use tillwire_channels::{MerchantId, Moment, Position, Stored};
+use uuid::Uuid;
 
 pub use self::attend::Attendant;
 use crate::queues::topology::HandlerQueue;
@@ -28,6 +29,8 @@ pub struct Heard {
     /// The event's own.
     pub position: Position,
     pub recorded_at: Moment,
+    /// The request that it came of, where that is known.
+    pub trace: Option<Uuid>,
     pub event: Stored,
 }
 

@@ -66,11 +66,12 @@ impl Ledger {
                 return Ok(());
             }
         }
-        sqlx::query("insert into ledger_lines values ($1, $2, $3, $4)")
+        sqlx::query("insert into ledger_lines values ($1, $2, $3, $4, $5)")
             .bind(heard.merchant.0)
             .bind(heard.position.seq.cast_signed())
             .bind(heard.position.event.map(u32::cast_signed))
             .bind(&*heard.event.kind)
+            .bind(heard.trace)
             .execute(&mut *sql)
             .await?;
         Ok(sql.commit().await?)
@@ -79,7 +80,7 @@ impl Ledger {
 
 /// Makes the tables that it writes to.
 pub async fn prepare(hub: &TestHub) {
-    let tables = "create table ledger_lines (merchant_id uuid, seq bigint, event integer, kind text);
+    let tables = "create table ledger_lines (merchant_id uuid, seq bigint, event integer, kind text, trace uuid);
          create table ledger_orders (merchant_id uuid, seq bigint, what text, times integer);
          grant all on ledger_lines, ledger_orders to tillwire_app";
     hub.database.psql(tables).await;
