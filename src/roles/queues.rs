@@ -145,8 +145,8 @@ async fn with_letters(config: &Queues, relay: &PgPool, which: &Letters, deed: De
         Ok(())
     })
     .await?;
-    if found == 0 && is_named {
-        bail!("there is no such dead letter");
+    if found < which.letters.len() {
+        bail!("{} of these are no dead letters", which.letters.len() - found);
     }
     Ok(())
 }

@@ -103,6 +103,11 @@ async fn each_time_of_a_job_is_done_once_in_a_fleet() {
     assert_eq!(asked(&database, last).await, "t");
 }
 
+/// How many jobs there are that every fleet does.
+fn upkeep() -> usize {
+    tillwire::jobs::upkeep::jobs().len()
+}
+
 #[tokio::test]
 async fn the_upkeep_of_a_fleet_is_done_once() {
     let database = database().await;
@@ -110,14 +115,14 @@ async fn the_upkeep_of_a_fleet_is_done_once() {
     for role in ["api", "api", "serve"] {
         nodes.push(TillwireProcess::start(&[role], &node_env(&database)).await);
     }
-    until_it_says(&database, "select count(*) from jobs where outcome = 'done'", "6").await;
+    until_it_says(&database, "select count(*) from jobs where outcome = 'done'", &upkeep().to_string()).await;
     // Whoever has not looked by now finds nothing due.
     tokio::time::sleep(Duration::from_secs(5)).await;
     let mut runs = 0.0;
     for node in &nodes {
         runs += node.counts("tillwire_job_runs_total", &[]).await;
     }
-    assert_eq!(runs, 6.0);
+    assert_eq!(runs, upkeep() as f64);
     for node in &nodes {
         until(async || (node.counts("tillwire_job_late_seconds", &[]).await == 0.0).then_some(())).await;
         assert_eq!(node.counts("tillwire_job_failing_seconds", &[]).await, 0.0);
@@ -359,7 +364,7 @@ async fn partitions_are_made_as_soon_as_the_database_is_there() {
     let mut near = Proxy::to(Postgres::shared().await.tcp_port().unwrap()).await;
     let hub = TestHub::start_on(database, Some(near.port)).await;
     // Not by the job: its time has passed.
-    until_it_says(&hub.database, "select count(*) from jobs where outcome = 'done'", "6").await;
+    until_it_says(&hub.database, "select count(*) from jobs where outcome = 'done'", &upkeep().to_string()).await;
     near.refuse().await;
     near.cut();
     hub.database.psql(drop).await;
@@ -406,11 +411,11 @@ async fn another_schedule_plans_a_job_anew() {
 #[tokio::test]
 async fn people_see_how_jobs_stand_and_ask_for_one() {
     let hub = TestHub::start().await;
-    until_it_says(&hub.database, "select count(*) from jobs where outcome = 'done'", "6").await;
+    until_it_says(&hub.database, "select count(*) from jobs where outcome = 'done'", &upkeep().to_string()).await;
     let mut env = Env::new();
     env.insert("TILLWIRE_DATABASE_URL", hub.database.url("tillwire_app"));
     let listed = run(&["jobs", "list"], &env).await;
-    assert_eq!((listed.code, listed.out.lines().count()), (Some(0), 6), "{}", listed.err);
+    assert_eq!((listed.code, listed.out.lines().count()), (Some(0), upkeep()), "{}", listed.err);
     let line = listed.out.lines().find(|line| line.starts_with("partitions ")).expect("a line");
     assert!(line.contains("every 1 h, next 2") && line.contains("; done 2") && line.ends_with(" ms"), "{line}");
 

@@ -43,6 +43,7 @@ async fn every_example_works() {
     let database = Postgres::shared().await.database(async |url| schema::up(&url).await.unwrap()).await;
     let (mut env, signer) = environment(&database.url("tillwire_app"), &database.url("tillwire_feed"));
     env.insert("TILLWIRE_MIGRATE_DATABASE_URL", database.url("tillwire_migrate"));
+    env.insert("TILLWIRE_RELAY_DATABASE_URL", database.url("tillwire_relay"));
     let hub = TillwireProcess::start(&["serve"], &env).await;
     let till = Till::open(hub.public, &signer, 10).await;
     till.sell("a-sale").await.unwrap().created();
