@@ -19,9 +19,10 @@ create table handler_cursors (
     handler      text        not null constraint handler_cursors_handler_check check (handler ~ '^[a-z]{1,40}$'),
     seq          bigint      not null,
     tag          bytea       not null constraint handler_cursors_tag_check check (length(tag) = 4),
-    -- Who is following it, and until when that is believed.
+    -- Who is following it, and until when that is believed; and how many in a row never gave it back.
     lease        uuid,
     leased_until timestamptz,
+    lost         integer     not null default 0,
     constraint handler_cursors_pkey primary key (merchant_id, handler)
 );
 
@@ -32,14 +33,15 @@ select merchant_id, 'push', seq, substr(tag, 1, 4) from journal_heads where seq 
 drop policy moving on journal_heads;
 
 -- Entries that a handler could not handle. They wait for the next attempt, or, when there is none, for a person: those are the
--- dead letters.
+-- dead letters. One that was dropped is kept, so that it does not come again.
 create table parked_entries (
     merchant_id  uuid        not null,
     letter_id    uuid        not null,
     handler      text        not null constraint parked_entries_handler_check check (handler ~ '^[a-z]{1,40}$'),
     seq          bigint      not null,
     tag          bytea       not null constraint parked_entries_tag_check check (length(tag) = 4),
-    state        text        not null constraint parked_entries_state_check check (state in ('waiting', 'dead')),
+    state        text        not null constraint parked_entries_state_check check (state in ('waiting', 'dead', 'dropped')),
+    -- How often it was tried, the attempt that is under way included.
     attempts     integer     not null constraint parked_entries_attempts_check check (attempts >= 0),
     -- Why the last attempt failed.
     reason       text        not null constraint parked_entries_reason_check check (octet_length(reason) <= 2048),
@@ -77,7 +79,8 @@ create table audit_lines (
     constraint audit_lines_pkey primary key (merchant_id, line_id)
 );
 
--- Forgets what was handled more than 31 days ago, a batch at a time: longer than anything comes again.
+-- Forgets what was handled more than 31 days ago, a batch at a time: longer than anything comes again, but for entries that
+-- wait for a person.
 create function handled_events_expire(batch integer) returns integer
     language plpgsql security definer set search_path = public, pg_temp
 as $$
@@ -85,7 +88,12 @@ declare
     gone integer;
 begin
     delete from handled_events where ctid in (
-        select ctid from handled_events where handled_at < now() - interval '31 days' limit least(batch, 10000));
+        select ctid from handled_events handled
+        where handled_at < now() - interval '31 days'
+          and not exists (select from parked_entries parked
+                          where (parked.merchant_id, parked.handler, parked.seq, parked.tag)
+                              = (handled.merchant_id, handled.handler, handled.seq, handled.tag))
+        limit least(batch, 10000));
     get diagnostics gone = row_count;
     return gone;
 end $$;
@@ -111,6 +119,8 @@ alter table parked_entries force row level security;
 create policy own on parked_entries to tillwire_app
     using (merchant_id = current_merchant()) with check (merchant_id = current_merchant());
 create policy relay on parked_entries for select to tillwire_relay using (true);
+-- For handled_events_expire.
+create policy old on parked_entries for select to current_user using (true);
 
 alter table audit_lines enable row level security;
 alter table audit_lines force row level security;
@@ -122,6 +132,6 @@ grant select, insert, update on handler_cursors to tillwire_app;
 grant select, insert, update, delete on parked_entries to tillwire_app;
 grant select, insert on audit_lines to tillwire_app;
 grant select (merchant_id, handler, seq, tag, leased_until) on handler_cursors to tillwire_relay;
-grant select (merchant_id, letter_id, handler, seq, tag, state, attempts, reason, parked_at, next_at, leased_until)
+grant select (merchant_id, letter_id, handler, seq, tag, state, attempts, reason, parked_at, next_at, lease, leased_until)
     on parked_entries to tillwire_relay;
 grant select, insert, update on handler_progress to tillwire_relay;

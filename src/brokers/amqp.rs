@@ -52,6 +52,25 @@ impl Nodes {
     }
 }
 
+impl Nodes {
+    /// Comes in at the first node that lets us in, beginning with one by chance.
+    ///
+    /// # Errors
+    /// If none does: why the last one did not.
+    pub async fn come_in(&self, name: &str) -> anyhow::Result<Wire> {
+        let first = self.first_turn();
+        let mut failure = anyhow!("no node is named");
+        for turn in first..first + self.0.len() {
+            let uri = self.at(turn);
+            match link::answered(Wire::dial(uri, name)).await.with_context(|| place(uri)) {
+                Ok(wire) => return Ok(wire),
+                Err(error) => failure = error,
+            }
+        }
+        Err(failure)
+    }
+}
+
 /// Where a node is, without its password.
 pub fn place(uri: &AMQPUri) -> String {
     format!("{}:{}", uri.authority.host, uri.authority.port)

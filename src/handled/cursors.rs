@@ -69,6 +69,8 @@ pub async fn due(
 pub struct Held {
     pub merchant: MerchantId,
     pub position: Position,
+    /// How many before us, in a row, never gave it back.
+    pub lost: i32,
     lease: Uuid,
 }
 
@@ -81,10 +83,11 @@ pub async fn take(app: &PgPool, handler: &str, due: Due) -> Result<Option<Held>>
          values ($1, $2, $3, $4, $5, now() + make_interval(secs => $6))
          on conflict (merchant_id, handler) do update
          set lease = excluded.lease, leased_until = excluded.leased_until,
+             lost = case when handler_cursors.lease is null then 0 else handler_cursors.lost + 1 end,
              seq = greatest(handler_cursors.seq, excluded.seq),
              tag = case when handler_cursors.seq >= excluded.seq then handler_cursors.tag else excluded.tag end
          where coalesce(handler_cursors.leased_until, '-infinity') <= now()
-         returning seq, tag",
+         returning seq, tag, lost",
         due.merchant.0,
         handler,
         due.after.seq.cast_signed(),
@@ -97,7 +100,7 @@ pub async fn take(app: &PgPool, handler: &str, due: Due) -> Result<Option<Held>>
     let Some(row) = row else { return Ok(None) };
     sql.commit().await?;
     let position = Position { seq: u64::try_from(row.seq)?, event: None, tag: row.tag.as_slice().try_into()? };
-    Ok(Some(Held { merchant: due.merchant, position, lease }))
+    Ok(Some(Held { merchant: due.merchant, position, lost: row.lost, lease }))
 }
 
 /// Moves a cursor. False if it is not ours any more.
@@ -128,4 +131,36 @@ async fn put(app: &PgPool, handler: &str, held: &Held, to: Position, keep: Optio
     .await?;
     sql.commit().await?;
     Ok(moved.rows_affected() > 0)
+}
+
+/// How far a handler that follows journals itself is behind.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Lag {
+    /// Entries that it has not come past, also those that it does not hear.
+    pub entries: i64,
+    /// How old the oldest of them is.
+    pub seconds: f64,
+}
+
+/// How far a handler is behind all journals. `pool` is the relay's.
+pub async fn lag(pool: &PgPool, handler: &str) -> Result<Lag> {
+    let lag = sqlx::query_as!(
+        Lag,
+        r#"select coalesce(sum(head.seq - place.seq), 0)::bigint as "entries!",
+                  greatest(coalesce(extract(epoch from now() - min(oldest.recorded_at)), 0), 0)::float8 as "seconds!"
+           from journal_heads head
+           left join handler_cursors cursor on cursor.merchant_id = head.merchant_id and cursor.handler = $1
+           left join relay_cursors relayed on relayed.merchant_id = head.merchant_id
+           cross join lateral (
+               select greatest(coalesce(cursor.seq, 0), coalesce(relayed.seq, 0)) as seq) place
+           left join lateral (
+               select recorded_at from journal_entries entry
+               where entry.merchant_id = head.merchant_id and entry.seq > place.seq
+               order by entry.seq limit 1) oldest on true
+           where head.seq > place.seq"#,
+        handler,
+    )
+    .fetch_one(pool)
+    .await?;
+    Ok(lag)
 }

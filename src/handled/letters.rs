@@ -19,6 +19,8 @@ use crate::journal::{MerchantTx, pool};
 const LEASE: Duration = Duration::from_secs(60);
 /// The most that are listed at once.
 pub const PAGE_MAX: u32 = 100;
+/// Why one is dead that was tried often enough, and of which nobody told anything.
+pub const NEVER_SAID: &str = "It was tried again and again, and nobody said what became of it: they may die of it.";
 /// How much of a reason is kept, in bytes.
 const REASON_BYTES_MAX: usize = 2_000;
 
@@ -60,16 +62,13 @@ impl Fate {
     }
 }
 
-/// Puts a letter aside. One that is there already becomes this one, unless somebody is trying it.
+/// Puts a letter aside. One that is there already stays as it is: this one has only come again.
 pub async fn park(app: &PgPool, letter: &Letter) -> Result<()> {
     let mut sql = pool::begin_of(app, letter.merchant).await?;
     sqlx::query!(
         "insert into parked_entries (merchant_id, letter_id, handler, seq, tag, state, attempts, reason, next_at)
          values ($1, $2, $3, $4, $5, $6, $7, $8, now() + make_interval(secs => $9))
-         on conflict (merchant_id, handler, seq, tag) do update
-         set state = excluded.state, attempts = excluded.attempts, reason = excluded.reason, next_at = excluded.next_at,
-             parked_at = now()
-         where parked_entries.lease is null",
+         on conflict (merchant_id, handler, seq, tag) do nothing",
         letter.merchant.0,
         Uuid::now_v7(),
         letter.handler,
@@ -91,21 +90,32 @@ pub async fn park(app: &PgPool, letter: &Letter) -> Result<()> {
 pub struct Due {
     pub merchant: MerchantId,
     pub letter: Uuid,
+    /// Whether whoever tried it last never said what became of it: perhaps he died of it.
+    pub is_suspect: bool,
 }
+
+/// The most letters of one merchant that are tried at once, by one node.
+pub const OF_ONE_MAX: i64 = 4;
 
 /// Letters of a handler whose turn it is and that nobody tries, those that have waited longest first. `pool` is the relay's: it
 /// asks about everybody.
 pub async fn due(pool: &PgPool, handler: &str, letters_max: usize) -> Result<Vec<Due>> {
     let rows = sqlx::query!(
-        "select merchant_id, letter_id from parked_entries
-         where state = 'waiting' and handler = $1 and next_at <= now() and coalesce(leased_until, '-infinity') <= now()
-         order by next_at limit $2",
+        r#"select merchant_id as "merchant_id!", letter_id as "letter_id!", lease is not null as "is_suspect!"
+           from (select merchant_id, letter_id, lease, next_at,
+                        row_number() over (partition by merchant_id order by next_at) as place
+                 from parked_entries
+                 where state = 'waiting' and handler = $1 and next_at <= now()
+                   and coalesce(leased_until, '-infinity') <= now()) due
+           where place <= $3 order by next_at limit $2"#,
         handler,
         i64::try_from(letters_max)?,
+        OF_ONE_MAX,
     )
     .fetch_all(pool)
     .await?;
-    Ok(rows.into_iter().map(|row| Due { merchant: MerchantId(row.merchant_id), letter: row.letter_id }).collect())
+    let due = |(merchant, letter, is_suspect)| Due { merchant: MerchantId(merchant), letter, is_suspect };
+    Ok(rows.into_iter().map(|row| due((row.merchant_id, row.letter_id, row.is_suspect))).collect())
 }
 
 /// A letter that is ours to try.
@@ -114,15 +124,18 @@ pub struct Held {
     pub due: Due,
     lease: Uuid,
     pub position: Position,
+    /// This one included.
     pub attempts: u32,
 }
 
-/// Takes a letter, unless somebody else has it, or it is gone.
-pub async fn take(app: &PgPool, due: Due) -> Result<Option<Held>> {
+/// Takes a letter, unless somebody else has it, or it is gone. The attempt counts from now on, whoever may die of it: one that
+/// was tried so often already is dead.
+pub async fn take(app: &PgPool, due: Due, attempts_max: u32) -> Result<Option<Held>> {
     let lease = Uuid::new_v4();
     let mut sql = pool::begin_of(app, due.merchant).await?;
     let row = sqlx::query!(
-        "update parked_entries set lease = $3, leased_until = now() + make_interval(secs => $4)
+        "update parked_entries
+         set lease = $3, leased_until = now() + make_interval(secs => $4), attempts = attempts + 1
          where merchant_id = $1 and letter_id = $2 and state = 'waiting' and next_at <= now()
            and coalesce(leased_until, '-infinity') <= now()
          returning seq, tag, attempts",
@@ -134,6 +147,21 @@ pub async fn take(app: &PgPool, due: Due) -> Result<Option<Held>> {
     .fetch_optional(&mut *sql)
     .await?;
     let Some(row) = row else { return Ok(None) };
+    if row.attempts.unsigned_abs() > attempts_max {
+        sqlx::query!(
+            "update parked_entries
+             set state = 'dead', next_at = null, lease = null, leased_until = null, attempts = attempts - 1, parked_at = now(),
+                 reason = $3
+             where merchant_id = $1 and letter_id = $2",
+            due.merchant.0,
+            due.letter,
+            NEVER_SAID,
+        )
+        .execute(&mut *sql)
+        .await?;
+        sql.commit().await?;
+        return Ok(None);
+    }
     sql.commit().await?;
     let position = Position { seq: u64::try_from(row.seq)?, event: None, tag: row.tag.as_slice().try_into()? };
     Ok(Some(Held { due, lease, position, attempts: row.attempts.unsigned_abs() }))
@@ -159,8 +187,8 @@ pub async fn put_back(app: &PgPool, held: &Held, reason: &str, fate: Fate) -> Re
     let mut sql = pool::begin_of(app, held.due.merchant).await?;
     sqlx::query!(
         "update parked_entries
-         set state = $4, attempts = attempts + 1, reason = $5, next_at = now() + make_interval(secs => $6),
-             lease = null, leased_until = null
+         set state = $4, reason = $5, next_at = now() + make_interval(secs => $6), lease = null, leased_until = null,
+             parked_at = case when $4 = 'dead' then now() else parked_at end
          where merchant_id = $1 and letter_id = $2 and lease = $3",
         held.due.merchant.0,
         held.due.letter,
@@ -273,20 +301,20 @@ pub enum Deed {
 }
 
 /// Does it with one, in the operator's name. `app` is the application's pool.
-pub async fn by_operator(app: &PgPool, due: Due, deed: Deed) -> Result<LetterView> {
-    let mut sql = pool::begin_of(app, due.merchant).await?;
-    let was = get(&mut sql, due.merchant, due.letter).await?;
+pub async fn by_operator(app: &PgPool, merchant: MerchantId, letter: Uuid, deed: Deed) -> Result<LetterView> {
+    let mut sql = pool::begin_of(app, merchant).await?;
+    let was = get(&mut sql, merchant, letter).await?;
     let action = match deed {
         Deed::Replay => {
-            revive(&mut sql, due.merchant, &was).await?;
+            revive(&mut sql, merchant, &was).await?;
             "dead_letter.replayed"
         }
         Deed::Drop => {
-            remove(&mut sql, due.merchant, &was).await?;
+            remove(&mut sql, merchant, &was).await?;
             "dead_letter.dropped"
         }
     };
-    audit::note(&mut sql, due.merchant, None, action, &subject(&was), &was.reason).await?;
+    audit::note(&mut sql, merchant, None, action, &subject(&was), &was.reason).await?;
     sql.commit().await?;
     Ok(was)
 }
@@ -305,7 +333,7 @@ async fn revive(sql: &mut PgConnection, merchant: MerchantId, was: &LetterView) 
 
 async fn remove(sql: &mut PgConnection, merchant: MerchantId, was: &LetterView) -> Result<()> {
     let gone = sqlx::query!(
-        "delete from parked_entries where merchant_id = $1 and letter_id = $2 and state = 'dead'",
+        "update parked_entries set state = 'dropped' where merchant_id = $1 and letter_id = $2 and state = 'dead'",
         merchant.0,
         was.id,
     )
@@ -321,7 +349,8 @@ fn subject(was: &LetterView) -> String {
 /// A dead letter among those of all merchants.
 #[derive(Clone, Debug)]
 pub struct OfAll {
-    pub due: Due,
+    pub merchant: MerchantId,
+    pub letter: Uuid,
     pub handler: String,
     pub position: Position,
     pub attempts: i32,
@@ -356,7 +385,8 @@ pub async fn of_all(pool: &PgPool, which: &Which, after: Option<Uuid>, letters_m
         .map(|row| {
             let position = Position { seq: u64::try_from(row.seq)?, event: None, tag: row.tag.as_slice().try_into()? };
             Ok(OfAll {
-                due: Due { merchant: MerchantId(row.merchant_id), letter: row.letter_id },
+                merchant: MerchantId(row.merchant_id),
+                letter: row.letter_id,
                 handler: row.handler,
                 position,
                 attempts: row.attempts,
@@ -385,7 +415,7 @@ pub async fn count(pool: &PgPool) -> Result<Vec<Count>> {
                   count(*) filter (where state = 'dead') as "dead!",
                   coalesce(extract(epoch from now() - min(parked_at) filter (where state = 'dead')), 0)::float8
                       as "dead_seconds!"
-           from parked_entries group by handler order by handler"#
+           from parked_entries where state <> 'dropped' group by handler order by handler"#
     )
     .fetch_all(pool)
     .await?;

@@ -1,12 +1,15 @@
 //! How much is in the queues, for whoever asks.
 
+use anyhow::Context as _;
+use lapin::ErrorKind;
 use lapin::options::QueueDeclareOptions;
+use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
 use lapin::types::{FieldTable, ShortString};
 use secrecy::SecretString;
 
 use super::topology::{HandlerQueue, PAUSES_SECONDS, Topology};
 use crate::brokers::amqp::Nodes;
-use crate::brokers::link;
+use crate::brokers::link::{self, ANSWER_MAX};
 use crate::brokers::wire::Wire;
 
 /// What is in a queue.
@@ -37,7 +40,7 @@ pub async fn ask(
     handlers: &[HandlerQueue],
 ) -> anyhow::Result<(Vec<OfHandler>, u32)> {
     let (nodes, topology) = (Nodes::parse(amqp_url)?, Topology::new(prefix));
-    let wire = link::answered(Wire::dial(nodes.at(nodes.first_turn()), "tillwire: queues")).await?;
+    let wire = nodes.come_in("tillwire: queues").await?;
     let mut of_handlers = Vec::with_capacity(handlers.len());
     for handler in handlers {
         let queue = of_queue(&wire, topology.of_handler(handler.name)).await?;
@@ -57,6 +60,15 @@ pub async fn ask(
 async fn of_queue(wire: &Wire, name: ShortString) -> anyhow::Result<Option<Depth>> {
     let channel = link::answered(wire.channel()).await?;
     let options = QueueDeclareOptions { passive: true, ..Default::default() };
-    let asked = link::answered(channel.queue_declare(name, options, FieldTable::default())).await;
-    Ok(asked.ok().map(|queue| Depth { messages: queue.message_count(), consumers: queue.consumer_count() }))
+    let asking = tokio::time::timeout(ANSWER_MAX, channel.queue_declare(name.clone(), options, FieldTable::default()));
+    match asking.await.with_context(|| format!("{name}: no answer within {ANSWER_MAX:?}"))? {
+        Ok(queue) => Ok(Some(Depth { messages: queue.message_count(), consumers: queue.consumer_count() })),
+        Err(error) if is_not_found(&error) => Ok(None),
+        Err(error) => Err(error).with_context(|| name.to_string()),
+    }
+}
+
+fn is_not_found(error: &lapin::Error) -> bool {
+    let ErrorKind::ProtocolError(refusal) = error.kind() else { return false };
+    *refusal.kind() == AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND)
 }

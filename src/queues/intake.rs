@@ -6,15 +6,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, anyhow, bail, ensure};
+use anyhow::{Context as _, bail, ensure};
 use futures_util::StreamExt as _;
 use lapin::message::Delivery;
 use lapin::options::{
-    BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions,
-    ConfirmSelectOptions,
+    BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicQosOptions, QueueDeclareOptions,
 };
 use lapin::types::{FieldTable, ShortString};
-use lapin::{BasicProperties, Channel, Confirmation, Consumer};
+use lapin::{Channel, Consumer};
 use secrecy::SecretString;
 use tokio::sync::RwLock;
 use tokio::task::JoinSet;
@@ -22,7 +21,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use super::headers::{self, Known};
-use super::topology::{HandlerQueue, PAUSES_SECONDS, Topology};
+use super::out::Out;
+use super::topology::{DELIVERIES_MAX, HandlerQueue, PAUSES_SECONDS, Topology};
 use crate::brokers::amqp::{self, Nodes};
 use crate::brokers::link::{self, CONNECT_MAX, Link};
 use crate::brokers::wire::Wire;
@@ -31,8 +31,6 @@ use crate::brokers::wire::Wire;
 pub const PREFETCH: u16 = 32;
 /// How long what is under way may take to end when the node stops. Who does not end is given to somebody else.
 const FINISH_MAX: Duration = Duration::from_secs(25);
-/// How long the broker may take to confirm what is put into another queue.
-const CONFIRM_MAX: Duration = Duration::from_secs(10);
 /// A message that was given so often to somebody who never said what became of it is a suspect: perhaps he died of it.
 const SUSPECT_DELIVERIES: u32 = 3;
 /// Suspects are dealt with alone, and in an order of chance: or those who came with the one that kills would be taken for
@@ -55,6 +53,8 @@ pub struct Taken {
 pub enum Verdict {
     /// It is done with.
     Done,
+    /// It has had no turn: it comes again after the shortest pause, and this was no attempt.
+    PutOff { reason: String },
     /// It is tried again, after the pause with this number in [`PAUSES_SECONDS`].
     Again { pause: usize, reason: String },
     /// It is a dead letter.
@@ -75,11 +75,12 @@ pub struct Intake {
     /// All handlers, so that what one has put elsewhere is put where something is.
     handlers: &'static [HandlerQueue],
     source: Source,
+    out: Arc<Out>,
 }
 
-/// What a message is put into another queue over, and whether somebody is to be alone.
+/// What whoever deals with messages needs, and whether somebody is to be alone.
 struct Desk {
-    out: Channel,
+    out: Arc<Out>,
     topology: Topology,
     source: Source,
     alone: RwLock<()>,
@@ -94,7 +95,9 @@ impl Intake {
         handlers: &'static [HandlerQueue],
         source: Source,
     ) -> anyhow::Result<Self> {
-        Ok(Self { nodes: Nodes::parse(amqp_url)?, topology: Topology::new(prefix), handlers, source })
+        let (nodes, topology) = (Nodes::parse(amqp_url)?, Topology::new(prefix));
+        let out = Arc::new(Out::new(nodes.clone(), topology.clone(), handlers));
+        Ok(Self { nodes, topology, handlers, source, out })
     }
 
     /// Takes messages until `stop`, and does with each what `deal` says. Nothing is taken until `ready` says that it can be
@@ -152,55 +155,62 @@ impl Intake {
     {
         let opening = link::within(CONNECT_MAX, self.open(wire));
         let Some(opened) = stop.run_until_cancelled(opening).await else { return Ok(()) };
-        let (out, taking, mut consumer) = opened?;
+        let (taking, asking, mut consumer) = opened?;
         link.is_up();
-        let desk = Arc::new(Desk {
-            out: out.clone(),
-            topology: self.topology.clone(),
-            source: self.source,
-            alone: RwLock::default(),
-        });
+        let (out, topology, source) = (self.out.clone(), self.topology.clone(), self.source);
+        let desk = Arc::new(Desk { out, topology, source, alone: RwLock::default() });
         let mut tasks = JoinSet::new();
-        let watching = link::watch(|| self.ping(&out));
-        tokio::pin!(watching);
-        loop {
-            tokio::select! {
-                delivery = consumer.next() => {
-                    let delivery = delivery.context("the broker ended the subscription")??;
-                    tasks.spawn(deal_with(desk.clone(), delivery, deal.clone()));
+        let taken = async {
+            loop {
+                tokio::select! {
+                    delivery = consumer.next() => {
+                        let delivery = delivery.context("the broker ended the subscription")??;
+                        tasks.spawn(deal_with(desk.clone(), delivery, deal.clone()));
+                    }
+                    Some(ended) = tasks.join_next() => ended.context("dealing with a message")??,
                 }
-                Some(ended) = tasks.join_next() => ended.context("dealing with a message")??,
-                lost = &mut watching => lost.map(|never| match never {})?,
-                () = stop.cancelled() => break,
             }
-        }
-        // Nothing new, and what is under way to its end. What is given up is given back with the connection.
+        };
+        let outcome = tokio::select! {
+            outcome = taken => outcome,
+            lost = link::watch(|| self.look(&asking)) => lost.map(|never| match never {}),
+            () = stop.cancelled() => Ok(()),
+        };
+        // Nothing new, and what is under way to its end, also after a failure: what it has done outside is to be written down.
+        // Whatever is not acknowledged then is given back with the connection.
         let tag = consumer.tag();
-        link::answered(taking.basic_cancel(tag, BasicCancelOptions::default())).await?;
+        let cancelled = link::answered(taking.basic_cancel(tag, BasicCancelOptions::default())).await;
         let finishing = async { while tasks.join_next().await.is_some() {} };
         if tokio::time::timeout(FINISH_MAX, finishing).await.is_err() {
             info!("Gives back {} messages of {}: they take too long to end", tasks.len(), self.task());
         }
-        Ok(())
+        outcome.and(cancelled)
     }
 
     async fn open(&self, wire: &Wire) -> anyhow::Result<(Channel, Channel, Consumer)> {
-        let (out, taking) = (wire.channel().await?, wire.channel().await?);
-        self.topology.declare(&out, self.handlers).await?;
-        out.confirm_select(ConfirmSelectOptions::default()).await?;
+        let (taking, asking) = (wire.channel().await?, wire.channel().await?);
+        self.topology.declare(&asking, self.handlers).await?;
         taking.basic_qos(PREFETCH, BasicQosOptions::default()).await?;
-        let queue = match self.source {
-            Source::Handler(handler) => self.topology.of_handler(handler.name),
-            Source::Dead => self.topology.dead.clone(),
-        };
         let options = BasicConsumeOptions::default();
-        let consumer = taking.basic_consume(queue, "".into(), options, FieldTable::default()).await?;
-        Ok((out, taking, consumer))
+        let consumer = taking.basic_consume(self.queue(), "".into(), options, FieldTable::default()).await?;
+        Ok((taking, asking, consumer))
     }
 
-    /// Shows that the broker is there: an answer to a question that changes nothing.
-    async fn ping(&self, channel: &Channel) -> anyhow::Result<()> {
-        Ok(self.topology.declare_moved(channel).await?)
+    fn queue(&self) -> ShortString {
+        match self.source {
+            Source::Handler(handler) => self.topology.of_handler(handler.name),
+            Source::Dead => self.topology.dead.clone(),
+        }
+    }
+
+    /// Sees whether the broker is there, and how much waits.
+    async fn look(&self, channel: &Channel) -> anyhow::Result<()> {
+        let options = QueueDeclareOptions { passive: true, ..Default::default() };
+        let queue = channel.queue_declare(self.queue(), options, FieldTable::default()).await?;
+        if let Source::Handler(handler) = self.source {
+            metrics::gauge!("tillwire_handler_backlog", "handler" => handler.name).set(f64::from(queue.message_count()));
+        }
+        Ok(())
     }
 }
 
@@ -211,7 +221,9 @@ where
 {
     let Delivery { data, properties, acker, .. } = delivery;
     let known = headers::read(&properties);
-    let attempts = known.attempts;
+    // Of what the broker gave up, each time that it was given to somebody was one.
+    let given = if known.given_up_in.is_some() { DELIVERIES_MAX.unsigned_abs() } else { 0 };
+    let attempts = known.attempts + given;
     let dealing = async {
         let taken = Taken { body: data.clone(), attempts, of: desk.whose(&known), reason: desk.why(&known) };
         deal(taken).await
@@ -226,14 +238,18 @@ where
     };
     match &verdict {
         Verdict::Done => {}
+        Verdict::PutOff { reason } => {
+            let properties = headers::write(&properties, desk.handler()?, attempts, reason);
+            desk.out.put(&desk.topology.again(desk.handler()?, PAUSES_SECONDS[0]), &data, &properties).await;
+        }
         Verdict::Again { pause, reason } => {
-            let (handler, pause) = (desk.handler()?, PAUSES_SECONDS[(*pause).min(PAUSES_SECONDS.len() - 1)]);
-            let properties = headers::write(&properties, handler, attempts + 1, reason);
-            desk.put(desk.topology.again(handler, pause), &data, properties).await?;
+            let pause_seconds = PAUSES_SECONDS[(*pause).min(PAUSES_SECONDS.len() - 1)];
+            let properties = headers::write(&properties, desk.handler()?, attempts + 1, reason);
+            desk.out.put(&desk.topology.again(desk.handler()?, pause_seconds), &data, &properties).await;
         }
         Verdict::Dead { reason } => {
             let properties = headers::write(&properties, desk.handler()?, attempts + 1, reason);
-            desk.put(desk.topology.dead.clone(), &data, properties).await?;
+            desk.out.put(&desk.topology.dead, &data, &properties).await;
         }
     }
     ensure!(acker.ack(BasicAckOptions::default()).await?, "the broker has taken a message back");
@@ -260,19 +276,6 @@ impl Desk {
                 "It was given to nodes again and again, and none said what became of it: they may die of it.".into(),
             ),
             None => known.reason.clone(),
-        }
-    }
-
-    /// Puts a message into a queue, and waits until it is there.
-    async fn put(&self, queue: ShortString, body: &[u8], properties: BasicProperties) -> anyhow::Result<()> {
-        let options = BasicPublishOptions { mandatory: true, ..Default::default() };
-        let putting = async {
-            let confirm = self.out.basic_publish("".into(), queue.clone(), options, body, properties).await?;
-            anyhow::Ok(confirm.await?)
-        };
-        match link::within(CONFIRM_MAX, putting).await? {
-            Confirmation::Ack(None) => Ok(()),
-            other => Err(anyhow!("the broker did not take a message for {queue}: {other:?}")),
         }
     }
 }

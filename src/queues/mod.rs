@@ -4,4 +4,6 @@
 pub mod depth;
 mod headers;
 pub mod intake;
+pub mod moved;
+mod out;
 pub mod topology;

@@ -4,16 +4,15 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 
-use anyhow::ensure;
-use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
-use lapin::{BasicProperties, Channel};
-use tillwire_channels::MerchantId;
+use lapin::Channel;
+use lapin::options::ConfirmSelectOptions;
 use tokio_util::sync::CancellationToken;
 
 use crate::brokers::amqp::{self, Nodes};
 use crate::brokers::link::{self, CONNECT_MAX, Link};
 use crate::brokers::wire::Wire;
 use crate::bus::{Brokers, Moved};
+use crate::queues::moved;
 use crate::queues::topology::Topology;
 
 /// How many merchants one message names.
@@ -57,16 +56,14 @@ impl Herald {
             let channel = wire.channel().await?;
             self.topology.declare_moved(&channel).await?;
             channel.confirm_select(ConfirmSelectOptions::default()).await?;
-            // A broker that is short of memory or disk accepts a connection and its first message, and then blocks it.
-            publish(&channel, &self.topology, &[]).await?;
-            publish(&channel, &self.topology, &[]).await?;
+            moved::probe(&channel, &self.topology).await?;
             anyhow::Ok(channel)
         })
         .await?;
         link.is_up();
         tokio::select! {
             outcome = self.tell_over(&channel) => outcome,
-            outcome = link::watch(|| publish(&channel, &self.topology, &[])) => outcome,
+            outcome = link::watch(|| moved::tell(&channel, &self.topology, &[])) => outcome,
         }
     }
 
@@ -74,17 +71,7 @@ impl Herald {
     async fn tell_over(&self, channel: &Channel) -> anyhow::Result<Infallible> {
         loop {
             let merchants = self.moved.take(NAMED_MAX).await;
-            link::answered(publish(channel, &self.topology, &merchants)).await?;
+            link::answered(moved::tell(channel, &self.topology, &merchants)).await?;
         }
     }
-}
-
-/// Names journals that have moved, or none to see whether the broker takes and confirms.
-pub(super) async fn publish(channel: &Channel, topology: &Topology, merchants: &[MerchantId]) -> anyhow::Result<()> {
-    let body = serde_json::to_vec(merchants)?;
-    let options = BasicPublishOptions::default(); // Not mandatory: that nobody relays is no fault of ours.
-    let exchange = topology.moved.clone();
-    let confirm = channel.basic_publish(exchange, "".into(), options, &body, BasicProperties::default()).await?;
-    ensure!(confirm.await?.is_ack(), "the broker refused a message");
-    Ok(())
 }

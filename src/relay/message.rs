@@ -102,6 +102,15 @@ pub enum Told {
     },
 }
 
+impl Told {
+    pub fn merchant(&self) -> MerchantId {
+        match self {
+            Self::Entry(entry) => entry.merchant,
+            Self::Place { merchant, .. } => *merchant,
+        }
+    }
+}
+
 /// Whoever can write to a broker cannot put words into a journal unnoticed: events have to hash to their tag.
 ///
 /// # Errors

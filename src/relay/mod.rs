@@ -46,6 +46,7 @@ use crate::brokers::link::{self, CONNECT_MAX, Link};
 use crate::brokers::wire::Wire;
 use crate::bus::Moved;
 use crate::journal::pool;
+use crate::queues::moved;
 use crate::queues::topology::{HandlerQueue, Topology};
 
 /// How often all journals are looked at.
@@ -173,21 +174,19 @@ impl Relay {
         let opening = link::within(CONNECT_MAX, async {
             let (entries, words) = (open(wire).await?, wire.channel().await?);
             self.topology.declare(&entries, self.handlers).await?;
-            // A broker that is short of memory or disk accepts a connection and its first message, and then blocks it.
-            herald::publish(&entries, &self.topology, &[]).await?;
-            herald::publish(&entries, &self.topology, &[]).await?;
-            let moved = self.consume_moved(&words).await?;
+            moved::probe(&entries, &self.topology).await?;
+            let words_heard = self.consume_moved(&words).await?;
             let wake = consume(&words, &self.topology.wake).await?;
-            anyhow::Ok((entries, moved, wake))
+            anyhow::Ok((entries, words_heard, wake))
         });
         let Some(opened) = stop.run_until_cancelled(opening).await else { return Ok(()) };
-        let (entries, moved, wake) = opened?;
+        let (entries, words, wake) = opened?;
         link.is_up();
         up.send_replace(true);
         rounds.is_connected();
         tokio::select! {
             outcome = self.carry_all(wire, entries, rounds, led, stop) => outcome,
-            outcome = self.hear_moved(moved) => outcome.map(|never| match never {}),
+            outcome = self.hear_moved(words) => outcome.map(|never| match never {}),
             outcome = self.hear_wake(wake) => outcome.map(|never| match never {}),
         }
     }
@@ -229,7 +228,7 @@ impl Relay {
                 link::answered(was.close(REPLY_SUCCESS, "OK".into())).await?;
             }
             if rounds.heard_at.elapsed() > PING_EVERY {
-                link::answered(herald::publish(&channel, &self.topology, &[])).await?;
+                link::answered(moved::tell(&channel, &self.topology, &[])).await?;
                 rounds.heard_at = Instant::now();
             }
         }

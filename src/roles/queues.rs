@@ -10,6 +10,7 @@ use tillwire_channels::Moment;
 use time::format_description::well_known::Rfc3339;
 
 use crate::config::{Letters, Queues, QueuesCommand};
+use crate::handled::cursors::{self, Lag};
 use crate::handled::letters::{self, Count, Deed, OfAll, Which};
 use crate::handled::progress;
 use crate::journal::pool;
@@ -64,8 +65,12 @@ async fn list(config: &Queues, relay: &PgPool) -> anyhow::Result<()> {
         let line: &mut Line = lines.entry(count.handler.clone()).or_default();
         line.count = count;
     }
-    for (handler, line) in lines {
-        println!("{}", line.text(&handler, newest.get(&handler).copied(), config.json)?);
+    for (handler, line) in &mut lines {
+        line.newest = newest.get(handler).copied();
+        if at_broker.is_none() {
+            line.behind = Some(cursors::lag(relay, handler).await.map_err(|error| error.into_anyhow())?);
+        }
+        println!("{}", if config.json { line.json(handler) } else { line.text(handler) });
     }
     if not_taken_down > 0 {
         eprintln!("{not_taken_down} dead letters wait at the broker until a worker takes them down.");
@@ -78,45 +83,57 @@ async fn list(config: &Queues, relay: &PgPool) -> anyhow::Result<()> {
 struct Line {
     /// None where there is no broker.
     broker: Option<OfHandler>,
+    /// When the newest entry was recorded that it has taken from its queue.
+    newest: Option<Moment>,
+    /// How far it is behind the journals, where it follows them.
+    behind: Option<Lag>,
     count: Count,
 }
 
 impl Line {
-    fn text(&self, handler: &str, newest: Option<Moment>, json: bool) -> anyhow::Result<String> {
-        let depth = self.broker.as_ref().map(|broker| broker.queue.unwrap_or_default());
-        // What is in the queue is younger than what was last taken from it.
-        let age = match (depth, newest) {
-            (Some(depth), Some(newest)) if depth.messages > 0 => {
-                Some((Moment::now_utc() - newest).whole_seconds().max(0))
+    /// How old what it took last is, in seconds.
+    fn newest_seconds(&self) -> Option<i64> {
+        self.newest.map(|newest| (Moment::now_utc() - newest).whole_seconds().max(0))
+    }
+
+    fn again(&self) -> i64 {
+        self.broker.as_ref().map_or(0, |broker| i64::from(broker.again)) + self.count.waiting
+    }
+
+    fn json(&self, handler: &str) -> String {
+        let queue = self.broker.as_ref().and_then(|broker| broker.queue);
+        json!({
+            "handler": handler,
+            "depth": queue.map(|queue| queue.messages),
+            "consumers": queue.map(|queue| queue.consumers),
+            "newest_taken_seconds": self.newest_seconds(),
+            "behind": self.behind.map(|behind| behind.entries),
+            "behind_seconds": self.behind.map(|behind| behind.seconds.round()),
+            "again": self.again(),
+            "dead": self.count.dead,
+            "dead_seconds": self.count.dead_seconds.round(),
+        })
+        .to_string()
+    }
+
+    fn text(&self, handler: &str) -> String {
+        let queue = match (&self.broker, self.behind) {
+            (Some(OfHandler { queue: Some(queue), .. }), _) => {
+                let newest = self.newest_seconds().map(|age| format!(", the newest that was taken is {age} s old"));
+                format!("{} in the queue, {} taking from it{}", queue.messages, queue.consumers, newest.unwrap_or_default())
             }
-            (Some(depth), _) if depth.messages == 0 => Some(0),
-            _ => None,
-        };
-        let again = self.broker.as_ref().map_or(0, |broker| i64::from(broker.again)) + self.count.waiting;
-        if json {
-            return Ok(json!({
-                "handler": handler,
-                "depth": depth.map(|depth| depth.messages),
-                "consumers": depth.map(|depth| depth.consumers),
-                "age_seconds_max": age,
-                "again": again,
-                "dead": self.count.dead,
-                "dead_seconds": self.count.dead_seconds.round(),
-            })
-            .to_string());
-        }
-        let queue = match depth {
-            Some(depth) => {
-                let age = age.map_or("of unknown age".to_owned(), |age| format!("{age} s old at most"));
-                format!("{} in the queue, {age}, {} taking from it", depth.messages, depth.consumers)
+            (Some(_), _) => "no queue".to_owned(),
+            (None, Some(Lag { entries, .. })) if entries == 0 => "follows the journals to their ends".to_owned(),
+            (None, Some(Lag { entries, seconds })) => {
+                format!("{entries} entries behind the journals, the oldest {seconds:.0} s old")
             }
-            None => "follows the journals".to_owned(),
+            (None, None) => "not looked at".to_owned(),
         };
         let dead = match self.count.dead {
             0 => "no dead letters".to_owned(),
             dead => format!("{dead} dead letters, the oldest {:.0} s old", self.count.dead_seconds),
         };
-        Ok(format!("{handler}: {queue}; {again} wait for another attempt; {dead}"))
+        format!("{handler}: {queue}; {} wait for another attempt; {dead}", self.again())
     }
 }
 
@@ -133,10 +150,10 @@ async fn with_letters(config: &Queues, relay: &PgPool, which: &Letters, deed: De
         Deed::Drop => "Dropped",
     };
     let found = each(relay, &which_of(which), async |letter| {
-        match letters::by_operator(&app, letter.due, deed).await {
+        match letters::by_operator(&app, letter.merchant, letter.letter, deed).await {
             Ok(_) => println!(
                 "{word} {} of {}: {} {}",
-                letter.due.letter, letter.due.merchant, letter.handler, letter.position
+                letter.letter, letter.merchant, letter.handler, letter.position
             ),
             // Somebody else was faster.
             Err(crate::error::Error::NotFound(_)) => {}
@@ -161,7 +178,7 @@ async fn each(
     loop {
         let page = letters::of_all(relay, which, after, PAGE).await.map_err(|error| error.into_anyhow())?;
         let Some(last) = page.last() else { return Ok(found) };
-        after = Some(last.due.letter);
+        after = Some(last.letter);
         found += page.len();
         for letter in page {
             what(letter).await?;
@@ -169,18 +186,18 @@ async fn each(
     }
 }
 
-fn print_letter(letter: &OfAll, json: bool) {
-    let OfAll { due, handler, position, attempts, reason, parked_at } = letter;
+fn print_letter(of_all: &OfAll, json: bool) {
+    let OfAll { merchant, letter, handler, position, attempts, reason, parked_at } = of_all;
     let at = parked_at.format(&Rfc3339).unwrap_or_default();
     if json {
         let line = json!({
-            "id": due.letter, "merchant": due.merchant, "handler": handler, "position": position, "attempts": attempts,
+            "id": letter, "merchant": merchant, "handler": handler, "position": position, "attempts": attempts,
             "reason": reason, "parked_at": at,
         });
         println!("{line}");
     } else {
         // A reason may hold a stranger's words.
         let reason = reason.replace(char::is_control, " ");
-        println!("{} {at} {} {handler} {position}, tried {attempts} times: {reason}", due.letter, due.merchant);
+        println!("{letter} {at} {merchant} {handler} {position}, tried {attempts} times: {reason}");
     }
 }

@@ -129,7 +129,7 @@ impl Workers {
     /// If the broker's URL makes no sense.
     pub fn handle<H: Handler>(&self, handler: H, buses: &mut Buses) -> anyhow::Result<()> {
         let attendant = Attendant::new(handler, self.steps.clone());
-        let waiting = Waiting::new(attendant.clone(), self.relay.clone());
+        let waiting = Waiting::new(attendant.clone(), self.relay.clone(), self.brokers.amqp_url.is_none());
         let stop = self.stop.clone();
         self.tasks.spawn(async move { until("What waits for a handler", &stop, || waiting.run(&stop)).await });
         let stop = self.stop.clone();

@@ -6,7 +6,7 @@ use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::types::{AMQPValue, FieldTable, LongString};
 use lapin::{BasicProperties, Connection, ConnectionProperties};
 use serde_json::{Value, json};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
 use super::relay::positions;
@@ -110,13 +110,14 @@ async fn what_fails_is_tried_again_and_holds_up_nobody() {
         let shop = hub.merchant("Toko Roti").await;
         let bread = shop.stocked("roti", 7_500, "1000").await;
         let _working = Working::of(&hub, amqp_url);
-        // Of the three attempts of this entry's two events, two fail: one that way, one this.
-        order(&shop, 2, "later", 1).await;
-        order(&shop, 3, "panic", 1).await;
+        order(&shop, 2, "later", 1_000).await;
+        order(&shop, 3, "panic", 1_000).await;
         for _ in 0..6 {
             shop.sells(&bread, 7_500).await;
         }
-        until(async || (lines(&shop, SALE).await.1 >= 4).then_some(())).await;
+        until(async || (lines(&shop, PAYMENT).await.1 >= 4).then_some(())).await;
+        assert_eq!(lines(&shop, PAYMENT).await, (4, 4), "the others are done, and these are not");
+        hub.database.psql("update ledger_orders set times = 0").await;
         until_handled(&shop, 6).await;
         assert_eq!(lines(&shop, PAYMENT).await, (6, 6), "what was done is not done again");
         assert!(letters(&shop).await.is_empty());
@@ -245,7 +246,7 @@ async fn g6_workers_and_brokers_that_are_killed_under_load_lose_nothing() {
     let url = rabbitmq.url(&rabbitmq.vhost().await);
     let shop = hub.merchant("Toko Roti").await;
     let bread = shop.stocked("roti", 7_500, "5000").await;
-    let mut worker = ledger::process(&hub, &url);
+    let mut worker = ledger::process(&hub, Some(&url));
     shop.sells(&bread, 7_500).await;
     until_handled(&shop, 1).await;
     // It writes its tables down with a delay: a queue of just now would be lost with it.
@@ -267,7 +268,7 @@ async fn g6_workers_and_brokers_that_are_killed_under_load_lose_nothing() {
             rabbitmq.start_again().await;
         }
         if killed != "broker" {
-            worker = ledger::process(&hub, &url);
+            worker = ledger::process(&hub, Some(&url));
         }
     }
     until_handled(&shop, sold).await;
@@ -287,7 +288,7 @@ async fn what_kills_whoever_takes_it_is_a_dead_letter_in_the_end_and_nothing_els
     }
     let dying = async {
         loop {
-            let mut worker = ledger::process(&hub, &url);
+            let mut worker = ledger::process(&hub, Some(&url));
             worker.wait().await.expect("an end");
         }
     };
@@ -297,13 +298,13 @@ async fn what_kills_whoever_takes_it_is_a_dead_letter_in_the_end_and_nothing_els
     };
     assert!(dead[0]["position"].as_str().unwrap().starts_with(&format!("{killer}-")), "{dead:?}");
     assert!(dead[0]["reason"].as_str().unwrap().contains("may die of it"), "{dead:?}");
-    let _worker = ledger::process(&hub, &url);
+    let _worker = ledger::process(&hub, Some(&url));
     until_handled(&shop, 7).await;
     until_letters(&shop, 1).await;
 }
 
 #[tokio::test]
-async fn a_database_that_is_away_is_waited_for_and_costs_no_attempt() {
+async fn a_database_that_is_away_is_waited_for() {
     let (hub, url) = stage().await;
     let mut near = Proxy::to(Postgres::shared().await.tcp_port().unwrap()).await;
     let through =
@@ -330,6 +331,123 @@ async fn a_database_that_is_away_is_waited_for_and_costs_no_attempt() {
         assert!(letters(&shop).await.is_empty());
         working.stops().await;
     }
+}
+
+#[tokio::test]
+async fn whoever_takes_too_long_is_broken_off_and_tried_again() {
+    let (hub, _) = stage().await;
+    let shop = hub.merchant("Toko Roti").await;
+    let bread = shop.stocked("roti", 7_500, "1000").await;
+    let _working = Working::of(&hub, None);
+    // Its sale's part hangs, and its payment's does not.
+    order(&shop, 1, "hang", 1).await;
+    shop.sells(&bread, 7_500).await;
+    let parked = "select reason from parked_entries where state = 'waiting' and attempts = 1";
+    let reason = until(async || {
+        let reason = hub.database.psql(parked).await;
+        (!reason.trim().is_empty()).then_some(reason)
+    })
+    .await;
+    assert!(reason.contains("sale.completed at") && reason.contains("longer than 20s"), "{reason}");
+    time_passes(&hub).await;
+    until_handled(&shop, 1).await;
+    assert_eq!(lines(&shop, PAYMENT).await, (1, 1));
+}
+
+#[tokio::test]
+async fn g6_without_a_broker_whoever_is_killed_is_followed_by_another_too() {
+    let (hub, _) = stage().await;
+    let shop = hub.merchant("Toko Roti").await;
+    let bread = shop.stocked("roti", 7_500, "5000").await;
+    for round in 1..=3 {
+        let mut worker = ledger::process(&hub, None);
+        for _ in 0..60 {
+            shop.sells(&bread, 7_500).await;
+        }
+        until(async || (lines(&shop, SALE).await.1 > round * 60 - 50).then_some(())).await;
+        worker.kill().await.expect("killed");
+        hub.database.psql("update handler_cursors set leased_until = now()").await;
+    }
+    let _worker = ledger::process(&hub, None);
+    until_handled(&shop, 180).await;
+    let (all, different) = lines(&shop, PAYMENT).await;
+    assert!(different == 180 && all < 280, "{all} calls for {different} payments");
+    assert!(letters(&shop).await.is_empty());
+}
+
+#[tokio::test]
+async fn without_a_broker_what_kills_is_a_dead_letter_in_the_end_too_and_nothing_else_is() {
+    let (hub, _) = stage().await;
+    let shop = hub.merchant("Toko Roti").await;
+    let bread = shop.stocked("roti", 7_500, "1000").await;
+    let killer = order(&shop, 3, "die", 1_000).await;
+    for _ in 0..12 {
+        shop.sells(&bread, 7_500).await;
+    }
+    let dying = async {
+        loop {
+            let mut worker = ledger::process(&hub, None);
+            tokio::select! {
+                _ = worker.wait() => {}
+                _ = until_letters(&shop, 1) => return,
+            }
+            // Each dead one's leases are over after a minute.
+            hub.database.psql("update handler_cursors set leased_until = now() where lease is not null").await;
+            hub.database.psql("update parked_entries set leased_until = now() where lease is not null").await;
+        }
+    };
+    timeout(Duration::from_secs(300), dying).await.expect("an end");
+    let dead = until_letters(&shop, 1).await;
+    assert!(dead[0]["position"].as_str().unwrap().starts_with(&format!("{killer}-")), "{dead:?}");
+    assert!(dead[0]["reason"].as_str().unwrap().contains("may die of it"), "{dead:?}");
+    let _worker = ledger::process(&hub, None);
+    until_handled(&shop, 11).await;
+    until_letters(&shop, 1).await;
+}
+
+#[tokio::test]
+async fn a_broker_that_takes_nothing_gets_no_copies_and_costs_no_attempt() {
+    let (hub, rabbitmq) = (TestHub::start().await, RabbitMq::start_own().await);
+    ledger::prepare(&hub).await;
+    let url = rabbitmq.url(&rabbitmq.vhost().await);
+    let shop = hub.merchant("Toko Roti").await;
+    let bread = shop.stocked("roti", 7_500, "1000").await;
+    let working = Working::of(&hub, Some(&url));
+    order(&shop, 1, "slow, then later", 1).await;
+    shop.sells(&bread, 7_500).await;
+    until(async || (hub.database.psql("select times from ledger_orders").await.trim() == "0").then_some(())).await;
+    rabbitmq.alarm().await;
+    sleep(Duration::from_secs(15)).await;
+    assert_eq!(lines(&shop, SALE).await, (0, 0), "its other event alone is done");
+    rabbitmq.relax().await;
+    until_handled(&shop, 1).await;
+    assert_eq!(lines(&shop, PAYMENT).await, (1, 1));
+    assert!(letters(&shop).await.is_empty());
+    working.stops().await;
+}
+
+#[tokio::test]
+async fn what_was_dropped_does_not_come_back_when_its_entry_does() {
+    let (hub, url) = stage().await;
+    let mut tap = Tap::at(&url, "").await;
+    let shop = hub.merchant("Toko Roti").await;
+    let bread = shop.stocked("roti", 7_500, "1000").await;
+    let working = Working::of(&hub, Some(&url));
+    order(&shop, 1, "never", 1_000).await;
+    shop.sells(&bread, 7_500).await;
+    let letter = until_letters(&shop, 1).await.remove(0);
+    delete(&shop, &format!("/v1/dead-letters/{}", letter["id"].as_str().unwrap())).await.ok();
+    while !tap.heard.last().is_some_and(|heard| heard.keys.iter().any(|key| key == SALE)) {
+        tap.next().await;
+    }
+    let body = tap.heard.last().unwrap().bytes.clone();
+    publish(&url, "", "tillwire.handler.ledger", &body, FieldTable::default()).await;
+    // What comes after it goes the same way.
+    order(&shop, 1, "never", 1_000).await;
+    shop.sells(&bread, 7_500).await;
+    let letters = until_letters(&shop, 1).await;
+    assert_ne!(letters[0]["position"], letter["position"]);
+    working.stops().await;
 }
 
 #[tokio::test]

@@ -10,6 +10,7 @@ use tillwire_channels::{MerchantId, Position};
 use tracing::{Instrument as _, debug, info_span, warn};
 
 use super::retries;
+use super::turns::Turns;
 use super::{Effect, Failure, HANDLE_MAX, Handler, Heard};
 use crate::error::{Error, Result};
 use crate::handled::letters::{Fate, Letter};
@@ -28,11 +29,12 @@ const READ_MAX: Duration = Duration::from_secs(5);
 pub struct Attendant<H> {
     handler: Arc<H>,
     pub(super) steps: Steps,
+    pub(super) turns: Arc<Turns>,
 }
 
 impl<H> Clone for Attendant<H> {
     fn clone(&self) -> Self {
-        Self { handler: self.handler.clone(), steps: self.steps.clone() }
+        Self { handler: self.handler.clone(), steps: self.steps.clone(), turns: self.turns.clone() }
     }
 }
 
@@ -64,6 +66,7 @@ impl Attended {
     pub fn fate(self, attempts: u32) -> Option<(String, Fate)> {
         match self.verdict(attempts) {
             Verdict::Done => None,
+            Verdict::PutOff { reason } => Some((reason, Fate::Waits(retries::length(0)))),
             Verdict::Again { pause, reason } => Some((reason, Fate::Waits(retries::length(pause)))),
             Verdict::Dead { reason } => Some((reason, Fate::Dead)),
         }
@@ -75,7 +78,10 @@ impl<H: Handler> Attendant<H> {
         for outcome in ["made", "none", "later", "never"] {
             metrics::counter!("tillwire_handler_events_total", "handler" => H::NAME, "outcome" => outcome).increment(0);
         }
-        Self { handler: Arc::new(handler), steps }
+        for counter in ["tillwire_handler_cuts_total", "tillwire_handler_foreign_total"] {
+            metrics::counter!(counter, "handler" => H::NAME).increment(0);
+        }
+        Self { handler: Arc::new(handler), steps, turns: Arc::default() }
     }
 
     /// Attends to an entry.

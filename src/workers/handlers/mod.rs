@@ -9,6 +9,7 @@ mod attend;
 pub mod follow;
 pub mod queue;
 mod retries;
+mod turns;
 pub mod waiting;
 
 use std::time::Duration;

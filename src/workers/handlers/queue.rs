@@ -73,7 +73,15 @@ async fn ready(steps: &Steps) -> anyhow::Result<()> {
 }
 
 async fn deal<H: Handler>(attendant: &Attendant<H>, taken: Taken, newest: &Newest) -> anyhow::Result<Verdict> {
-    let attended = match decode(&taken.body) {
+    let told = decode(&taken.body);
+    let turn = match &told {
+        Ok(told) => attendant.turns.take(told.merchant()).await,
+        Err(_) => None,
+    };
+    if told.is_ok() && turn.is_none() {
+        return Ok(Verdict::PutOff { reason: "others of its merchant took their time".to_owned() });
+    }
+    let attended = match told {
         Ok(Told::Entry(entry)) => {
             if taken.attempts == 0 {
                 newest.note(entry.recorded_at);

@@ -5,7 +5,6 @@ use std::time::Duration;
 use crate::queues::topology::PAUSES_SECONDS;
 
 /// How often an entry is tried, the first time included: over seven hours in all.
-#[cfg(test)]
 pub const ATTEMPTS_MAX: u32 = PAUSES_SECONDS.len() as u32 + 1;
 
 /// After which of the pauses an entry is tried again that failed so often; `None` if it is given up. The other side may ask for

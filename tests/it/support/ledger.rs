@@ -49,6 +49,11 @@ impl Handler for Ledger {
             Some("panic") => panic!("told to"),
             Some("die") => std::process::abort(),
             Some("slow") => tokio::time::sleep(Duration::from_secs(3)).await,
+            Some("slow, then later") => {
+                tokio::time::sleep(Duration::from_secs(3)).await;
+                return Err(anyhow!("come back later").into());
+            }
+            Some("hang") => std::future::pending().await,
             _ => {}
         }
         let is_inside = &*heard.event.kind == "sale.completed";
@@ -150,8 +155,8 @@ pub fn urls(hub: &TestHub) -> [String; 3] {
 }
 
 /// The same as a process of its own, which is this very program. Killed when dropped.
-pub fn process(hub: &TestHub, amqp_url: &str) -> Child {
-    let values = urls(hub).into_iter().chain([amqp_url.to_owned()]);
+pub fn process(hub: &TestHub, amqp_url: Option<&str>) -> Child {
+    let values = urls(hub).into_iter().chain([amqp_url.unwrap_or_default().to_owned()]);
     Command::new(std::env::current_exe().expect("this program"))
         .args([OWN_PROCESS, "--exact", "--ignored", "--nocapture"])
         .envs(VARIABLES.into_iter().zip(values))
@@ -165,6 +170,7 @@ pub fn process(hub: &TestHub, amqp_url: &str) -> Child {
 /// What such a process does, until it is killed. Nothing, where it is run by whoever runs all tests.
 pub async fn run_as_told() {
     let [Ok(app), Ok(feed), Ok(relay), Ok(amqp)] = VARIABLES.map(std::env::var) else { return };
-    let _working = Working::begin(&[app, feed, relay], Some(&amqp));
+    let amqp_url = (!amqp.is_empty()).then_some(amqp.as_str());
+    let _working = Working::begin(&[app, feed, relay], amqp_url);
     std::future::pending::<()>().await;
 }
