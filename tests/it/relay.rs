@@ -279,8 +279,11 @@ async fn g6_a_broker_or_a_relay_that_is_killed_in_mid_backlog_loses_nothing() {
     let shop = hub.merchant("Toko Roti").await;
     let bread = shop.stocked("roti", 7_500, "5000").await;
     let merchant = shop.merchant.to_string();
-    // It writes its tables down with a delay: a queue of just now would be lost with it.
+    let mut first = TillwireProcess::start(&["worker"], &worker_env(&hub, &url)).await;
+    until_relayed(&shop).await;
+    // It writes its tables down with a delay: queues of just now would be lost with it.
     tokio::time::sleep(Duration::from_secs(5)).await;
+    first.kill().await;
     for killed in ["broker", "relay", "broker"] {
         for _ in 0..400 {
             shop.sells(&bread, 7_500).await;
