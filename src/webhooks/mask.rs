@@ -36,19 +36,50 @@ const SECRET_NAMES: &[&str] = &[
     "pan",
     "cardnumber",
     "email",
+    "emailaddress",
     "phone",
     "phonenumber",
+    "telephone",
+    "tel",
     "mobile",
+    "mobilenumber",
     "msisdn",
+    "whatsapp",
     "address",
+    "streetaddress",
+    "billingaddress",
+    "deliveryaddress",
+    "shippingaddress",
     "customername",
+    "customeremail",
+    "customerphone",
     "firstname",
     "lastname",
     "fullname",
+    "surname",
     "birthdate",
+    "birthday",
     "dateofbirth",
+    "dob",
+    // In Indonesian.
+    "hp",
+    "nohp",
+    "nomorhp",
+    "telp",
+    "notelp",
+    "telepon",
+    "notelepon",
+    "nomortelepon",
+    "alamat",
+    "nama",
+    "namalengkap",
+    "namapelanggan",
+    "tanggallahir",
     "npwp",
     "nik",
+    "ktp",
+    "noktp",
+    "katasandi",
 ];
 /// What stands before the secret in `Authorization`.
 const SCHEMES: &[&str] = &["bearer", "basic", "digest"];
@@ -193,15 +224,21 @@ fn jwt(text: &str, at: usize) -> Option<(usize, usize)> {
 
 /// A card's number, alone or in groups, whose last digit is right.
 fn card(bytes: &[u8], at: usize) -> Option<(usize, usize)> {
-    let is_near = |it: Option<&u8>| it.is_some_and(|it| is_word(*it) || matches!(it, b'-' | b'.'));
-    if is_near(at.checked_sub(1).and_then(|before| bytes.get(before))) {
+    let is_near = |it: Option<&u8>| it.is_some_and(|it| is_word(*it) || *it == b'-');
+    let before = at.checked_sub(1).and_then(|before| bytes.get(before));
+    if is_near(before) || before == Some(&b'.') {
         return None;
     }
+    // Behind it a point may end a sentence.
+    let goes_on = |to: usize| match bytes.get(to) {
+        Some(b'.') => bytes.get(to + 1).is_some_and(u8::is_ascii_digit),
+        it => is_near(it),
+    };
     let (mut digits, mut to, mut found) = (Vec::new(), at, None);
     while let Some(digit) = bytes.get(to).filter(|it| it.is_ascii_digit()) {
         digits.push(digit - b'0');
         to += 1;
-        if CARD_DIGITS.contains(&digits.len()) && is_card(&digits) && !is_near(bytes.get(to)) {
+        if CARD_DIGITS.contains(&digits.len()) && is_card(&digits) && !goes_on(to) {
             found = Some((at, to));
         }
         let is_group = matches!(bytes.get(to), Some(b' ' | b'-')) && bytes.get(to + 1).is_some_and(u8::is_ascii_digit);
@@ -283,8 +320,13 @@ mod tests {
             ("5555-5555-5555-4444", "***"),
             ("\"378282246310005\"", "\"***\""),
             ("2026 4111111111111111", "2026 ***"),
+            ("Card 4111111111111111. Declined", "Card ***. Declined"),
+            ("Declined: 4111 1111 1111 1111.", "Declined: ***."),
             ("to ani.b+shop@toko-roti.example now", "to *** now"),
             (r#"{"email":"ani@roti.example","phone":62811234}"#, r#"{"email":"***","phone":***}"#),
+            (r#"{"no_hp":"0812345","telepon":62811,"nama":"Ani"}"#, r#"{"no_hp":"***","telepon":***,"nama":"***"}"#),
+            ("hp=0812345&alamat=Jl.+Melati+5&no-ktp=3171", "hp=***&alamat=***&no-ktp=***"),
+            (r#"{"shipping_address":"Jl. 5","telephone":62811}"#, r#"{"shipping_address":"***","telephone":***}"#),
             ("pin=1", "pin=*"),
         ] {
             assert_eq!(masked(text, ALL), expected);
@@ -302,6 +344,8 @@ mod tests {
             r#"{"barcodes":["8991234567897","4006381333931"],"timestamp":"2026-11-30T10:28:40.123456Z"}"#,
             "4111 1111 1111 1112",
             "id-4111111111111111-of",
+            "4111111111111111.25 of it",
+            r#"{"name":"roti","shop":1,"dynamic":"nama","https":"hp"}"#,
             "shipping: 5, tokens: 7, basic bread",
             "naïve ⚙ text, whsec_ and eyJ",
         ] {
