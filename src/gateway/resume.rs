@@ -122,7 +122,17 @@ mod tests {
 
     fn staff((merchant, id, register): (MerchantId, StaffId, Option<RegisterId>)) -> Staff {
         let (issued_at, expires_at, token) = (Moment::UNIX_EPOCH, Moment::UNIX_EPOCH, uuid::Uuid::nil());
-        Staff { merchant, id, token, role: Role::Owner, outlets: Vec::new(), register, issued_at, expires_at }
+        Staff {
+            merchant,
+            id,
+            token,
+            role: Role::Owner,
+            outlets: Vec::new(),
+            register,
+            issued_at,
+            expires_at,
+            trace: None,
+        }
     }
 
     fn position() -> impl Strategy<Value = Position> {

@@ -231,7 +231,7 @@ fn journal_over(pools: Pools) -> Journal {
 }
 
 fn caller_of(shop: &Shop<'_>) -> Caller {
-    Caller { merchant: shop.merchant, staff: StaffId::new(), issued_at: Moment::now_utc() }
+    Caller { merchant: shop.merchant, staff: StaffId::new(), issued_at: Moment::now_utc(), trace: None }
 }
 
 #[tokio::test]

@@ -219,6 +219,7 @@ fn someone() -> Staff {
         register: None,
         issued_at: Moment::UNIX_EPOCH,
         expires_at: Moment::UNIX_EPOCH,
+        trace: None,
     }
 }
 
