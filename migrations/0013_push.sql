@@ -34,8 +34,11 @@ create table push_devices (
     created_at   timestamptz not null default now(),
     -- When an app last said that it is still there. It never says the same twice, so it tells one state from another.
     renewed_at   timestamptz not null default clock_timestamp(),
+    -- Since when every note to it has failed; none if the last one has not. After a week of that it is removed.
+    failing_since timestamptz,
     constraint push_devices_pkey primary key (merchant_id, device_id),
-    -- One device is one person's: whoever registers it takes it over.
+    -- One device is one person's of a merchant: whoever there registers it takes it over. At another merchant it is another
+    -- device, for nobody here may see who has it there.
     constraint push_devices_registration_key unique (merchant_id, kind, registration)
 );
 create index push_devices_staff_idx on push_devices (merchant_id, staff_id);

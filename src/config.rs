@@ -152,6 +152,10 @@ pub struct Push {
     #[arg(long, env = "TILLWIRE_PUSH_CONTACT")]
     pub push_contact: Option<String>,
 
+    /// Networks that browsers' endpoints may lead to besides public addresses, by plain HTTP as well: for tests.
+    #[arg(long, env = "TILLWIRE_PUSH_NETWORKS", hide = true, value_delimiter = ',', value_parser = network)]
+    pub push_networks: Vec<IpNet>,
+
     /// The file of the service account that sends to Android by FCM, as Google gives it.
     #[arg(long, env = "TILLWIRE_FCM_CREDENTIALS")]
     pub fcm_credentials: Option<PathBuf>,
@@ -190,6 +194,7 @@ impl From<Push> for crate::push::services::Options {
         Self {
             vapid_key: push.push_vapid_key,
             contact: push.push_contact,
+            networks: push.push_networks,
             fcm_credentials: push.fcm_credentials,
             fcm_url: push.fcm_url,
             apns_key: push.apns_key,

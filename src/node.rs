@@ -126,7 +126,7 @@ impl Node {
         }
         let journal = Journal::new(pools.clone(), doors.announce, tasks.clone());
         let egress = Arc::new(config.webhooks.clone().into());
-        let push = Arc::new(Services::open(&config.push.clone().into(), Arc::clone(&egress))?);
+        let push = Arc::new(Services::open(&config.push.clone().into())?);
         let hub = Hub::new(journal, Arc::new(verifier), egress, push.clone(), tasks.clone(), stop.clone());
         if let Some(relay) = works {
             let urls = Urls { app: &config.database.database_url, feed: &config.database.feed_database_url, relay };

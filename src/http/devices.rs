@@ -154,7 +154,7 @@ impl GivenRegistration {
             Kind::Web => {
                 let (endpoint, keys) = endpoint.zip(keys).ok_or(Error::NotFound("registration"))?;
                 let keys = Keys { p256dh: read("p256dh", &keys.p256dh)?, auth: read("auth", &keys.auth)? };
-                Registration::web(endpoint, keys, &hub.egress)
+                Registration::web(endpoint, keys, hub.push.egress())
             }
         }
     }
@@ -315,6 +315,7 @@ pub async fn test(
     let outcome: Result<Outcome> = testing.await?;
     let outcome = outcome?;
     let detail = match &outcome {
+        Outcome::Busy => return Err(Error::Busy { retry_after: ATTEMPT_MAX }),
         Outcome::Sent | Outcome::Gone(_) => None,
         Outcome::GivenUp(why) | Outcome::Later(why, _) | Outcome::Refused(why) => Some(why.clone()),
     };

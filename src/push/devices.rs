@@ -1,6 +1,7 @@
 //! Devices: where people want to be told something, of what, and when not.
 
 use std::fmt;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
@@ -26,6 +27,8 @@ pub const OF_MERCHANT_MAX: i64 = 1_000;
 pub const OUTLETS_MAX: usize = 100;
 /// For how many days a device is sent something after its app was last heard of.
 const KEPT_DAYS: i32 = 90;
+/// For how long each note to a device may fail before it is removed.
+const FAILING_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 /// The longest token of FCM that is kept, in bytes. None has been seen that is longer than a fifth of it.
 const FCM_TOKEN_BYTES_MAX: usize = 1_024;
 /// How long APNs' tokens are, in bytes. There may be longer ones one day, says Apple.
@@ -204,19 +207,16 @@ pub struct DeviceView {
 /// it: a phone tells its own person's things and nobody else's.
 pub async fn register(tx: &mut MerchantTx, own: &Staff, id: Option<DeviceId>, draft: &Draft) -> Result<DeviceView> {
     let merchant = tx.merchant();
-    tx.take_turn("push devices").await?;
-    let known = sqlx::query!(
-        "select device_id, staff_id from push_devices where merchant_id = $1 and kind = $2 and registration = $3",
-        merchant.0,
-        draft.registration.kind().word(),
-        draft.registration.parts().0,
-    )
-    .fetch_optional(tx.sql())
-    .await?;
-    if let Some(known) = known.as_ref().filter(|known| known.staff_id == own.id.0) {
-        return put(tx, own, DeviceId(known.device_id), draft).await;
-    }
     check(tx, draft).await?;
+    // Apps say again and again that they are there: those wait for nobody else's.
+    if let Some(known) = known(tx.sql(), merchant, own.id, None, &draft.registration).await? {
+        return put(tx, own, known, draft).await;
+    }
+    tx.take_turn("push devices").await?;
+    // It may have come meanwhile.
+    if let Some(known) = known(tx.sql(), merchant, own.id, None, &draft.registration).await? {
+        return put(tx, own, known, draft).await;
+    }
     take_over(tx.sql(), merchant, None, &draft.registration).await?;
     let count = sqlx::query!(
         r#"select count(*) as "all!", count(*) filter (where staff_id = $2) as "own!" from push_devices where merchant_id = $1"#,
@@ -269,21 +269,47 @@ pub async fn register(tx: &mut MerchantTx, own: &Staff, id: Option<DeviceId>, dr
 
 /// Makes a person's own device what it is to be, and says that its app is there.
 pub async fn replace(tx: &mut MerchantTx, own: &Staff, id: DeviceId, draft: &Draft) -> Result<DeviceView> {
-    tx.take_turn("push devices").await?;
+    let merchant = tx.merchant();
+    check(tx, draft).await?;
+    if known(tx.sql(), merchant, own.id, Some(id), &draft.registration).await?.is_none() {
+        tx.take_turn("push devices").await?;
+    }
     put(tx, own, id, draft).await
+}
+
+/// The device of a person's own, or this one if it is, that has a registration: held, so that nobody takes it over meanwhile.
+async fn known(
+    sql: &mut PgConnection,
+    merchant: MerchantId,
+    own: StaffId,
+    only: Option<DeviceId>,
+    registration: &Registration,
+) -> Result<Option<DeviceId>> {
+    let known = sqlx::query_scalar!(
+        "select device_id from push_devices
+         where merchant_id = $1 and kind = $2 and registration = $3 and staff_id = $4 and ($5::uuid is null or device_id = $5)
+         for update",
+        merchant.0,
+        registration.kind().word(),
+        registration.parts().0,
+        own.0,
+        only.map(|id| id.0),
+    )
+    .fetch_optional(sql)
+    .await?;
+    Ok(known.map(DeviceId))
 }
 
 async fn put(tx: &mut MerchantTx, own: &Staff, id: DeviceId, draft: &Draft) -> Result<DeviceView> {
     let merchant = tx.merchant();
     get(tx.sql(), merchant, own.id, id).await?;
-    check(tx, draft).await?;
     take_over(tx.sql(), merchant, Some(id), &draft.registration).await?;
     let (text, p256dh, auth) = draft.registration.parts();
     sqlx::query!(
         "update push_devices
          set role = $4, outlets = $5, register_id = $6, issued_at = $7, kind = $8, registration = $9, p256dh = $10, auth = $11,
              name = $12, locale = $13, quiet_from = $14, quiet_to = $15, quiet_zone = $16, payments = $17, alerts = $18,
-             only_outlets = $19, renewed_at = greatest(clock_timestamp(), renewed_at + interval '1 microsecond')
+             only_outlets = $19, failing_since = null, renewed_at = greatest(clock_timestamp(), renewed_at + interval '1 microsecond')
          where merchant_id = $1 and device_id = $2 and staff_id = $3",
         merchant.0,
         id.0,
@@ -310,20 +336,12 @@ async fn put(tx: &mut MerchantTx, own: &Staff, id: DeviceId, draft: &Draft) -> R
     get(tx.sql(), merchant, own.id, id).await
 }
 
-/// What only the database knows: whether there are such a time zone and such outlets.
+/// Whether there are such a time zone and such outlets. Before any lock is taken.
 async fn check(tx: &mut MerchantTx, draft: &Draft) -> Result<()> {
     let merchant = tx.merchant();
-    if let Some(quiet) = &draft.quiet {
-        let is_known = sqlx::query_scalar!(
-            r#"select exists (select from pg_timezone_names where name = $1) as "known!""#,
-            quiet.zone
-        )
-        .fetch_one(tx.sql())
-        .await?;
-        if !is_known {
-            let detail = "An IANA name is needed, such as Asia/Jakarta.";
-            return Err(Error::invalid("unknown_time_zone", "/quiet/time_zone", detail));
-        }
+    if draft.quiet.as_ref().is_some_and(|quiet| !quiet.has_zone()) {
+        let detail = "An IANA name is needed, such as Asia/Jakarta.";
+        return Err(Error::invalid("unknown_time_zone", "/quiet/time_zone", detail));
     }
     let known = sqlx::query_scalar!(
         "select outlet_id from outlets where merchant_id = $1 and outlet_id = any($2)",
@@ -438,8 +456,8 @@ pub struct Device {
     outlets: Vec<OutletId>,
     register: Option<RegisterId>,
     quiet: Option<Quiet>,
-    /// What clocks show where it is quiet at times.
-    local_time: Option<Time>,
+    /// Since when every note to it has failed, if the last one has.
+    failing_since: Option<Moment>,
 }
 
 impl Device {
@@ -448,9 +466,19 @@ impl Device {
         Listener { role: self.role, outlets: &self.outlets, register: self.register }
     }
 
-    /// Whether its person does not want to be told anything just now.
-    pub fn is_quiet(&self) -> bool {
-        self.quiet.as_ref().zip(self.local_time).is_some_and(|(quiet, local)| quiet.covers(local))
+    /// Whether its person does not want to be told anything at this moment.
+    pub fn is_quiet(&self, now: Moment) -> bool {
+        self.quiet.as_ref().is_some_and(|quiet| quiet.covers_moment(now))
+    }
+
+    /// Whether the last note to it has failed.
+    pub fn is_failing(&self) -> bool {
+        self.failing_since.is_some()
+    }
+
+    /// Whether it has failed for so long that nobody will come back there.
+    pub fn is_given_up(&self, now: Moment) -> bool {
+        self.failing_since.is_some_and(|since| now - since > FAILING_MAX)
     }
 }
 
@@ -462,8 +490,8 @@ pub async fn wanting(
     outlet: Option<OutletId>,
 ) -> Result<Vec<Device>> {
     let rows = sqlx::query!(
-        r#"select device_id, staff_id, role, outlets, register_id, kind, registration, p256dh, auth, locale, quiet_from, quiet_to,
-                  quiet_zone, renewed_at, (now() at time zone quiet_zone)::time as "local_time?"
+        "select device_id, staff_id, role, outlets, register_id, kind, registration, p256dh, auth, locale, quiet_from, quiet_to,
+                  quiet_zone, renewed_at, failing_since
            from push_devices device
            where merchant_id = $1
              and case $2 when 'payments' then payments when 'alerts' then alerts else false end
@@ -471,7 +499,7 @@ pub async fn wanting(
              and renewed_at > now() - make_interval(days => $4)
              and not exists (select from revocations
                              where merchant_id = $1 and staff_id = device.staff_id and issued_until >= device.issued_at)
-           order by device_id limit $5"#,
+           order by device_id limit $5",
         merchant.0,
         about.word(),
         outlet.map(|id| id.0),
@@ -492,7 +520,7 @@ pub async fn wanting(
                 outlets: row.outlets.into_iter().map(OutletId).collect(),
                 register: row.register_id.map(RegisterId),
                 quiet: quiet(row.quiet_from, row.quiet_to, row.quiet_zone),
-                local_time: row.local_time,
+                failing_since: row.failing_since,
             })
         })
         .collect()
@@ -517,6 +545,27 @@ pub async fn reached(
     .ok_or(Error::NotFound("device"))?;
     let registration = Registration::of(&row.kind, row.registration, row.p256dh, row.auth)?;
     Ok((registration, Locale::of(&row.locale).unwrap_or_default(), row.renewed_at))
+}
+
+/// Writes down whether notes to a device fail, unless it was renewed after it was read.
+pub async fn fails(
+    sql: &mut PgConnection,
+    merchant: MerchantId,
+    id: DeviceId,
+    read_at: Moment,
+    fails: bool,
+) -> Result<()> {
+    sqlx::query!(
+        "update push_devices set failing_since = case when $4 then coalesce(failing_since, clock_timestamp()) end
+         where merchant_id = $1 and device_id = $2 and renewed_at = $3",
+        merchant.0,
+        id.0,
+        read_at,
+        fails,
+    )
+    .execute(sql)
+    .await?;
+    Ok(())
 }
 
 /// What became of a device that its service does not know any more.

@@ -13,14 +13,17 @@ pub mod note;
 pub mod quiet;
 pub mod services;
 pub mod told;
+mod turns;
 pub mod webpush;
 
 use std::time::Duration;
 
 use tillwire_channels::Moment;
+use tracing::debug;
 
-/// How long a service may take over one note, from the name to the last byte of its answer.
-pub const ATTEMPT_MAX: Duration = Duration::from_secs(10);
+/// How long one note may take, from waiting for its turn to the last byte of the answer; a token that is asked for first is
+/// part of it.
+pub const ATTEMPT_MAX: Duration = Duration::from_secs(8);
 /// How much of an answer is read.
 const ANSWER_BYTES_MAX: usize = 16 * 1024;
 /// Who we say that we are.
@@ -37,6 +40,8 @@ pub enum Outcome {
     GivenUp(String),
     /// It may go better later; after this pause at least, if the service asked for it.
     Later(String, Option<Duration>),
+    /// Enough is on its way already, of this merchant or of all: the service was not asked.
+    Busy,
     /// The service does not take our word for who we are: somebody who runs this hub has to look.
     Refused(String),
 }
@@ -49,16 +54,18 @@ impl Outcome {
             Self::Gone(_) => "gone",
             Self::GivenUp(_) => "given_up",
             Self::Later(..) => "later",
+            Self::Busy => "busy",
             Self::Refused(_) => "refused",
         }
     }
 
     /// Every word.
-    pub const WORDS: [&'static str; 5] = ["sent", "gone", "given_up", "later", "refused"];
+    pub const WORDS: [&'static str; 6] = ["sent", "gone", "given_up", "later", "busy", "refused"];
 }
 
-/// Nobody answered, or nobody was there. The URL may hold what is nobody's business.
+/// Nobody answered, or nobody was there. Why is for the log: people are told the outcome of what leads where they say, and
+/// would learn what is there. The URL may hold what is nobody's business.
 fn unanswered(error: reqwest::Error) -> Outcome {
-    let error = anyhow::Error::new(error.without_url());
-    Outcome::Later(format!("{error:#}"), None)
+    debug!("A push service did not answer: {:#}", anyhow::Error::new(error.without_url()));
+    Outcome::Later("nobody answered".to_owned(), None)
 }

@@ -1,6 +1,9 @@
 //! Quiet hours: when a person does not want to be told anything.
 
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
+use tillwire_channels::Moment;
 use time::Time;
 use time::format_description::BorrowedFormatItem;
 use time::macros::format_description;
@@ -18,11 +21,29 @@ pub struct Quiet {
 }
 
 impl Quiet {
+    /// Whether there is such a zone.
+    pub fn has_zone(&self) -> bool {
+        TimeZone::get(&self.zone).is_ok()
+    }
+
+    /// Whether it is quiet at a moment. Never in a zone that there is no more.
+    pub fn covers_moment(&self, now: Moment) -> bool {
+        local(&self.zone, now).is_some_and(|local| self.covers(local))
+    }
+
     /// Whether it is quiet when clocks there show this.
     pub fn covers(&self, local: Time) -> bool {
         let (after, before) = (local >= self.from, local < self.to);
         if self.from < self.to { after && before } else { after || before }
     }
+}
+
+/// What clocks show in a zone.
+fn local(zone: &str, now: Moment) -> Option<Time> {
+    let zone = TimeZone::get(zone).ok()?;
+    let local = Timestamp::from_second(now.unix_timestamp()).ok()?.to_zoned_datetime(zone).time();
+    let part = |it: i8| u8::try_from(it).ok();
+    Time::from_hms(part(local.hour())?, part(local.minute())?, part(local.second())?).ok()
 }
 
 /// A time of day, as `22:00`.
@@ -45,7 +66,7 @@ impl<'de> Deserialize<'de> for TimeOfDay {
 
 #[cfg(test)]
 mod tests {
-    use time::macros::time;
+    use time::macros::{datetime, time};
 
     use super::*;
 
@@ -60,6 +81,16 @@ mod tests {
         }
         let noon = Quiet { from: time!(12:00), to: time!(13:00), ..night };
         assert!(noon.covers(time!(12:00)) && !noon.covers(time!(13:00)) && !noon.covers(time!(00:00)));
+    }
+
+    #[test]
+    fn it_is_quiet_by_the_clocks_of_the_zone() {
+        let now = datetime!(2026-11-30 16:30 UTC);
+        let quiet = |zone: &str| Quiet { from: time!(23:30), to: time!(23:31), zone: zone.to_owned() };
+        assert_eq!(local("Asia/Jakarta", now), Some(time!(23:30)));
+        assert!(quiet("Asia/Jakarta").covers_moment(now) && !quiet("Asia/Makassar").covers_moment(now));
+        assert!(quiet("Asia/Jakarta").has_zone());
+        assert!(!quiet("Asia/Atlantis").has_zone() && !quiet("Asia/Atlantis").covers_moment(now));
     }
 
     #[test]

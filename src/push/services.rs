@@ -2,17 +2,21 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
+use ipnet::IpNet;
 use tillwire_channels::Moment;
-use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout, timeout_at};
 
-use super::Outcome;
 use super::apns::{self, Apns, App};
 use super::devices::{Kind, Registration};
 use super::fcm::{self, Fcm};
 use super::note::Message;
+pub use super::turns::AT_ONCE_MAX;
+use super::turns::Turns;
 use super::webpush::{PublicKeys, WebPush};
+use super::{ATTEMPT_MAX, Outcome};
 use crate::egress::Egress;
 
 /// What an operator says of each.
@@ -20,6 +24,8 @@ use crate::egress::Egress;
 pub struct Options {
     pub vapid_key: Option<PathBuf>,
     pub contact: Option<String>,
+    /// Networks that browsers' endpoints may lead to besides public addresses: for tests.
+    pub networks: Vec<IpNet>,
     pub fcm_credentials: Option<PathBuf>,
     /// Another place than [`fcm::URL`].
     pub fcm_url: Option<String>,
@@ -32,32 +38,28 @@ pub struct Options {
     pub apns_url: Option<String>,
 }
 
-/// How many devices are sent something at once, by a node: each browser's service takes a connection.
-pub const AT_ONCE_MAX: usize = 64;
+/// How long a note waits for its turn. Most of its time is left then.
+const WAIT_MAX: Duration = Duration::from_secs(2);
 
 /// What there is to send by.
+#[derive(Default)]
 pub struct Services {
-    turns: Semaphore,
+    turns: Turns,
+    egress: Arc<Egress>,
     web: Option<WebPush>,
     fcm: Option<Fcm>,
     apns: Option<Apns>,
 }
 
-impl Default for Services {
-    fn default() -> Self {
-        Self { turns: Semaphore::new(AT_ONCE_MAX), web: None, fcm: None, apns: None }
-    }
-}
-
 impl Services {
-    /// `egress` judges where browsers' endpoints lead.
-    ///
     /// # Errors
     /// If something that is named cannot be read, or is incomplete.
-    pub fn open(options: &Options, egress: Arc<Egress>) -> anyhow::Result<Self> {
+    pub fn open(options: &Options) -> anyhow::Result<Self> {
+        // Not what webhooks may reach: those are an owner's to add, and a device is any cashier's.
+        let egress = Arc::new(Egress { networks: options.networks.clone(), ports: Vec::new() });
         let web = options.vapid_key.as_deref().map(|key| {
             let contact = options.contact.as_deref().context("--push-vapid-key needs --push-contact")?;
-            WebPush::open(key, contact, egress)
+            WebPush::open(key, contact, egress.clone())
         });
         let fcm_url = options.fcm_url.as_deref().unwrap_or(fcm::URL);
         let fcm = options.fcm_credentials.as_deref().map(|credentials| Fcm::open(credentials, fcm_url));
@@ -71,7 +73,8 @@ impl Services {
             };
             Apns::open(key, app, apns_url)
         });
-        Ok(Self { web: web.transpose()?, fcm: fcm.transpose()?, apns: apns.transpose()?, ..Self::default() })
+        let (web, fcm, apns) = (web.transpose()?, fcm.transpose()?, apns.transpose()?);
+        Ok(Self { turns: Turns::default(), egress, web, fcm, apns })
     }
 
     /// Whether there is a way to devices of this kind.
@@ -83,15 +86,28 @@ impl Services {
         }
     }
 
+    /// Where browsers' endpoints may lead.
+    pub fn egress(&self) -> &Egress {
+        &self.egress
+    }
+
     /// What an app has to know before it registers.
     pub fn public_keys(&self) -> PublicKeys {
         let kinds = Kind::ALL.into_iter().filter(|kind| self.reach(*kind)).map(Kind::word).collect();
         PublicKeys { vapid: self.web.as_ref().map(WebPush::public_key), kinds }
     }
 
-    /// Sends one message to one device, once.
+    /// Sends one message to one device, once, within [`ATTEMPT_MAX`].
     pub async fn send(&self, registration: &Registration, message: &Message) -> Outcome {
-        let Ok(_turn) = self.turns.acquire().await else { return Outcome::Later("the node stops".to_owned(), None) };
+        let until = Instant::now() + ATTEMPT_MAX;
+        let Ok(Some(_turn)) = timeout(WAIT_MAX, self.turns.begin(message.merchant)).await else {
+            return Outcome::Busy;
+        };
+        let sending = timeout_at(until, self.send_now(registration, message));
+        sending.await.unwrap_or_else(|_| Outcome::Later("nobody answered".to_owned(), None))
+    }
+
+    async fn send_now(&self, registration: &Registration, message: &Message) -> Outcome {
         let now = Moment::now_utc();
         let absent = || Outcome::Refused(format!("this hub has no key for {} any more", registration.kind().word()));
         match registration {

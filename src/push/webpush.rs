@@ -145,12 +145,12 @@ impl WebPush {
     }
 }
 
-/// What a push service's answer means (RFC 8030).
+/// What a push service's answer means (RFC 8030). One that does not take our word speaks of this subscription, which may have
+/// been made with another key, and whoever named the service may let it answer anything: nobody need look because of that.
 fn outcome(status: u16, retry_after: Option<Duration>) -> Outcome {
     match status {
         200..=299 => Outcome::Sent,
         404 | 410 => Outcome::Gone(None),
-        401 | 403 => Outcome::Refused(format!("the push service answers {status}")),
         408 | 425 | 429 | 500..=599 => Outcome::Later(format!("the push service answers {status}"), retry_after),
         _ => Outcome::GivenUp(format!("the push service answers {status}")),
     }
@@ -281,8 +281,8 @@ mod tests {
             (400, "given_up"),
             (413, "given_up"),
             (301, "given_up"),
-            (401, "refused"),
-            (403, "refused"),
+            (401, "given_up"),
+            (403, "given_up"),
             (429, "later"),
             (503, "later"),
         ] {

@@ -120,7 +120,7 @@ impl Workers {
 
     /// The handler that tells phones and browsers.
     pub fn push(&self, services: Arc<Services>) -> Push {
-        Push::new(self.steps.pools.clone(), services)
+        Push::new(self.steps.clone(), services)
     }
 
     /// Begins one handler: at the broker, or without one.

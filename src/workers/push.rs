@@ -16,25 +16,34 @@ use tillwire_channels::topic::Listener;
 use tillwire_channels::{Channel, Moment, OutletId, StaffId, Topic};
 use tracing::{debug, info, warn};
 
-use super::handlers::{Effect, Failure, Handler, Heard};
+use super::handlers::{Effect, Failure, HANDLE_MAX, Handler, Heard};
+use super::subscribers::Steps;
 use crate::error::{Error, Result};
-use crate::journal::{Pools, pool};
-use crate::push::Outcome;
+use crate::journal::pool;
 use crate::push::audience::{heard_on, may_hear};
 use crate::push::devices::{self, Device, Forgotten, Kind};
 use crate::push::note::{About, Message};
 use crate::push::services::Services;
 use crate::push::told;
+use crate::push::{ATTEMPT_MAX, Outcome};
 use crate::screens::presence::{self, EVERYWHERE};
 use crate::screens::seen;
 
 /// How many devices are sent something at once, for one event.
-const AT_ONCE_MAX: usize = 16;
-/// How long one event may take; who has not been told by then is told when it is tried again.
-const TURN_MAX: Duration = Duration::from_secs(15);
-/// How often what came of a note is tried to be written down, and how long after a failure. It is known to nobody else.
-const WRITE_TRIES_MAX: u32 = 3;
-const WRITE_AGAIN_AFTER: Duration = Duration::from_millis(500);
+const AT_ONCE_MAX: usize = 8;
+/// How long new notes of one event may begin; who has not been told by then is told when it is tried again.
+const TURN_MAX: Duration = Duration::from_secs(7);
+/// How long writing down what came of a note may take, with every attempt.
+const WRITE_MAX: Duration = Duration::from_secs(4);
+// A note that is sent and not written down is sent again.
+const _: () = assert!(TURN_MAX.as_millis() + ATTEMPT_MAX.as_millis() + WRITE_MAX.as_millis() < HANDLE_MAX.as_millis());
+/// How long after an event a screen that counts as live is: one that fell silent before it is known to be gone by then, for it
+/// is asked every 25 seconds and has 20 to answer.
+const SURE_AFTER: Duration = Duration::from_secs(50);
+/// After how long it is looked again.
+const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(60);
+/// For how long after an event devices that fail are tried again: handlers' pauses last longer by the last of them.
+const TRIED_FOR: Duration = Duration::from_secs(6 * 3600);
 /// The longest that a service's `Retry-After` is waited for.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
 /// Why somebody who wants to be told is not.
@@ -43,16 +52,19 @@ const SPARED_FOR: [&str; 5] = ["late", "no_key", "quiet", "live", "seen"];
 /// The handler. Cheap to clone.
 #[derive(Clone)]
 pub struct Push {
-    pools: Pools,
+    steps: Steps,
     services: Arc<Services>,
 }
 
 /// Whom to tell, and what all of them are told.
 struct Round {
     about: About,
+    now: Moment,
     expires_at: Moment,
     outlet_name: Option<String>,
     devices: Vec<Device>,
+    /// Somebody is spared because of a screen that may be gone.
+    looks_again: bool,
 }
 
 /// Why a device is to be told later.
@@ -71,6 +83,12 @@ struct Delay {
     refused_by: HashSet<&'static str>,
 }
 
+impl PutOff {
+    fn because(why: String) -> Self {
+        Self { why, at_least: None, refused_by: None }
+    }
+}
+
 impl Delay {
     fn add(&mut self, put_off: PutOff) {
         let PutOff { why, at_least, refused_by } = put_off;
@@ -86,20 +104,19 @@ impl Delay {
 }
 
 impl Push {
-    /// `pools` are the workers' own: tills and screens do not wait for phones.
-    pub fn new(pools: Pools, services: Arc<Services>) -> Self {
+    pub fn new(steps: Steps, services: Arc<Services>) -> Self {
         for (kind, outcome) in Kind::ALL.iter().flat_map(|kind| Outcome::WORDS.map(|outcome| (kind.word(), outcome))) {
             metrics::counter!("tillwire_push_notes_total", "kind" => kind, "outcome" => outcome).increment(0);
         }
         for why in SPARED_FOR {
             metrics::counter!("tillwire_push_spared_total", "why" => why).increment(0);
         }
-        Self { pools, services }
+        Self { steps, services }
     }
 
-    /// Whom to tell; none if it is too late for everybody.
+    /// Whom to tell, in which order; none if it is too late for everybody.
     async fn round(&self, heard: &Heard, about: About) -> Result<Option<Round>> {
-        let mut sql = pool::begin_of(&self.pools.app, heard.merchant).await?;
+        let mut sql = pool::begin_of(&self.steps.pools.app, heard.merchant).await?;
         // By the clock that dated the event.
         let now = sqlx::query_scalar!(r#"select clock_timestamp() as "now!""#).fetch_one(&mut *sql).await?;
         let expires_at = heard.recorded_at + about.age_max();
@@ -114,19 +131,29 @@ impl Push {
             devices.retain(|device| !told.contains(&device.id));
         }
         keep(&mut devices, "no_key", |device| self.services.reach(device.registration.kind()));
-        keep(&mut devices, "quiet", |device| !device.is_quiet());
+        keep(&mut devices, "quiet", |device| !device.is_quiet(now));
+        let mut looks_again = false;
         if !devices.is_empty() {
-            let live = who_may_be_shown(&mut sql, heard).await?;
-            keep(&mut devices, "live", |device| !live.contains(&device.staff));
             let seen = have_seen(&mut sql, heard, &devices).await?;
             keep(&mut devices, "seen", |device| !seen.contains(&device.staff));
+            let live = who_may_be_shown(&mut sql, heard).await?;
+            if now < heard.recorded_at + SURE_AFTER {
+                let before = devices.len();
+                devices.retain(|device| !live.contains(&device.staff));
+                looks_again = devices.len() < before;
+            } else {
+                keep(&mut devices, "live", |device| !live.contains(&device.staff));
+            }
         }
+        // Whoever hangs must not stand before the same others each time; and who hung before comes last.
+        fastrand::shuffle(&mut devices);
+        devices.sort_by_key(Device::is_failing);
         let outlet_name = match heard.event.outlet {
             Some(outlet) if !devices.is_empty() => name_of(&mut sql, heard, outlet).await?,
             _ => None,
         };
         sql.commit().await?;
-        Ok(Some(Round { about, expires_at, outlet_name, devices }))
+        Ok(Some(Round { about, now, expires_at, outlet_name, devices, looks_again }))
     }
 
     /// Sends one device its note, and writes down what came of it. `Err` is why it is to be tried again.
@@ -138,45 +165,91 @@ impl Push {
         let outcome = self.services.send(&device.registration, &message).await;
         let kind = device.registration.kind().word();
         metrics::counter!("tillwire_push_notes_total", "kind" => kind, "outcome" => outcome.word()).increment(1);
+        match tokio::time::timeout(WRITE_MAX, self.conclude(heard, round, device, outcome)).await {
+            Ok(concluded) => concluded,
+            Err(_) => Err(PutOff::because(format!("writing it down took longer than {WRITE_MAX:?}"))),
+        }
+    }
+
+    /// Writes down what came of a note.
+    async fn conclude(&self, heard: &Heard, round: &Round, device: &Device, outcome: Outcome) -> Result<(), PutOff> {
+        let (merchant, position, kind) = (heard.merchant, heard.position, device.registration.kind());
         match outcome {
-            Outcome::Sent => {}
+            Outcome::Sent => self.mark(heard, device, true).await,
             Outcome::Gone(since) => {
                 let forgotten = self.forget(heard, device, since).await?;
+                let kind = kind.word();
                 info!(%merchant, device = %device.id, kind, ?forgotten, "A device is not known to its service any more");
-                if forgotten == Forgotten::Renewed {
-                    let why = "a device was renewed meanwhile".to_owned();
-                    return Err(PutOff { why, at_least: None, refused_by: None });
+                match forgotten {
+                    Forgotten::Renewed => Err(PutOff::because("a device was renewed meanwhile".to_owned())),
+                    Forgotten::Removed | Forgotten::Kept => self.mark(heard, device, false).await,
                 }
             }
             Outcome::GivenUp(why) => {
-                warn!(%merchant, device = %device.id, kind, "A device will not be told of {position}: {why}");
+                let kind = kind.word();
+                info!(%merchant, device = %device.id, kind, "A device will not be told of {position}: {why}");
+                self.fails(heard, round, device).await?;
+                self.mark(heard, device, false).await
             }
             Outcome::Later(why, at_least) => {
-                debug!(%merchant, device = %device.id, kind, "A device could not be told of {position}: {why}");
-                return Err(PutOff { why, at_least, refused_by: None });
+                debug!(%merchant, device = %device.id, "A device could not be told of {position}: {why}");
+                // Google and Apple have that for all at once.
+                if kind == Kind::Web && self.fails(heard, round, device).await? {
+                    return Ok(());
+                }
+                Err(PutOff { why, at_least, refused_by: None })
             }
-            Outcome::Refused(why) => return Err(PutOff { why, at_least: None, refused_by: Some(kind) }),
+            Outcome::Busy => Err(PutOff::because("too many notes were on their way".to_owned())),
+            Outcome::Refused(why) => Err(PutOff { refused_by: Some(kind.word()), ..PutOff::because(why) }),
         }
-        self.mark(heard, device).await
     }
 
-    async fn mark(&self, heard: &Heard, device: &Device) -> Result<(), PutOff> {
-        let write = || async {
-            let mut sql = pool::begin_of(&self.pools.app, heard.merchant).await?;
-            told::mark(&mut sql, heard.merchant, heard.position, device.id).await?;
+    /// Marks a device as done with; and as one that does not fail, if it was told.
+    async fn mark(&self, heard: &Heard, device: &Device, is_told: bool) -> Result<(), PutOff> {
+        let (merchant, id) = (heard.merchant, device.id);
+        self.write(async || {
+            let mut sql = pool::begin_of(&self.steps.pools.app, merchant).await?;
+            told::mark(&mut sql, merchant, heard.position, id).await?;
+            if is_told && device.is_failing() {
+                devices::fails(&mut sql, merchant, id, device.renewed_at, false).await?;
+            }
             Ok(sql.commit().await?)
-        };
-        write_down(write).await
+        })
+        .await
+    }
+
+    /// Notes that a device fails. One that has for too long is removed: true then.
+    async fn fails(&self, heard: &Heard, round: &Round, device: &Device) -> Result<bool, PutOff> {
+        let (merchant, id) = (heard.merchant, device.id);
+        if device.is_given_up(round.now) {
+            let is_gone = self.forget(heard, device, None).await? == Forgotten::Removed;
+            info!(%merchant, device = %id, is_gone, "Nothing has reached a device for a week");
+            return Ok(is_gone);
+        }
+        if !device.is_failing() {
+            self.write(async || {
+                let mut sql = pool::begin_of(&self.steps.pools.app, merchant).await?;
+                devices::fails(&mut sql, merchant, id, device.renewed_at, true).await?;
+                Ok(sql.commit().await?)
+            })
+            .await?;
+        }
+        Ok(false)
     }
 
     async fn forget(&self, heard: &Heard, device: &Device, since: Option<Moment>) -> Result<Forgotten, PutOff> {
-        let write = || async {
-            let mut sql = pool::begin_of(&self.pools.app, heard.merchant).await?;
+        self.write(async || {
+            let mut sql = pool::begin_of(&self.steps.pools.app, heard.merchant).await?;
             let forgotten = devices::forget(&mut sql, heard.merchant, device.id, device.renewed_at, since).await?;
             sql.commit().await?;
             Ok(forgotten)
-        };
-        write_down(write).await
+        })
+        .await
+    }
+
+    async fn write<T, F: Future<Output = Result<T>>>(&self, write: impl Fn() -> F) -> Result<T, PutOff> {
+        let written = self.steps.write(write).await;
+        written.map_err(|error| PutOff::because(format!("writing it down: {:#}", error.into_anyhow())))
     }
 }
 
@@ -187,9 +260,8 @@ impl Handler for Push {
     async fn handle(&self, heard: &Heard) -> Result<Effect, Failure> {
         let Some(about) = About::of(&heard.event.kind) else { return Ok(Effect::None) };
         let began = Instant::now();
-        let Some(round) = self.round(heard, about).await.map_err(Error::into_anyhow)? else {
-            return Ok(Effect::None);
-        };
+        let looking = self.steps.step(self.round(heard, about));
+        let Some(round) = looking.await.map_err(Error::into_anyhow)? else { return Ok(Effect::None) };
         let (mut delay, mut under_way) = (Delay::default(), FuturesUnordered::new());
         for device in &round.devices {
             if under_way.len() == AT_ONCE_MAX
@@ -199,7 +271,7 @@ impl Handler for Push {
             }
             if began.elapsed() > TURN_MAX {
                 let why = format!("not everybody was told within {TURN_MAX:?}");
-                delay.add(PutOff { why, at_least: None, refused_by: None });
+                delay.add(PutOff::because(why));
                 break;
             }
             under_way.push(self.tell(heard, &round, device));
@@ -209,12 +281,21 @@ impl Handler for Push {
                 delay.add(put_off);
             }
         }
-        match delay.why {
+        let Delay { why, at_least, refused_by } = delay;
+        let word = round.about.word();
+        match why {
+            // What is ours to put right is a dead letter in the end: it can be told again then.
+            Some(why) if refused_by.is_empty() && round.now > heard.recorded_at + TRIED_FOR => {
+                info!("Devices that fail are not told of {}: {why}", heard.position);
+                Ok(Effect::Made)
+            }
+            Some(why) => Err(Failure::Later(anyhow!("telling devices of {word}: {why}"), at_least)),
+            None if round.looks_again => {
+                let why = anyhow!("telling devices of {word}: some have a screen that may be gone");
+                Err(Failure::Later(why, Some(LOOK_AGAIN_AFTER)))
+            }
             None if round.devices.is_empty() => Ok(Effect::None),
             None => Ok(Effect::Made),
-            Some(why) => {
-                Err(Failure::Later(anyhow!("telling devices of {}: {why}", round.about.word()), delay.at_least))
-            }
         }
     }
 }
@@ -260,20 +341,4 @@ async fn name_of(sql: &mut PgConnection, heard: &Heard, outlet: OutletId) -> Res
     .fetch_optional(sql)
     .await?;
     Ok(name)
-}
-
-/// Writes down what came of a note: again, if the database does not take it at once.
-async fn write_down<T, F: Future<Output = Result<T>>>(write: impl Fn() -> F) -> Result<T, PutOff> {
-    let mut tried = 1;
-    loop {
-        match write().await {
-            Ok(written) => return Ok(written),
-            Err(_) if tried < WRITE_TRIES_MAX => tokio::time::sleep(WRITE_AGAIN_AFTER).await,
-            Err(error) => {
-                let why = format!("writing it down: {:#}", error.into_anyhow());
-                return Err(PutOff { why, at_least: None, refused_by: None });
-            }
-        }
-        tried += 1;
-    }
 }

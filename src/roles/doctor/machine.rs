@@ -2,7 +2,6 @@
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::bail;
@@ -46,7 +45,7 @@ pub fn token_keys(config: Tokens) -> Finding {
 
 /// Whether what is named of push services can be read: a node does not start without.
 pub fn push(config: Push) -> Finding {
-    match Services::open(&config.into(), Arc::default()) {
+    match Services::open(&config.into()) {
         Err(error) => {
             Finding::wrong("push", format!("{error:#}"), "Let the flags name files that this process can read")
         }

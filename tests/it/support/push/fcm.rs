@@ -35,7 +35,8 @@ pub struct Sent {
     pub message: Message,
 }
 
-/// The message of FCM's HTTP v1, as far as we say anything. What is not here is refused, as FCM refuses what it does not know.
+/// The message of FCM's HTTP v1, as far as we say anything. What is not here is refused, as FCM refuses what it does not know;
+/// and so is `collapse_key`, which FCM knows: messages that have one are throttled.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Message {
@@ -55,7 +56,6 @@ pub struct Notification {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Android {
-    pub collapse_key: String,
     pub priority: Priority,
     pub ttl: String,
     pub notification: AndroidNotification,
@@ -260,7 +260,7 @@ async fn send(
         Ok(request) => request.message,
         Err(error) => return refused(400, "INVALID_ARGUMENT", error.to_string()).await,
     };
-    let Android { ttl, collapse_key, notification, .. } = &message.android;
+    let Android { ttl, notification, .. } = &message.android;
     let reserved = ["from", "message_type", "collapse_key"];
     let is_good = ttl.strip_suffix('s').is_some_and(|it| it.parse::<u32>().is_ok_and(|it| it <= 2_419_200))
         && !message
@@ -268,7 +268,6 @@ async fn send(
             .keys()
             .any(|key| reserved.contains(&&**key) || key.starts_with("google") || key.starts_with("gcm"))
         && bytes.len() <= 4_096
-        && !collapse_key.is_empty()
         && !notification.tag.is_empty()
         && headers["content-type"] == "application/json";
     if !is_good {
