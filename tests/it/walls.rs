@@ -371,7 +371,8 @@ async fn open_tables(sql: &mut PgConnection) -> Vec<String> {
                                                'parked_entries') and cmd = 'SELECT')
                        when 'pruning' then roles = array[pg_get_userbyid(relowner)] and cmd = 'SELECT'
                            and qual = 'is_pruning()'
-                           and relname in ('journal_entries', 'journal_heads', 'relay_cursors', 'webhook_endpoints')
+                           and relname in ('journal_entries', 'journal_heads', 'relay_cursors', 'webhook_endpoints',
+                                           'webhook_redeliveries', 'handler_cursors', 'parked_entries')
                        when 'old' then roles = array[pg_get_userbyid(relowner)]
                            and relname in ('idempotency_keys', 'payments_seen', 'push_devices', 'push_told', 'screens',
                                            'webhook_attempts', 'webhook_redeliveries', 'handled_events')
