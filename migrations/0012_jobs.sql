@@ -37,6 +37,21 @@ create view journal_readers as
            case when event is null then seq + 1 else seq end as next_seq
     from webhook_endpoints where state = 'enabled'
     union all
+    -- What is told once more. It waits while its endpoint is disabled, and keeps nothing then, as the endpoint does not.
+    select redelivery.merchant_id, 'redelivery ' || redelivery_id || ' to webhook ' || endpoint_id,
+           case when redelivery.event is null then redelivery.seq + 1 else redelivery.seq end
+    from webhook_redeliveries redelivery join webhook_endpoints endpoint using (merchant_id, endpoint_id)
+    where redelivery.state = 'running' and endpoint.state = 'enabled'
+    union all
+    -- A handler follows a journal itself until a relay does. One that never did has left its cursor to a broker.
+    select cursor.merchant_id, 'handler ' || handler, greatest(cursor.seq, coalesce(relayed.seq, 0)) + 1
+    from handler_cursors cursor left join relay_cursors relayed using (merchant_id)
+    where cursor.leased_until is not null
+    union all
+    -- What it could not handle, and tries again.
+    select merchant_id, 'handler ' || handler || ' once more', min(seq)
+    from parked_entries where state = 'waiting' group by merchant_id, handler
+    union all
     -- Where there is a relay, it has still to come to those whom it has no cursor for.
     select head.merchant_id, 'relay', coalesce(cursor.seq, 0) + 1
     from journal_heads head left join relay_cursors cursor using (merchant_id)
@@ -50,3 +65,6 @@ create policy pruning on journal_heads for select to current_user using (is_prun
 create policy pruning on journal_entries for select to current_user using (is_pruning());
 create policy pruning on relay_cursors for select to current_user using (is_pruning());
 create policy pruning on webhook_endpoints for select to current_user using (is_pruning());
+create policy pruning on webhook_redeliveries for select to current_user using (is_pruning());
+create policy pruning on handler_cursors for select to current_user using (is_pruning());
+create policy pruning on parked_entries for select to current_user using (is_pruning());

@@ -283,7 +283,7 @@ pub async fn test(
         let mut sql = pool::begin_of(&app, merchant).await?;
         let view = attempts::keep(&mut sql, merchant, id, &message, 1, &attempted, None).await?;
         sql.commit().await?;
-        Ok(view)
+        view.ok_or(Error::InFlight)
     });
     testing.await?.map(Json)
 }

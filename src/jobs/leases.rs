@@ -13,7 +13,8 @@ use uuid::Uuid;
 use super::Job;
 use crate::journal::pool;
 
-/// For how long a job is held without a word.
+/// For how long a job is held without a word. A lease that reaches twice as far ahead is of a clock that was put right since, and
+/// nobody's.
 const LEASE: Duration = Duration::from_secs(15);
 /// How much is kept of why an attempt was in vain. The table holds it.
 const ERROR_BYTES_MAX: usize = 1_024;
@@ -65,7 +66,7 @@ pub async fn take(pool: &PgPool, jobs: &[Job], held_by: &str, jobs_max: usize) -
                select job, held_by as taken_from
                from jobs join unnest($1::text[], $2::float8[]) known (job, reach) using (job)
                where (next_at <= now() or next_at > now() + make_interval(secs => reach))
-                 and coalesce(leased_until, '-infinity') <= now()
+                 and (leased_until > now() and leased_until <= now() + 2 * make_interval(secs => $4)) is not true
                order by next_at limit $3 for update of jobs skip locked)
            update jobs
            set lease = gen_random_uuid(), leased_until = now() + make_interval(secs => $4), held_by = $5,
@@ -218,8 +219,9 @@ fn cut(text: &str) -> &str {
 pub async fn ask_for(pool: &PgPool, job: &str) -> anyhow::Result<bool> {
     let asked = sqlx::query!(
         "update jobs set next_at = least(next_at, now()), attempts = 0
-         where job = $1 and coalesce(leased_until, '-infinity') <= now()",
-        job
+         where job = $1 and (leased_until > now() and leased_until <= now() + 2 * make_interval(secs => $2)) is not true",
+        job,
+        LEASE.as_secs_f64(),
     );
     Ok(asked.execute(pool).await?.rows_affected() > 0)
 }
@@ -252,10 +254,12 @@ pub async fn all(pool: &PgPool) -> anyhow::Result<Vec<Known>> {
     let known = sqlx::query_as!(
         Known,
         r#"select job, schedule, next_at, attempts, ended_at, took_ms, outcome, error,
-                  case when leased_until > now() then held_by end as held_by,
+                  case when leased_until > now() and leased_until <= now() + 2 * make_interval(secs => $1) then held_by end
+                      as held_by,
                   greatest(extract(epoch from now() - due_at), 0)::float8 as "late_seconds!",
                   greatest(extract(epoch from now() - failing_since), 0)::float8 as "failing_seconds!"
-           from jobs order by job"#
+           from jobs order by job"#,
+        LEASE.as_secs_f64(),
     );
     Ok(known.fetch_all(pool).await?)
 }

@@ -24,6 +24,8 @@ const ERROR_BYTES_MAX: usize = 500;
 /// What came of an attempt.
 #[derive(Clone, Debug)]
 pub struct Attempted {
+    /// By which it is known that it was taken down already, when whoever took it down was not told so.
+    pub id: Uuid,
     pub at: Moment,
     pub took: Duration,
     pub answer: Answer,
@@ -40,6 +42,10 @@ pub enum Answer {
 }
 
 impl Attempted {
+    pub fn new(at: Moment, took: Duration, answer: Answer) -> Self {
+        Self { id: Uuid::now_v7(), at, took, answer }
+    }
+
     pub fn is_delivered(&self) -> bool {
         matches!(self.answer, Answer::Status { code: 200..=299, .. })
     }
@@ -82,7 +88,7 @@ pub struct AttemptView {
     pub error: Option<String>,
 }
 
-/// Takes an attempt down.
+/// Takes an attempt down. None if it was taken down already, and all that came of it with it.
 pub async fn keep(
     sql: &mut PgConnection,
     merchant: MerchantId,
@@ -91,14 +97,14 @@ pub async fn keep(
     attempt: i32,
     attempted: &Attempted,
     redelivery: Option<Uuid>,
-) -> Result<AttemptView> {
+) -> Result<Option<AttemptView>> {
     let (status, body, error) = match &attempted.answer {
         Answer::Status { code, body, .. } => (i16::try_from(*code).ok(), Some(shown(body, KEPT_BYTES_MAX)), None),
         Answer::None(why) => (None, None, Some(shown(why, ERROR_BYTES_MAX))),
         Answer::Skipped => (None, None, None),
     };
     let view = AttemptView {
-        id: Uuid::now_v7(),
+        id: attempted.id,
         message: message.id.clone(),
         kind: message.kind.clone(),
         attempt,
@@ -111,10 +117,11 @@ pub async fn keep(
         response_body: body,
         error,
     };
-    sqlx::query!(
+    let inserted = sqlx::query!(
         "insert into webhook_attempts (merchant_id, attempt_id, endpoint_id, message_id, event_type, attempt, attempted_at, took_ms,
                                        outcome, request_body, response_status, response_body, error, redelivery_id)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
+         on conflict on constraint webhook_attempts_pkey do nothing",
         merchant.0,
         view.id,
         endpoint.0,
@@ -133,7 +140,7 @@ pub async fn keep(
     .execute(sql)
     .await
     .on_constraint("webhook_attempts_test_key", || Error::InFlight)?;
-    Ok(view)
+    Ok((inserted.rows_affected() > 0).then_some(view))
 }
 
 /// Attempts at an endpoint, the newest first; those before an id.

@@ -18,7 +18,8 @@ use super::{redeliveries, secrets};
 use crate::error::Result;
 use crate::journal::{Entry, MerchantTx, pool};
 
-/// For how long an endpoint is held without a word: longer than an attempt may take.
+/// For how long an endpoint is held without a word: longer than an attempt may take. A lease that reaches twice as far ahead is
+/// of a clock that was put right since, and nobody's.
 pub(super) const LEASE: Duration = Duration::from_secs(60);
 
 /// An endpoint that has something to be told, perhaps.
@@ -46,7 +47,9 @@ pub async fn due(
                         row_number() over (partition by endpoint.merchant_id order by free_at) as place
                  from webhook_endpoints endpoint join journal_heads head using (merchant_id)
                  cross join lateral (
-                     select greatest(coalesce(next_at, '-infinity'), coalesce(leased_until, '-infinity')) as free_at) free
+                     select greatest('-infinity', next_at,
+                                     case when leased_until <= now() + 2 * make_interval(secs => $5) then leased_until end)
+                            as free_at) free
                  where endpoint.state = 'enabled' and (head.seq <> endpoint.seq or endpoint.event is not null)
                    and free_at <= now() and ($1::uuid[] is null or endpoint.merchant_id = any($1))
                    and endpoint.merchant_id <> all($2)) due
@@ -55,6 +58,7 @@ pub async fn due(
         &busy,
         i64::try_from(of_one_max)?,
         i64::try_from(endpoints_max)?,
+        LEASE.as_secs_f64(),
     )
     .fetch_all(pool)
     .await?;
@@ -99,7 +103,8 @@ pub async fn take(app: &PgPool, due: Due) -> Result<Option<Held>> {
     let row = sqlx::query!(
         "update webhook_endpoints set lease = $3, leased_until = now() + make_interval(secs => $4)
          where merchant_id = $1 and endpoint_id = $2 and state = 'enabled'
-           and coalesce(next_at, '-infinity') <= now() and coalesce(leased_until, '-infinity') <= now()
+           and coalesce(next_at, '-infinity') <= now()
+           and (leased_until > now() and leased_until <= now() + 2 * make_interval(secs => $4)) is not true
          returning url, events, seq, event, tag, attempts",
         due.merchant.0,
         due.endpoint.0,
@@ -146,8 +151,11 @@ pub async fn delivered(
 ) -> Result<bool> {
     let Due { merchant, endpoint } = held.due;
     let mut sql = pool::begin_of(app, merchant).await?;
-    attempts::keep(&mut sql, merchant, endpoint, message, held.attempts + 1, attempted, None).await?;
-    let is_ours = moved(&mut sql, held, to, true).await?;
+    let kept = attempts::keep(&mut sql, merchant, endpoint, message, held.attempts + 1, attempted, None).await?;
+    let is_ours = match kept {
+        Some(_) => moved(&mut sql, held, to, true).await?,
+        None => is_left(&mut sql, held, "enabled", Some(held.lease)).await?,
+    };
     sql.commit().await?;
     Ok(is_ours)
 }
@@ -183,6 +191,22 @@ async fn moved(sql: &mut PgConnection, held: &Held, to: Position, is_delivered: 
     Ok(moved.rows_affected() > 0)
 }
 
+/// Whether an endpoint is still as a write has left it whose answer was lost: done again, it would count twice.
+async fn is_left(sql: &mut PgConnection, held: &Held, state: &str, lease: Option<Uuid>) -> Result<bool> {
+    let is_left = sqlx::query_scalar!(
+        r#"select exists (select from webhook_endpoints
+                          where merchant_id = $1 and endpoint_id = $2 and state = $3
+                            and lease is not distinct from $4) as "is_left!""#,
+        held.due.merchant.0,
+        held.due.endpoint.0,
+        state,
+        lease,
+    )
+    .fetch_one(sql)
+    .await?;
+    Ok(is_left)
+}
+
 /// What becomes of an endpoint that was tried in vain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
@@ -202,7 +226,10 @@ pub async fn later(
 ) -> Result<bool> {
     let Due { merchant, endpoint } = held.due;
     let mut sql = pool::begin_of(app, merchant).await?;
-    attempts::keep(&mut sql, merchant, endpoint, message, held.attempts + 1, attempted, None).await?;
+    let kept = attempts::keep(&mut sql, merchant, endpoint, message, held.attempts + 1, attempted, None).await?;
+    if kept.is_none() {
+        return is_left(&mut sql, held, "enabled", None).await;
+    }
     let changed = sqlx::query!(
         "update webhook_endpoints
          set seq = $5, event = $6, tag = $7, attempts = attempts + 1, failing_since = coalesce(failing_since, now()),
@@ -236,7 +263,10 @@ pub struct GivenUp {
 pub async fn disabled(tx: &mut MerchantTx, given_up: GivenUp) -> Result<bool> {
     let GivenUp { held, message, attempted, why } = given_up;
     let Due { merchant, endpoint } = held.due;
-    attempts::keep(tx.sql(), merchant, endpoint, &message, held.attempts + 1, &attempted, None).await?;
+    let kept = attempts::keep(tx.sql(), merchant, endpoint, &message, held.attempts + 1, &attempted, None).await?;
+    if kept.is_none() {
+        return is_left(tx.sql(), &held, "disabled", None).await;
+    }
     let changed = sqlx::query!(
         "update webhook_endpoints
          set seq = $5, event = $6, tag = $7, attempts = attempts + 1, failing_since = coalesce(failing_since, now()),

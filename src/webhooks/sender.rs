@@ -36,7 +36,7 @@ impl Sender {
     pub async fn send(&self, url: &str, secrets: &[Secret], message: &Message) -> Attempted {
         let (at, began) = (to_micros(Moment::now_utc()), Instant::now());
         let answer = self.ask(url, secrets, message, at).await.unwrap_or_else(|why| Answer::None(format!("{why:#}")));
-        Attempted { at, took: began.elapsed(), answer }
+        Attempted::new(at, began.elapsed(), answer)
     }
 
     async fn ask(&self, url: &str, secrets: &[Secret], message: &Message, at: Moment) -> anyhow::Result<Answer> {

@@ -39,7 +39,7 @@ pub async fn over(tx: &mut MerchantTx, id: EndpointId, position: Position) -> Re
         let stuck_at = message.position.map(|it| it.to_string()).unwrap_or_default();
         return Err(Error::conflict_at("stuck_elsewhere", "/position", format!("It is stuck at {stuck_at}.")));
     }
-    let skipped = Attempted { at, took: Duration::ZERO, answer: Answer::Skipped };
+    let skipped = Attempted::new(at, Duration::ZERO, Answer::Skipped);
     attempts::keep(tx.sql(), merchant, id, &message, row.attempts, &skipped, None).await?;
     sqlx::query!(
         "update webhook_endpoints

@@ -153,7 +153,7 @@ mod tests {
 
     fn answered(code: u16, retry_after: Option<u64>) -> Attempted {
         let answer = Answer::Status { code, body: String::new(), retry_after: retry_after.map(Duration::from_secs) };
-        Attempted { at: Moment::UNIX_EPOCH, took: Duration::ZERO, answer }
+        Attempted::new(Moment::UNIX_EPOCH, Duration::ZERO, answer)
     }
 
     #[test]

@@ -224,6 +224,30 @@ async fn whoever_has_lost_a_job_commits_nothing() {
 }
 
 #[tokio::test]
+async fn a_lease_of_a_clock_that_was_far_ahead_is_nobodys() {
+    let database = database().await;
+    let pool = pool_of(&database.url("tillwire_app"));
+    let known = [writing("often", HOURLY, "")];
+    leases::plan(&pool, &known).await.unwrap();
+    let take = async |by: &str| leases::take(&pool, &known, by, 1).await.unwrap().pop();
+    let ahead = async |interval: &str| {
+        database.psql(&format!("update jobs set leased_until = now() + interval '{interval}'")).await;
+        leases::all(&pool).await.unwrap().pop().unwrap().held_by
+    };
+    let first = take("one").await.expect("it is due");
+    // As far as clocks of the database may differ from one statement to the next, it is believed.
+    assert_eq!(ahead("25 seconds").await.as_deref(), Some("one"));
+    assert!(take("two").await.is_none() && !jobs::ask_for(&pool, "often").await.unwrap());
+    assert_eq!(ahead("1 day").await, None);
+    assert!(jobs::ask_for(&pool, "often").await.unwrap());
+    let second = take("two").await.expect("it is free");
+    assert_eq!(second.taken_from.as_deref(), Some("one"));
+    let refused = first.commit(first.begin().await.unwrap()).await.unwrap_err();
+    assert!(refused.is::<Lost>(), "{refused}");
+    second.commit(second.begin().await.unwrap()).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_job_that_fails_is_tried_again_and_then_waits_for_its_time_and_delays_no_other() {
     let database = database().await;
     let is_mended = Arc::new(AtomicBool::new(false));

@@ -357,6 +357,77 @@ async fn what_a_webhook_or_the_relay_has_not_come_past_is_kept() {
 }
 
 #[tokio::test]
+async fn what_a_redelivery_or_a_handler_has_not_come_past_is_kept() {
+    let hub = TestHub::start().await;
+    let shop = hub.merchant("Toko Roti").await;
+    let webhook = endpoint(&shop).await;
+    let bread = shop.stocked("roti", 7_500, "100").await;
+    for _ in 0..3 {
+        shop.sells(&bread, 7_500).await;
+    }
+    let (merchant, newest) = (shop.merchant, shop.journal().await.pop().unwrap());
+    let last = seq_of(&newest);
+    let path = format!("/v1/webhooks/{webhook}/redeliveries");
+    let added = shop.post(&path, json!({ "from": entry_of(&newest) })).await.created();
+    let redelivery = added["id"].as_str().unwrap();
+    grow_old(&shop, last).await;
+    shop.sells(&bread, 7_500).await;
+    // The endpoint has been told all of it; what was asked for once more it has not.
+    hub.database.psql(&format!("update webhook_endpoints set seq = {last}, event = null")).await;
+    let is_kept = async |reader: &str, next: u64| {
+        let kept = tries_to_prune(&hub).await;
+        assert_eq!((kept.code, kept.out.as_str()), (Some(1), ""), "{reader}");
+        let partition = old_partition(&hub).await;
+        let why = format!("{partition} is still needed: merchant {merchant}, {reader}, is before entry {next}\n");
+        assert!(kept.err.ends_with(&why), "{}", kept.err);
+    };
+    let to_webhook = format!("redelivery {redelivery} to webhook {webhook}");
+    is_kept(&to_webhook, last).await;
+    hub.database.psql(&format!("update webhook_redeliveries set seq = {last}, event = 1")).await;
+    is_kept(&to_webhook, last).await;
+    hub.database.psql("update webhook_redeliveries set state = 'cancelled', ended_at = now()").await;
+
+    // A handler that follows the journals itself. Of the two only one ever did.
+    let cursors = format!(
+        "insert into handler_cursors values ('{merchant}', 'push', {}, '\\x00000000', null, now()),
+             ('{merchant}', 'other', 1, '\\x00000000', null, null)",
+        last - 1
+    );
+    hub.database.psql(&cursors).await;
+    is_kept("handler push", last).await;
+    hub.database.psql(&format!("update handler_cursors set seq = {last} where handler = 'push'")).await;
+    let parked = format!(
+        "insert into parked_entries (merchant_id, letter_id, handler, seq, tag, state, attempts, reason, next_at)
+         select '{merchant}', gen_random_uuid(), 'push', place, '\\x00000000', 'waiting', 1, 'no', now()
+         from unnest(array[{last}, {last} - 1]) place"
+    );
+    hub.database.psql(&parked).await;
+    is_kept("handler push once more", last - 1).await;
+    // What is dead waits for a person, and keeps nothing.
+    hub.database.psql("update parked_entries set state = 'dead', next_at = null").await;
+
+    // Since there is a relay, its cursor is where the handler's queue is filled up to.
+    hub.database.psql("update handler_cursors set seq = 1 where handler = 'push'").await;
+    is_kept("handler push", 2).await;
+    hub.database.psql(&format!("insert into relay_cursors values ('{merchant}', {last}, '\\x00000000')")).await;
+    prune(&hub).await;
+}
+
+#[tokio::test]
+async fn a_redelivery_that_waits_for_a_disabled_endpoint_keeps_nothing() {
+    let hub = TestHub::start().await;
+    let shop = hub.merchant("Toko Roti").await;
+    let webhook = endpoint(&shop).await;
+    let last = shop.journal().await.pop().unwrap();
+    let path = format!("/v1/webhooks/{webhook}/redeliveries");
+    shop.post(&path, json!({ "from": entry_of(&last) })).await.created();
+    grow_old(&shop, seq_of(&last)).await;
+    assert_eq!(tries_to_prune(&hub).await.code, Some(1), "it runs");
+    hub.database.psql("update webhook_endpoints set state = 'disabled', disabled_why = 'by_hand'").await;
+    prune(&hub).await;
+}
+
+#[tokio::test]
 async fn what_is_still_needed_is_dropped_by_force() {
     let hub = TestHub::start().await;
     let shop = hub.merchant("Toko Roti").await;

@@ -308,7 +308,7 @@ tillwire_relay: handler_cursors select(handler) select(leased_until) select(merc
 tillwire_relay: handler_progress insert select update
 tillwire_relay: journal_entries select
 tillwire_relay: journal_heads select
-tillwire_relay: parked_entries select(attempts) select(handler) select(leased_until) select(letter_id) select(merchant_id) select(next_at) select(parked_at) select(reason) select(seq) select(state) select(tag)
+tillwire_relay: parked_entries select(attempts) select(handler) select(lease) select(leased_until) select(letter_id) select(merchant_id) select(next_at) select(parked_at) select(reason) select(seq) select(state) select(tag)
 tillwire_relay: relay_cursors insert select update
 tillwire_relay: webhook_endpoints select(endpoint_id) select(event) select(leased_until) select(merchant_id) select(next_at) select(seq) select(state)
 tillwire_relay: webhook_redeliveries select(endpoint_id) select(leased_until) select(merchant_id) select(next_at) select(redelivery_id) select(state)";
@@ -371,7 +371,8 @@ async fn open_tables(sql: &mut PgConnection) -> Vec<String> {
                                                'parked_entries') and cmd = 'SELECT')
                        when 'pruning' then roles = array[pg_get_userbyid(relowner)] and cmd = 'SELECT'
                            and qual = 'is_pruning()'
-                           and relname in ('journal_entries', 'journal_heads', 'relay_cursors', 'webhook_endpoints')
+                           and relname in ('journal_entries', 'journal_heads', 'relay_cursors', 'webhook_endpoints',
+                                           'webhook_redeliveries', 'handler_cursors', 'parked_entries')
                        when 'old' then roles = array[pg_get_userbyid(relowner)]
                            and relname in ('idempotency_keys', 'payments_seen', 'push_devices', 'push_told', 'screens',
                                            'webhook_attempts', 'webhook_redeliveries', 'handled_events')

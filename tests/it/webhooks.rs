@@ -3,6 +3,7 @@
 mod alerts;
 mod faults;
 mod health;
+mod leases;
 mod redelivery;
 
 use std::collections::BTreeMap;

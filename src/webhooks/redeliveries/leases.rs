@@ -38,8 +38,10 @@ pub async fn due(
                         row_number() over (partition by redelivery.merchant_id order by free_at) as place
                  from webhook_redeliveries redelivery join webhook_endpoints endpoint using (merchant_id, endpoint_id)
                  cross join lateral (
-                     select greatest(coalesce(redelivery.next_at, '-infinity'),
-                                     coalesce(redelivery.leased_until, '-infinity')) as free_at) free
+                     select greatest('-infinity', redelivery.next_at,
+                                     case when redelivery.leased_until <= now() + 2 * make_interval(secs => $5)
+                                          then redelivery.leased_until end)
+                            as free_at) free
                  where redelivery.state = 'running' and endpoint.state = 'enabled' and free_at <= now()
                    and ($1::uuid[] is null or redelivery.merchant_id = any($1))
                    and redelivery.merchant_id <> all($2)) due
@@ -48,6 +50,7 @@ pub async fn due(
         &busy,
         i64::try_from(of_one_max)?,
         i64::try_from(redeliveries_max)?,
+        LEASE.as_secs_f64(),
     )
     .fetch_all(pool)
     .await?;
@@ -92,7 +95,8 @@ pub async fn take(app: &PgPool, due: Due) -> Result<Option<Held>> {
     let row = sqlx::query!(
         "update webhook_redeliveries set lease = $4, leased_until = now() + make_interval(secs => $5)
          where merchant_id = $1 and endpoint_id = $2 and redelivery_id = $3 and state = 'running'
-           and coalesce(next_at, '-infinity') <= now() and coalesce(leased_until, '-infinity') <= now()
+           and coalesce(next_at, '-infinity') <= now()
+           and (leased_until > now() and leased_until <= now() + 2 * make_interval(secs => $5)) is not true
          returning last, seq, event, tag, attempts",
         due.merchant.0,
         due.endpoint.0,
@@ -120,8 +124,11 @@ pub async fn delivered(
     to: Position,
 ) -> Result<bool> {
     let mut sql = pool::begin_of(app, held.due.merchant).await?;
-    keep(&mut sql, held, message, attempted).await?;
-    let is_ours = moved(&mut sql, held, to, true).await?;
+    let is_ours = if keep(&mut sql, held, message, attempted).await? {
+        moved(&mut sql, held, to, true).await?
+    } else {
+        is_left(&mut sql, held, if held.ends_at(to) { "done" } else { "running" }, Some(held.lease)).await?
+    };
     sql.commit().await?;
     Ok(is_ours)
 }
@@ -168,7 +175,9 @@ pub async fn later(
     pause: Duration,
 ) -> Result<bool> {
     let mut sql = pool::begin_of(app, held.due.merchant).await?;
-    keep(&mut sql, held, message, attempted).await?;
+    if !keep(&mut sql, held, message, attempted).await? {
+        return is_left(&mut sql, held, "running", None).await;
+    }
     let changed = sqlx::query!(
         "update webhook_redeliveries
          set seq = $5, event = $6, tag = $7, attempts = attempts + 1, next_at = now() + make_interval(secs => $8),
@@ -192,8 +201,10 @@ pub async fn later(
 /// A redelivery ends before its end, after a last attempt if there was one. False if it was not ours any more.
 pub async fn failed(app: &PgPool, held: &Held, last: Option<(&Message, &Attempted)>, why: &str) -> Result<bool> {
     let mut sql = pool::begin_of(app, held.due.merchant).await?;
-    if let Some((message, attempted)) = last {
-        keep(&mut sql, held, message, attempted).await?;
+    if let Some((message, attempted)) = last
+        && !keep(&mut sql, held, message, attempted).await?
+    {
+        return is_left(&mut sql, held, "failed", None).await;
     }
     let changed = sqlx::query!(
         "update webhook_redeliveries
@@ -236,11 +247,29 @@ pub async fn let_go(app: &PgPool, held: Held) -> Result<()> {
     Ok(())
 }
 
-async fn keep(sql: &mut PgConnection, held: &Held, message: &Message, attempted: &Attempted) -> Result<()> {
+/// Takes an attempt down. False if it was already.
+async fn keep(sql: &mut PgConnection, held: &Held, message: &Message, attempted: &Attempted) -> Result<bool> {
     let Due { merchant, endpoint, redelivery } = held.due;
     let attempt = held.attempts + 1;
-    attempts::keep(sql, merchant, endpoint, message, attempt, attempted, Some(redelivery)).await?;
-    Ok(())
+    let kept = attempts::keep(sql, merchant, endpoint, message, attempt, attempted, Some(redelivery)).await?;
+    Ok(kept.is_some())
+}
+
+/// Whether a redelivery is still as a write has left it whose answer was lost: done again, it would count twice.
+async fn is_left(sql: &mut PgConnection, held: &Held, state: &str, lease: Option<Uuid>) -> Result<bool> {
+    let is_left = sqlx::query_scalar!(
+        r#"select exists (select from webhook_redeliveries
+                          where merchant_id = $1 and endpoint_id = $2 and redelivery_id = $3 and state = $4
+                            and lease is not distinct from $5) as "is_left!""#,
+        held.due.merchant.0,
+        held.due.endpoint.0,
+        held.due.redelivery,
+        state,
+        lease,
+    )
+    .fetch_one(sql)
+    .await?;
+    Ok(is_left)
 }
 
 #[cfg(test)]
