@@ -203,7 +203,8 @@ pub async fn list(State(hub): State<Hub>, staff: Staff) -> Result<Json<Devices>>
 }
 
 /// Registers a device of the bearer's own, or says again that it is there. It is told what the bearer's token lets it hear,
-/// until that token is revoked, or 90 days after it was last said. A registration that somebody else had is theirs no more.
+/// until that token is revoked, or 90 days after it was last said. A registration that somebody else of the merchant had is
+/// theirs no more.
 #[utoipa::path(post, path = "/v1/devices", tag = "devices", request_body = AddDevice,
     params(("Idempotency-Key" = String, Header, description = "New for each attempt that is not a repetition.")),
     responses((status = 201, body = DeviceView), (status = "default", body = Problem)))]

@@ -457,6 +457,13 @@ async fn a_registration_that_is_none_is_refused_with_the_field() {
         let refused = elsewhere.asks("POST", "/v1/devices", device(registration, json!({}))).await;
         assert_eq!(refused.refused(422, "push_unavailable")["errors"][0]["pointer"], "/registration/kind");
     }
+    // What is opened for webhooks, which owners add, is not for devices.
+    let key = text(&services.vapid.path);
+    let flags = ["--push-vapid-key", &key, "--push-contact", CONTACT, "--webhook-networks", "127.0.0.0/8"];
+    let cautious = hub.node(Faces::API, &flags).await;
+    let elsewhere = Person { node: &cautious, ..elsewhere };
+    let refused = elsewhere.asks("POST", "/v1/devices", device(browser, json!({}))).await;
+    assert_eq!(refused.refused(422, "url_refused")["errors"][0]["pointer"], "/registration/endpoint");
 }
 
 #[tokio::test]
@@ -1134,6 +1141,13 @@ async fn a_device_can_be_tried_and_one_that_is_gone_goes() {
     assert_eq!((&later["outcome"], &later["detail"]), (&json!("later"), &json!("FCM answers 503")));
     assert_eq!(owner.asks("POST", &path, Value::Null).await.ok()["outcome"], "gone");
     owner.asks("POST", &path, Value::Null).await.refused(404, "not_found");
+
+    // Whoever aims one at a port learns nothing of who is there.
+    let mut nowhere = Browser::new("/push").registration(&services.web);
+    nowhere["endpoint"] = format!("http://127.0.0.1:{}/", super::support::services::free_port()).into();
+    let path = format!("{}/test", owner.registers(nowhere).await);
+    let tested = owner.asks("POST", &path, Value::Null).await.ok();
+    assert_eq!(tested, json!({ "outcome": "later", "detail": "nobody answered" }));
 }
 
 #[tokio::test]
