@@ -9,9 +9,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail, ensure};
 use futures_util::StreamExt as _;
 use lapin::message::Delivery;
-use lapin::options::{
-    BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicQosOptions, QueueDeclareOptions,
-};
+use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicQosOptions, QueueDeclareOptions};
 use lapin::types::{FieldTable, ShortString};
 use lapin::{Channel, Consumer};
 use secrecy::SecretString;
@@ -208,7 +206,8 @@ impl Intake {
         let options = QueueDeclareOptions { passive: true, ..Default::default() };
         let queue = channel.queue_declare(self.queue(), options, FieldTable::default()).await?;
         if let Source::Handler(handler) = self.source {
-            metrics::gauge!("tillwire_handler_backlog", "handler" => handler.name).set(f64::from(queue.message_count()));
+            metrics::gauge!("tillwire_handler_backlog", "handler" => handler.name)
+                .set(f64::from(queue.message_count()));
         }
         Ok(())
     }

@@ -120,10 +120,15 @@ impl Line {
         let queue = match (&self.broker, self.behind) {
             (Some(OfHandler { queue: Some(queue), .. }), _) => {
                 let newest = self.newest_seconds().map(|age| format!(", the newest that was taken is {age} s old"));
-                format!("{} in the queue, {} taking from it{}", queue.messages, queue.consumers, newest.unwrap_or_default())
+                format!(
+                    "{} in the queue, {} taking from it{}",
+                    queue.messages,
+                    queue.consumers,
+                    newest.unwrap_or_default()
+                )
             }
             (Some(_), _) => "no queue".to_owned(),
-            (None, Some(Lag { entries, .. })) if entries == 0 => "follows the journals to their ends".to_owned(),
+            (None, Some(Lag { entries: 0, .. })) => "follows the journals to their ends".to_owned(),
             (None, Some(Lag { entries, seconds })) => {
                 format!("{entries} entries behind the journals, the oldest {seconds:.0} s old")
             }
@@ -151,10 +156,9 @@ async fn with_letters(config: &Queues, relay: &PgPool, which: &Letters, deed: De
     };
     let found = each(relay, &which_of(which), async |letter| {
         match letters::by_operator(&app, letter.merchant, letter.letter, deed).await {
-            Ok(_) => println!(
-                "{word} {} of {}: {} {}",
-                letter.letter, letter.merchant, letter.handler, letter.position
-            ),
+            Ok(_) => {
+                println!("{word} {} of {}: {} {}", letter.letter, letter.merchant, letter.handler, letter.position)
+            }
             // Somebody else was faster.
             Err(crate::error::Error::NotFound(_)) => {}
             Err(error) => return Err(error.into_anyhow()),

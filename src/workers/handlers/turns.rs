@@ -37,7 +37,7 @@ impl Turns {
 mod tests {
     use super::*;
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_merchant_that_takes_its_time_leaves_places_to_others() {
         let (turns, merchant, other) = (Turns::default(), MerchantId::new(), MerchantId::new());
         let mut held = Vec::new();
