@@ -1,6 +1,7 @@
 //! Where a handler is in each journal, where no broker gives it what it is to handle: it follows the journals itself.
 //!
-//! Whoever holds a cursor's lease moves it, and nobody else; a lease is fenced, as those of webhooks are.
+//! Whoever holds a cursor's lease moves it, and nobody else; a lease is fenced, as those of webhooks are. One that is of a clock
+//! far ahead is nobody's.
 
 use std::time::Duration;
 
@@ -41,7 +42,7 @@ pub async fn due(
                select seq, tag from (values (cursor.seq, cursor.tag)) own (seq, tag) where seq is not null
                union all select seq, tag from relay_cursors relayed where relayed.merchant_id = head.merchant_id
                order by seq desc limit 1) place on true
-           where head.seq <> coalesce(place.seq, 0) and coalesce(cursor.leased_until, '-infinity') <= now()
+           where head.seq <> coalesce(place.seq, 0) and (coalesce(cursor.leased_until, '-infinity') <= now() or cursor.leased_until > now() + interval '2 minutes')
              and ($2::uuid[] is null or head.merchant_id = any($2)) and head.merchant_id <> all($3)
            order by cursor.leased_until nulls first limit $4"#,
         handler,
@@ -87,6 +88,7 @@ pub async fn take(app: &PgPool, handler: &str, due: Due) -> Result<Option<Held>>
              seq = greatest(handler_cursors.seq, excluded.seq),
              tag = case when handler_cursors.seq >= excluded.seq then handler_cursors.tag else excluded.tag end
          where coalesce(handler_cursors.leased_until, '-infinity') <= now()
+            or handler_cursors.leased_until > now() + interval '2 minutes'
          returning seq, tag, lost",
         due.merchant.0,
         handler,

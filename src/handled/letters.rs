@@ -106,7 +106,7 @@ pub async fn due(pool: &PgPool, handler: &str, letters_max: usize) -> Result<Vec
                         row_number() over (partition by merchant_id order by next_at) as place
                  from parked_entries
                  where state = 'waiting' and handler = $1 and next_at <= now()
-                   and coalesce(leased_until, '-infinity') <= now()) due
+                   and (coalesce(leased_until, '-infinity') <= now() or leased_until > now() + interval '2 minutes')) due
            where place <= $3 order by next_at limit $2"#,
         handler,
         i64::try_from(letters_max)?,
@@ -137,7 +137,7 @@ pub async fn take(app: &PgPool, due: Due, attempts_max: u32) -> Result<Option<He
         "update parked_entries
          set lease = $3, leased_until = now() + make_interval(secs => $4), attempts = attempts + 1
          where merchant_id = $1 and letter_id = $2 and state = 'waiting' and next_at <= now()
-           and coalesce(leased_until, '-infinity') <= now()
+           and (coalesce(leased_until, '-infinity') <= now() or leased_until > now() + interval '2 minutes')
          returning seq, tag, attempts",
         due.merchant.0,
         due.letter,

@@ -483,7 +483,7 @@ async fn whoever_follows_a_journal_and_dies_is_followed_by_another() {
     let bread = shop.stocked("roti", 7_500, "1000").await;
     // Somebody holds it who is no more.
     let held = format!(
-        "insert into handler_cursors values ('{}', 'ledger', 0, '\\x00000000', gen_random_uuid(), now() + interval '1 hour')",
+        "insert into handler_cursors values ('{}', 'ledger', 0, '\\x00000000', gen_random_uuid(), now() + interval '1 minute')",
         shop.merchant
     );
     hub.database.psql(&held).await;

@@ -55,7 +55,7 @@ mod tests {
         let turns = Turns::default();
         let _held = turns.take(MerchantId::new()).await.unwrap();
         for _ in 0..KNOWN_MAX * 2 {
-            turns.take(MerchantId::new()).await.unwrap();
+            drop(turns.take(MerchantId::new()).await.unwrap());
         }
         assert!(turns.0.lock().unwrap().len() <= KNOWN_MAX);
     }
