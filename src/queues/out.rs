@@ -67,7 +67,9 @@ impl Out {
             None => &line.insert(self.open().await?).channel,
         };
         let options = BasicPublishOptions { mandatory: true, ..Default::default() };
-        let confirm = channel.basic_publish("".into(), queue.clone(), options, body, properties.clone()).await?;
+        let confirm = channel
+            .basic_publish(self.topology.aside.clone(), queue.clone(), options, body, properties.clone())
+            .await?;
         match confirm.await? {
             Confirmation::Ack(None) => Ok(()),
             other => Err(anyhow!("the broker did not take it: {other:?}")),

@@ -3,6 +3,7 @@
 //! | name (after `tillwire.` and the hub's prefix) | is | for |
 //! |---|---|---|
 //! | `events` | durable topic exchange; the keys are types of events | every entry |
+//! | `aside` | durable direct exchange; the keys are the names of queues | what is put from one queue into another: the broker's own exchange, which leads to every queue, is closed to a hub that may touch its own names alone |
 //! | `wakes` | quorum queue, bound to all of them, short, the oldest go first | subscribers: that there is something new. What it loses they find when they look |
 //! | `moved` | transient fanout exchange | which journals have moved, from those who commit to those who relay |
 //! | `handler.{name}` | quorum queue, bound to the types that the handler hears. What was given to nodes [`DELIVERIES_MAX`] times and never taken goes to `dead` | a handler's entries |
@@ -50,6 +51,7 @@ pub struct Topology {
     pub wake: ShortString,
     pub moved: ShortString,
     pub dead: ShortString,
+    pub aside: ShortString,
     /// How the names of handlers' queues begin.
     handler: String,
 }
@@ -58,7 +60,8 @@ impl Topology {
     pub fn new(prefix: &str) -> Self {
         let name = |what: &str| ShortString::from(format!("tillwire.{prefix}{what}"));
         let handler = name("handler.").to_string();
-        Self { events: name("events"), wake: name("wakes"), moved: name("moved"), dead: name("dead"), handler }
+        let (events, wake, moved) = (name("events"), name("wakes"), name("moved"));
+        Self { events, wake, moved, dead: name("dead"), aside: name("aside"), handler }
     }
 
     /// The queue of a handler.
@@ -84,6 +87,8 @@ impl Topology {
     pub async fn declare(&self, channel: &Channel, handlers: &[HandlerQueue]) -> lapin::Result<()> {
         let durable = ExchangeDeclareOptions { durable: true, ..Default::default() };
         channel.exchange_declare(self.events.clone(), ExchangeKind::Topic, durable, FieldTable::default()).await?;
+        let durable = ExchangeDeclareOptions { durable: true, ..Default::default() };
+        channel.exchange_declare(self.aside.clone(), ExchangeKind::Direct, durable, FieldTable::default()).await?;
         self.declare_moved(channel).await?;
         self.declare_wake(channel).await?;
         self.declare_dead(channel).await?;
@@ -96,12 +101,12 @@ impl Topology {
     async fn declare_handler(&self, channel: &Channel, handler: &HandlerQueue) -> lapin::Result<()> {
         let name = self.of_handler(handler.name);
         for pause_seconds in PAUSES_SECONDS {
-            let mut arguments = quorum_leading_to(&name, ANY_DELIVERIES_MAX);
+            let mut arguments = self.quorum_leading_to(&name, ANY_DELIVERIES_MAX);
             // In milliseconds.
             arguments.insert("x-message-ttl".into(), AMQPValue::LongLongInt(i64::from(pause_seconds) * 1_000));
-            declare_durable(channel, &self.again(handler.name, pause_seconds), arguments).await?;
+            self.declare_aside(channel, &self.again(handler.name, pause_seconds), arguments).await?;
         }
-        declare_durable(channel, &name, quorum_leading_to(&self.dead, DELIVERIES_MAX)).await?;
+        self.declare_aside(channel, &name, self.quorum_leading_to(&self.dead, DELIVERIES_MAX)).await?;
         for kind in handler.hears {
             self.bind(channel, &name, &self.events, kind).await?;
         }
@@ -109,7 +114,27 @@ impl Topology {
     }
 
     async fn declare_dead(&self, channel: &Channel) -> lapin::Result<()> {
-        declare_durable(channel, &self.dead, quorum(ANY_DELIVERIES_MAX)).await
+        self.declare_aside(channel, &self.dead, quorum(ANY_DELIVERIES_MAX)).await
+    }
+
+    /// Declares a queue that something is put into by its name.
+    async fn declare_aside(&self, channel: &Channel, name: &ShortString, arguments: FieldTable) -> lapin::Result<()> {
+        declare_durable(channel, name, arguments).await?;
+        self.bind(channel, name, &self.aside, name.as_str()).await
+    }
+
+    /// One that gives what is over to another queue, and forgets it when that has it.
+    fn quorum_leading_to(&self, queue: &ShortString, deliveries_max: i32) -> FieldTable {
+        let mut arguments = quorum(deliveries_max);
+        for (key, value) in [
+            ("x-dead-letter-exchange", self.aside.as_str()),
+            ("x-dead-letter-routing-key", queue.as_str()),
+            ("x-dead-letter-strategy", "at-least-once"),
+            ("x-overflow", "reject-publish"), // Which the strategy wants.
+        ] {
+            arguments.insert(key.into(), AMQPValue::LongString(value.into()));
+        }
+        arguments
     }
 
     async fn declare_wake(&self, channel: &Channel) -> lapin::Result<()> {
@@ -155,20 +180,6 @@ fn quorum(deliveries_max: i32) -> FieldTable {
     let mut arguments = FieldTable::default();
     arguments.insert("x-queue-type".into(), AMQPValue::LongString("quorum".into()));
     arguments.insert("x-delivery-limit".into(), deliveries_max.into());
-    arguments
-}
-
-/// One that gives what is over to another queue, and forgets it when that has it.
-fn quorum_leading_to(queue: &ShortString, deliveries_max: i32) -> FieldTable {
-    let mut arguments = quorum(deliveries_max);
-    for (key, value) in [
-        ("x-dead-letter-exchange", ""),
-        ("x-dead-letter-routing-key", queue.as_str()),
-        ("x-dead-letter-strategy", "at-least-once"),
-        ("x-overflow", "reject-publish"), // Which the strategy wants.
-    ] {
-        arguments.insert(key.into(), AMQPValue::LongString(value.into()));
-    }
     arguments
 }
 

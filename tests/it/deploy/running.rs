@@ -138,10 +138,10 @@ impl Shop {
     }
 
     /// Waits until a node has all its links to a broker: to publish and to listen, and to say which journals have moved; or, as
-    /// a worker, to relay.
+    /// a worker, to relay, to handle, and to take down what is dead.
     async fn until_on_bus(&self, name: &str, node: &TillwireProcess, bus: &str) {
         let links = match (name, bus) {
-            ("worker", "rabbitmq") => 1,
+            ("worker", "rabbitmq") => 3,
             ("worker", _) => return,
             ("api", "rabbitmq") => 3,
             _ => 2,
