@@ -374,8 +374,9 @@ async fn open_tables(sql: &mut PgConnection) -> Vec<String> {
                            and relname in ('journal_entries', 'journal_heads', 'relay_cursors', 'webhook_endpoints',
                                            'webhook_redeliveries', 'handler_cursors', 'parked_entries')
                        when 'old' then roles = array[pg_get_userbyid(relowner)]
-                           and relname in ('idempotency_keys', 'payments_seen', 'push_devices', 'push_told', 'screens',
-                                           'webhook_attempts', 'webhook_redeliveries', 'handled_events')
+                           and (relname in ('idempotency_keys', 'payments_seen', 'push_devices', 'push_told', 'screens',
+                                            'webhook_attempts', 'webhook_redeliveries', 'handled_events')
+                                or relname = 'parked_entries' and cmd = 'SELECT')
                        else false end)
                or not relispartition and not exists (
                    select from pg_policies
