@@ -16,7 +16,7 @@ select set_config('tillwire.merchant', :merchant, true) as merchant,
        case when :lock::text is null then true
             else pg_try_advisory_xact_lock(hashtextextended(:lock, 0)) end as alone,
        -- The hub makes these itself.
-       gen_random_uuid() as sale, gen_random_uuid()::text as key, array[gen_random_uuid()]::text as payments,
+       gen_random_uuid() as sale, gen_random_uuid()::text as key, gen_random_uuid() as trace, array[gen_random_uuid()]::text as payments,
        array[gen_random_uuid(), gen_random_uuid(), gen_random_uuid(), gen_random_uuid()]::text as moves \gset
 select issued_until from revocations where merchant_id = :merchant and staff_id = :actor;
 select fingerprint, status, reply, seq, tag from idempotency_keys
@@ -71,8 +71,8 @@ with head as (
   where merchant_id = :merchant
   returning seq, prev, tag, recorded_at
 ), entry as (
-  insert into journal_entries (merchant_id, seq, recorded_at, prev, tag, events)
-  select :merchant, seq, recorded_at, prev, tag, :events from head
+  insert into journal_entries (merchant_id, seq, recorded_at, prev, tag, events, trace)
+  select :merchant, seq, recorded_at, prev, tag, :events, :trace from head
 ), answer as (
   insert into idempotency_keys (merchant_id, route, key, fingerprint, status, reply, seq, tag)
   select :merchant, :route, :key, :fingerprint, :status, :reply, seq, tag from head where :route::text is not null
