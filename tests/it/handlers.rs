@@ -406,7 +406,7 @@ async fn without_a_broker_what_kills_is_a_dead_letter_in_the_end_too_and_nothing
 }
 
 #[tokio::test]
-async fn a_broker_that_takes_nothing_gets_no_copies_and_costs_no_attempt() {
+async fn who_puts_aside_waits_for_a_broker_that_takes_nothing() {
     let (hub, rabbitmq) = (TestHub::start().await, RabbitMq::start_own().await);
     ledger::prepare(&hub).await;
     let url = rabbitmq.url(&rabbitmq.vhost().await);

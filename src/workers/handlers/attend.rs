@@ -64,11 +64,13 @@ impl Attended {
 
     /// The same, where it is put aside in the database; none if it is done.
     pub fn fate(self, attempts: u32) -> Option<(String, Fate)> {
-        match self.verdict(attempts) {
-            Verdict::Done => None,
-            Verdict::PutOff { reason } => Some((reason, Fate::Waits(retries::length(0)))),
-            Verdict::Again { pause, reason } => Some((reason, Fate::Waits(retries::length(pause)))),
-            Verdict::Dead { reason } => Some((reason, Fate::Dead)),
+        match self {
+            Self::Done => None,
+            Self::Never { reason } => Some((reason, Fate::Dead)),
+            Self::Later { reason, asked } => {
+                let pause = retries::pause_after(attempts, asked).map(retries::length);
+                Some((reason, pause.map_or(Fate::Dead, Fate::Waits)))
+            }
         }
     }
 }
