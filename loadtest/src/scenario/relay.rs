@@ -170,11 +170,12 @@ async fn through(
     let sending = async {
         match source {
             Source::Journals(publishers) => commit_steadily(stage, std::mem::take(publishers), &sent).await,
-            Source::Bare(bare) => bare.publish_steadily(stage, &sent).await,
+            Source::Bare(bare) => bare.publish_steadily(stage, &sent).await.map(|()| Vec::new()),
         }
     };
     let (sending, hearing, handling) = tokio::join!(sending, hearing, handling);
-    sending?;
+    // A publisher that goes away takes its last word to the relay with it, and the entry waits until the next look.
+    drop(sending?);
     hearing?;
     handling?;
     bar.finish_and_clear();
@@ -205,8 +206,9 @@ fn record(latency: &mut Histogram<u64>, sent: &Sent, (merchant, seq, at): Told) 
     Ok(())
 }
 
-/// Every merchant commits in turn, each from a task of its own: a commit that takes its time holds up no other.
-async fn commit_steadily(stage: &Stage<'_>, publishers: Vec<Publisher>, sent: &Sent) -> Result<()> {
+/// Every merchant commits in turn, each from a task of its own: a commit that takes its time holds up no other. Gives the
+/// publishers back.
+async fn commit_steadily(stage: &Stage<'_>, publishers: Vec<Publisher>, sent: &Sent) -> Result<Vec<Publisher>> {
     let merchants = publishers.len() as u64;
     let period = Duration::from_secs(1).mul_f64(merchants as f64 / stage.options.sales_per_second as f64);
     let all = stage.options.sales_per_second * stage.options.seconds;
@@ -223,13 +225,10 @@ async fn commit_steadily(stage: &Stage<'_>, publishers: Vec<Publisher>, sent: &S
                 sent.lock().unwrap_or_else(PoisonError::into_inner).insert((merchant, seq), Instant::now());
                 publisher.tell(crate::subject::payload(number, bytes)).await?;
             }
-            anyhow::Ok(())
+            anyhow::Ok(publisher)
         });
     }
-    while let Some(till) = tills.join_next().await {
-        till??;
-    }
-    Ok(())
+    tills.join_all().await.into_iter().collect()
 }
 
 /// A publisher without a journal.
