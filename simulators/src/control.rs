@@ -163,7 +163,7 @@ fn pay_code(world: &mut World, qr: &str, pay: &Pay) -> Result<Value, Refusal> {
     if let Some(merchant) = counter {
         return pay_counter(world, Some(Provider::Midtrans), &merchant, pay);
     }
-    let found = world.midtrans.all().rev().find(|it| it.qr == qr).map(|it| it.id.clone());
+    let found = world.midtrans.find(None, qr).map(|it| it.id.clone());
     // What the code says is what is paid, whatever was asked for.
     let amount = pay.amount.or(read.amount);
     midtrans::pay(world, &found.ok_or(Refusal::NotFound)?, &Pay { amount, ..pay.clone() })
@@ -319,7 +319,7 @@ async fn faults(State(shared): State<Arc<Shared>>) -> Json<Value> {
 }
 
 async fn add_fault(State(shared): State<Arc<Shared>>, Said(rule): Said<Rule>) -> Answer {
-    let id = shared.act(|world| world.faults.add(rule)).map_err(Refusal::Invalid)?;
+    let id = shared.act(|world| world.faults.add(rule, world.clock.now())).map_err(Refusal::Invalid)?;
     Ok(Json(json!({ "id": id })))
 }
 

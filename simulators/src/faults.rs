@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::account::Provider;
+use crate::clock::Moment;
 
 /// How many rules there may be at once.
 const RULES_MAX: usize = 1_000;
@@ -43,7 +44,7 @@ pub enum Fault {
     /// Counts as if the receiver had answered 503; it hears nothing.
     #[serde(rename = "hub_503")]
     Hub503,
-    /// Counts as if nobody had listened.
+    /// Counts as if nobody had listened: once, or with `seconds` until then.
     HubDown,
 
     // --- A customer's payment: `on` is `pay`.
@@ -126,6 +127,9 @@ pub struct Rule {
     pub amount: Option<i64>,
     pub status: Option<String>,
     pub currency: Option<String>,
+    /// When it is over, for one that says so.
+    #[serde(skip_deserializing)]
+    until: Option<Moment>,
 }
 
 #[expect(clippy::unnecessary_wraps, reason = "what serde shall put there")]
@@ -182,8 +186,11 @@ pub struct Faults {
 impl Faults {
     /// # Errors
     /// What is wrong with the rule.
-    pub fn add(&mut self, mut rule: Rule) -> Result<u64, String> {
+    pub fn add(&mut self, mut rule: Rule, now: Moment) -> Result<u64, String> {
         rule.check()?;
+        if rule.fault == Fault::HubDown && rule.seconds.is_some() {
+            (rule.until, rule.times) = (Some(now.plus(rule.after())), None);
+        }
         if self.rules.len() == RULES_MAX {
             return Err(format!("there are {RULES_MAX} rules: remove some"));
         }
@@ -199,6 +206,11 @@ impl Faults {
 
     pub fn clear(&mut self) {
         self.rules.clear();
+    }
+
+    /// Forgets what is over.
+    pub fn expire(&mut self, now: Moment) {
+        self.rules.retain(|rule| rule.until.is_none_or(|until| now < until));
     }
 
     /// Whether there was one.
@@ -231,6 +243,10 @@ impl Faults {
 mod tests {
     use super::*;
 
+    fn now() -> Moment {
+        Moment::parse("2026-01-14T03:05:02Z").unwrap()
+    }
+
     fn rule(text: &str) -> Rule {
         serde_json::from_str(text).unwrap()
     }
@@ -239,7 +255,10 @@ mod tests {
     fn a_rule_is_used_as_often_as_it_says_by_whom_it_means() {
         let mut faults = Faults::default();
         faults
-            .add(rule(r#"{"fault":"drop_webhook","provider":"midtrans","payment":"A-1","on":"settlement","times":2}"#))
+            .add(
+                rule(r#"{"fault":"drop_webhook","provider":"midtrans","payment":"A-1","on":"settlement","times":2}"#),
+                now(),
+            )
             .unwrap();
         let subject = |provider, name, on| (provider, [name], on);
         let mut take = |(provider, names, on): (Provider, [&str; 1], &str)| {
@@ -256,7 +275,7 @@ mod tests {
     #[test]
     fn one_without_an_end_stays_until_it_is_removed() {
         let mut faults = Faults::default();
-        let id = faults.add(rule(r#"{"fault":"http_503","times":null}"#)).unwrap();
+        let id = faults.add(rule(r#"{"fault":"http_503","times":null}"#), now()).unwrap();
         let subject = Subject { provider: Provider::Xendit, names: &[], on: "create" };
         assert!((0..5).all(|_| faults.take(Fault::Http503, subject).is_some()));
         assert!(faults.remove(id) && !faults.remove(id));

@@ -16,6 +16,8 @@ use crate::xendit::{self, Xendit};
 
 /// How far apart copies of a webhook are that are not sent at once.
 const COPIES_APART: Duration = Duration::from_secs(1);
+/// How much is put on the timeline at once.
+const TIMELINE_MAX: usize = 500_000;
 
 /// Something that is to happen at its time.
 pub enum Due {
@@ -86,6 +88,10 @@ impl World {
     pub fn at(&mut self, when: Moment, due: Due) {
         self.turns += 1;
         self.timeline.insert((when, self.turns), due);
+        // What is furthest away is most likely forgotten by then.
+        if self.timeline.len() > TIMELINE_MAX {
+            self.timeline.pop_last();
+        }
     }
 
     pub fn after(&mut self, pause: Duration, due: Due) {
@@ -120,6 +126,7 @@ impl World {
         if !self.deliveries.begin(id) {
             return;
         }
+        self.faults.expire(self.clock.now());
         let Some(delivery) = self.deliveries.get(id) else { return };
         let names: Vec<&str> = delivery.names.iter().map(String::as_str).collect();
         let subject = Subject { provider: delivery.provider, names: &names, on: &delivery.event };

@@ -10,8 +10,8 @@ const moment = new Intl.DateTimeFormat("id-ID", { dateStyle: "medium", timeStyle
 
 /** The bills on the page, by id: what they are, and their element. */
 const bills = new Map();
-/** What was paid here: it will not be late. */
-const paid = new Set();
+/** What was paid or failed here: it will not be late. */
+const done = new Set();
 
 async function ask(path, body) {
   const options = body && { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body) };
@@ -27,11 +27,11 @@ function tell(text, failed = false) {
 }
 
 /** Does what a button or the form asks for, and says what came of it. */
-async function act(path, body, done) {
+async function act(path, body, words) {
   try {
     const said = await ask(path, body);
-    if (path === "pay") paid.add(said.id);
-    tell(`${done} (${said.reference}: ${said.status})`);
+    done.add(said.id);
+    tell(`${words} (${said.reference}: ${said.status})`);
     await look();
   } catch (error) {
     tell(`Tidak berhasil: ${error.message}`, true);
@@ -67,12 +67,12 @@ function show(bill) {
   $("open").prepend(item);
 }
 
-/** One that is no longer open can be paid late, if it was not paid here. */
+/** One that is no longer open can be paid late, if nothing was done about it here. */
 function close(id) {
   const { bill, item, late } = bills.get(id);
   if (late) return;
   item.remove();
-  if (paid.has(id)) return bills.delete(id);
+  if (done.has(id)) return bills.delete(id);
   const again = drawn("late", bill);
   again.querySelector(".pay").addEventListener("click", () => {
     const { provider, amount } = bill;
@@ -112,5 +112,5 @@ for (;;) {
   } catch (error) {
     tell(`Simulator tidak menjawab: ${error.message}`, true);
   }
-  await new Promise((done) => setTimeout(done, LOOK_EVERY_MS));
+  await new Promise((next) => setTimeout(next, LOOK_EVERY_MS));
 }

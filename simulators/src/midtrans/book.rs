@@ -20,6 +20,8 @@ pub struct Midtrans {
     pub transactions: HashMap<String, Transaction>,
     /// The newest transaction of each order of a merchant.
     orders: HashMap<(String, String), String>,
+    /// The newest transaction of each code that customers read or type.
+    codes: HashMap<String, String>,
     ages: VecDeque<String>,
     tokens: HashMap<String, Token>,
     token_ages: VecDeque<String>,
@@ -34,6 +36,7 @@ impl Midtrans {
             accounts: accounts.into_iter().map(Arc::new).collect(),
             transactions: HashMap::new(),
             orders: HashMap::new(),
+            codes: HashMap::new(),
             ages: VecDeque::new(),
             tokens: HashMap::new(),
             token_ages: VecDeque::new(),
@@ -81,6 +84,9 @@ impl Midtrans {
             && let Some(oldest) = self.ages.pop_front()
             && let Some(gone) = self.transactions.remove(&oldest)
         {
+            if self.codes.get(gone.code_text()) == Some(&oldest) {
+                self.codes.remove(gone.code_text());
+            }
             let order = (gone.merchant_id, gone.order_id);
             if self.orders.get(&order) == Some(&oldest) {
                 self.orders.remove(&order);
@@ -88,11 +94,14 @@ impl Midtrans {
         }
         let order = (transaction.merchant_id.clone(), transaction.order_id.clone());
         self.orders.insert(order, transaction.id.clone());
+        if !transaction.code_text().is_empty() {
+            self.codes.insert(transaction.code_text().to_owned(), transaction.id.clone());
+        }
         self.ages.push_back(transaction.id.clone());
         self.transactions.insert(transaction.id.clone(), transaction);
     }
 
-    /// By transaction id or order id: of this merchant, or of any.
+    /// By transaction id or order id: of this merchant, or of any. Of any it may be the code that a customer reads, too.
     pub fn find(&self, merchant_id: Option<&str>, id: &str) -> Option<&Transaction> {
         let is_theirs = |it: &&Transaction| merchant_id.is_none_or(|merchant| it.merchant_id == merchant);
         if let Some(found) = self.transactions.get(id).filter(is_theirs) {
@@ -100,7 +109,9 @@ impl Midtrans {
         }
         let merchants = self.accounts.iter().map(|it| it.merchant_id.as_str());
         let mut merchants = merchants.filter(|it| merchant_id.is_none_or(|merchant| *it == merchant));
-        merchants.find_map(|merchant| self.transactions.get(self.orders.get(&(merchant.to_owned(), id.to_owned()))?))
+        let of_the_order = merchants
+            .find_map(|merchant| self.transactions.get(self.orders.get(&(merchant.to_owned(), id.to_owned()))?));
+        of_the_order.or_else(|| self.transactions.get(self.codes.get(id).filter(|_| merchant_id.is_none())?))
     }
 
     pub fn find_mut(&mut self, merchant_id: Option<&str>, id: &str) -> Option<&mut Transaction> {

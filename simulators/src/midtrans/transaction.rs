@@ -151,6 +151,15 @@ impl Transaction {
         vec![self.order_id.clone(), self.id.clone()]
     }
 
+    /// What a customer reads or types: the text of a QR code, or a number.
+    pub fn code_text(&self) -> &str {
+        match &self.method {
+            Method::Va { number, .. } | Method::Permata { number } => number,
+            Method::Echannel { bill_key } => bill_key,
+            Method::Qris { .. } | Method::Card(_) => &self.qr,
+        }
+    }
+
     /// The body's `status_code`.
     pub fn code(&self, telling: Telling) -> &'static str {
         match (self.state, telling) {

@@ -311,6 +311,16 @@ async fn a_hub_is_said_to_be_away_though_it_is_not() {
     assert_eq!(paid(&stage, &id).await.len(), 0);
     stage.advance(900.0).await;
     assert_eq!(stage.told().await.len(), 1);
+    // Down for an hour: all that is tried meanwhile counts.
+    stage.goes_wrong(json!({ "fault": "hub_down", "seconds": 3_600 })).await;
+    let id = stage.xendit_qris("X-2", 1_000).await;
+    stage.midtrans("POST /v2/charge", transfer("M-2", "bni", 1_000)).await;
+    assert_eq!(paid(&stage, &id).await.len(), 0);
+    stage.advance(3_599.0).await;
+    assert_eq!(stage.told().await.len(), 0);
+    stage.advance(7_200.0).await;
+    assert_eq!(stage.told().await.len(), 2);
+    assert_eq!(stage.deliveries(&id).await[0]["attempts"].as_array().unwrap().len(), 3);
 }
 
 #[tokio::test]
