@@ -24,6 +24,9 @@ pub const ADVANCE_MAX: Duration = Duration::from_secs(400 * 24 * 3600);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Moment(i64);
 
+/// Where every clock stops: the year 9000. What is due later still has a year of four digits.
+const LAST: Moment = Moment(221_845_392_000_000);
+
 impl Moment {
     pub fn of(time: OffsetDateTime) -> Self {
         Self(i64::try_from(time.unix_timestamp_nanos() / 1_000_000).expect("a year of four digits"))
@@ -105,7 +108,7 @@ impl Clock {
     }
 
     pub fn now(&self) -> Moment {
-        self.shown.plus(self.since.elapsed().mul_f64(self.speed))
+        self.shown.plus(self.since.elapsed().mul_f64(self.speed)).min(LAST)
     }
 
     pub fn speed(&self) -> f64 {
@@ -161,6 +164,13 @@ mod tests {
         clock.advance_to(later);
         clock.advance_to(start);
         assert_eq!((clock.now(), clock.until(start)), (later, Some(Duration::ZERO)));
+    }
+
+    #[test]
+    fn a_clock_ends_before_its_years_have_five_digits() {
+        let mut clock = Clock::new(Moment::of_the_machine(), 0.0);
+        clock.advance_to(Moment(i64::MAX));
+        assert_eq!(clock.now().utc(), "9000-01-01T00:00:00.000Z");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! `/v3/payments/{id}`: what became of the money, and what a merchant may do with an authorisation.
 
-use super::request::{Capture, Payment, Status};
+use super::request::{Capture, Payment};
 use super::{Caller, error, invalid, not_found, notify, transactions};
 use crate::call::{Call, Reply};
 use crate::world::World;
@@ -44,6 +44,7 @@ pub fn capture(world: &mut World, caller: &Caller, id: &str, call: &Call) -> Rep
     shown(world, id)
 }
 
+/// An authorisation is let go. Its request stays what it was.
 pub fn cancel(world: &mut World, caller: &Caller, id: &str) -> Reply {
     let Some(payment) = of_the_caller(world, caller, id) else { return not_found() };
     if payment.status != "AUTHORIZED" {
@@ -52,10 +53,6 @@ pub fn cancel(world: &mut World, caller: &Caller, id: &str) -> Reply {
     let now = world.now();
     let Some(payment) = world.xendit.payments.get_mut(id) else { return not_found() };
     (payment.status, payment.updated) = ("CANCELED", now);
-    let request = payment.request.clone();
-    if let Some(request) = world.xendit.requests.get_mut(&request) {
-        (request.status, request.updated) = (Status::Canceled, now);
-    }
     shown(world, id)
 }
 

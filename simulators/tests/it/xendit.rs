@@ -342,6 +342,14 @@ async fn a_card_is_asked_for_when_it_has_to_be_and_its_number_is_never_shown() {
         );
         assert_eq!(stage.told().await.remove(0).event(), "payment.capture");
     }
+    let log = stage.sim("GET requests?operation=create", Value::Null).await.body;
+    assert!(
+        log["requests"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .all(|it| it["body"]["channel_properties"]["card_details"].get("card_number").is_none())
+    );
     let again = stage.xendit("POST /v3/payment_requests", card("4000000000001000", "4000000000001000", 125_000)).await;
     assert_eq!(again.status, 409, "a reference is used once for cards");
     let refused = async |change: &dyn Fn(&mut Value)| {
@@ -416,7 +424,14 @@ async fn an_authorisation_is_captured_once_in_part_or_cancelled_or_lapses() {
 
     let payment = authorized("C-2").await;
     let cancel = async || stage.xendit(&format!("POST /v3/payments/{payment}/cancel"), Value::Null).await;
-    assert_eq!(cancel().await.body["status"], "CANCELED");
+    let cancelled = cancel().await.body;
+    assert_eq!(cancelled["status"], "CANCELED");
+    let path = format!("GET /v3/payment_requests/{}", cancelled["payment_request_id"].as_str().unwrap());
+    assert_eq!(
+        stage.xendit(&path, Value::Null).await.body["status"],
+        "AUTHORIZED",
+        "what became of it is the payment's"
+    );
     assert_eq!(cancel().await.error(), (400, "INELIGIBLE_TRANSACTION_STATUS"));
     assert_eq!(stage.xendit("POST /v3/payments/py-x/cancel", Value::Null).await.error(), (404, "DATA_NOT_FOUND"));
 
