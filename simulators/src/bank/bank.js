@@ -21,9 +21,13 @@ async function ask(path, body) {
   return said;
 }
 
-function tell(text, failed = false) {
-  $("told").textContent = text;
-  $("told").classList.toggle("failed", failed);
+/** Says what came of it. Why something failed the simulators say in English. */
+function tell(text, why) {
+  const reason = document.createElement("span");
+  reason.lang = "en";
+  reason.textContent = why ?? "";
+  $("told").replaceChildren(text, reason);
+  $("told").classList.toggle("failed", why !== undefined);
 }
 
 /** Does what a button or the form asks for, and says what came of it. */
@@ -34,7 +38,7 @@ async function act(path, body, words) {
     tell(`${words} (${said.reference}: ${said.status})`);
     await look();
   } catch (error) {
-    tell(`Tidak berhasil: ${error.message}`, true);
+    tell("Tidak berhasil: ", error.message);
   }
 }
 
@@ -110,7 +114,7 @@ for (;;) {
   try {
     await look();
   } catch (error) {
-    tell(`Simulator tidak menjawab: ${error.message}`, true);
+    tell("Simulator tidak menjawab: ", error.message);
   }
   await new Promise((next) => setTimeout(next, LOOK_EVERY_MS));
 }

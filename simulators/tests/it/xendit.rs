@@ -191,6 +191,18 @@ async fn every_virtual_account_has_a_number_and_an_end_that_can_be_moved() {
     let qris = stage.xendit_qris("Q-1", 1_000).await;
     let refused = stage.xendit(&format!("PATCH /v3/payment_requests/{qris}"), json!({ "request_amount": 1 })).await;
     assert_eq!(refused.error(), (400, "API_VALIDATION_ERROR"));
+    // An end that was put off comes later.
+    let mut body = request("VA-2", "BNI_VIRTUAL_ACCOUNT", 1_000);
+    let ends = |minutes: u32| json!({ "expires_at": format!("2026-01-14T05:{minutes:02}:00Z") });
+    body["channel_properties"] = ends(0);
+    let made = stage.xendit("POST /v3/payment_requests", body).await;
+    let path = format!("/v3/payment_requests/{}", made.body["payment_request_id"].as_str().unwrap());
+    stage.xendit(&format!("PATCH {path}"), json!({ "channel_properties": ends(30) })).await;
+    let status = async || stage.xendit(&format!("GET {path}"), Value::Null).await.body["status"].clone();
+    stage.advance(3_600.0).await;
+    assert_eq!(status().await, "REQUIRES_ACTION");
+    stage.advance(1_800.0).await;
+    assert_eq!(status().await, "EXPIRED");
     // The merchant's own number, once at a time.
     let own = async |reference: &str| {
         let mut body = request(reference, "BRI_VIRTUAL_ACCOUNT", 1_000);
