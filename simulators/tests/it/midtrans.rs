@@ -90,7 +90,9 @@ async fn every_bank_answers_in_its_own_shape() {
         let status = stage.midtrans(&format!("GET /v2/VA-{bank}/status"), Value::Null).await;
         assert_eq!((status.code(), &status.body["va_numbers"]), ("201", &charged.body["va_numbers"]));
         stage.told().await;
-        // A customer types the number.
+        // A customer types the number. The merchant's calls know ids alone.
+        let by_number = format!("GET /v2/{}/status", number["va_number"].as_str().unwrap());
+        assert_eq!(stage.midtrans(&by_number, Value::Null).await.code(), "404");
         stage.does("pay", json!({ "id": number["va_number"] })).await;
         let told = stage.told().await.remove(0);
         let amounts = if bank == "bni" {

@@ -114,6 +114,12 @@ async fn a_hub_that_is_back_hears_what_it_missed() {
     stage.does("redeliver", json!({ "payment": "X-1" })).await;
     assert_eq!(stage.told().await.len(), 1);
     assert_eq!(stage.sim("POST redeliver", json!({ "delivery": 999 })).await.status, 404);
+    // Its pauses begin anew, then.
+    stage.hub.always_answers(Some(Reply::status(503)));
+    stage.does("redeliver", json!({ "payment": "X-1" })).await;
+    stage.advance(25.0 * 3600.0).await;
+    assert_eq!(stage.told().await.len(), 7);
+    assert_eq!(stage.deliveries(&id).await[0]["state"], "given_up");
 }
 
 #[tokio::test]
