@@ -132,7 +132,7 @@ pub struct Rule {
     until: Option<Moment>,
 }
 
-#[expect(clippy::unnecessary_wraps, reason = "what serde shall put there")]
+/// As serde shall put it there.
 fn once() -> Option<u32> {
     Some(1)
 }

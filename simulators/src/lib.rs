@@ -21,8 +21,8 @@
 //! The same seed and the same calls in the same order bring the same ids. The clock begins where it is told, runs at a
 //! speed, stands at 0 and can be advanced: expiry, refunds, limits and webhooks go by it, and by nothing else.
 //!
-//! Reading order: [`World`](world), which never waits; [`sending`](sending), which moves it on and carries its webhooks
-//! out; [`serve`](serve), the doors; `midtrans/` and `xendit/`, a noun a file; [`control`](control), the world outside.
+//! Reading order: `world`, which never waits; `sending`, which moves it on and carries its webhooks out; `serve`, the
+//! doors; `midtrans` and `xendit`, a noun a file; `control`, the world outside.
 
 mod account;
 mod bank;

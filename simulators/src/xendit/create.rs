@@ -192,7 +192,6 @@ fn amount(said: &Value, kind: &str, channel: &Channel) -> Result<Option<i64>, Re
 /// A number of whole rupiah.
 pub fn whole(said: &Value, name: &str, channel: &Channel) -> Result<i64, Reply> {
     // 48500.0 is whole, too. What a float cannot hold exactly is far above any limit.
-    #[expect(clippy::cast_possible_truncation, reason = "it is whole and small")]
     let exact =
         said.as_i64().or_else(|| said.as_f64().filter(|it| it.fract() == 0.0 && it.abs() < 1e15).map(|it| it as i64));
     let Some(amount) = exact else { return Err(invalid(&format!("{name} must be a number of whole rupiah"))) };
