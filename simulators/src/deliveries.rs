@@ -226,4 +226,33 @@ mod tests {
         }
         assert_eq!(tried_again(Provider::Xendit, Outcome::Answered(204)), [0; 0]);
     }
+
+    #[test]
+    fn those_that_are_over_are_forgotten_first() {
+        let now = Moment::of_the_machine();
+        let delivery = |state| Delivery {
+            id: 0,
+            provider: Provider::Midtrans,
+            names: Vec::new(),
+            event: String::new(),
+            url: String::new(),
+            body: String::new(),
+            token: None,
+            created: now,
+            state,
+            attempts: Vec::new(),
+            next: None,
+            faults: Vec::new(),
+        };
+        let mut all = Deliveries::default();
+        let waiting = all.add(delivery(State::Waiting));
+        let over = all.add(delivery(State::Delivered));
+        for _ in 1..DELIVERIES_MAX {
+            all.add(delivery(State::Waiting));
+        }
+        assert!(all.get(waiting).is_some() && all.get(over).is_none());
+        // When all wait, the oldest goes all the same.
+        all.add(delivery(State::Waiting));
+        assert_eq!((all.get(waiting).is_some(), all.all().count()), (false, DELIVERIES_MAX));
+    }
 }

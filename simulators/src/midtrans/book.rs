@@ -144,3 +144,53 @@ impl Midtrans {
         self.tokens.remove(id)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Map;
+
+    use super::*;
+    use crate::clock::Moment;
+    use crate::midtrans::transaction::Method;
+
+    fn transaction(at: usize) -> Transaction {
+        Transaction {
+            id: format!("t-{at}"),
+            order_id: format!("o-{at}"),
+            merchant_id: "G552010987".into(),
+            shown_merchant: String::new(),
+            gross: 1,
+            currency: "IDR".into(),
+            method: Method::Qris { acquirer: "gopay" },
+            state: State::Pending,
+            fraud: "accept",
+            created: Moment::of_the_machine(),
+            expires: None,
+            expiry_name: "expiry_time",
+            paid: None,
+            settled: None,
+            available: None,
+            refunds: Vec::new(),
+            charged_back: 0,
+            urls_instead: None,
+            urls_besides: Vec::new(),
+            qr: format!("q-{at}"),
+            qr_id: String::new(),
+            echoed: Map::new(),
+        }
+    }
+
+    #[test]
+    fn what_came_first_is_forgotten_by_all_its_names() {
+        let mut book = Midtrans::new(String::new(), vec![MidtransAccount::default()]);
+        (0..=TRANSACTIONS_MAX).for_each(|at| book.add(transaction(at)));
+        for name in ["t-0", "o-0", "q-0"] {
+            assert!(book.find(None, name).is_none(), "{name}");
+        }
+        for name in ["t-1", "o-1", "q-1"] {
+            assert_eq!(book.find(None, name).map(|it| it.id.as_str()), Some("t-1"), "{name}");
+        }
+        let sizes = [book.transactions.len(), book.orders.len(), book.codes.len(), book.ages.len()];
+        assert_eq!(sizes, [TRANSACTIONS_MAX; 4]);
+    }
+}

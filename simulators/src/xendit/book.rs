@@ -139,3 +139,17 @@ impl Xendit {
         self.requests.get(found)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shelf_forgets_what_came_first() {
+        let mut shelf = Shelf::new(2);
+        for (id, it) in [("a", 1), ("b", 2), ("c", 3)] {
+            shelf.add(id.to_owned(), it);
+        }
+        assert_eq!((shelf.get("a"), shelf.iter().copied().collect::<Vec<_>>()), (None, vec![2, 3]));
+    }
+}

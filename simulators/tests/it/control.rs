@@ -1,5 +1,6 @@
 //! The control API, and the page that plays the customer's bank.
 
+use futures_util::future::join_all;
 use serde_json::{Value, json};
 use tillwire_simulators::Options;
 
@@ -205,4 +206,39 @@ async fn it_does_not_start_with_an_account_that_makes_no_sense() {
     let mut options = Options::default();
     options.xendit[0].shop.nmid = "12".into();
     assert!(tillwire_simulators::Simulators::start(options).await.is_err());
+}
+
+#[tokio::test]
+async fn of_many_who_come_at_once_each_is_served_as_if_alone() {
+    let stage = &Stage::start().await;
+    let charges: Vec<_> =
+        at_once(8, |_| async { stage.midtrans("POST /v2/charge", qris("A-1", 48_500)).await.code().to_owned() }).await;
+    assert_eq!(count(&charges, "201"), 1, "{charges:?}");
+    assert_eq!(count(&charges, "406"), 7, "{charges:?}");
+    stage.told().await;
+    let pays = at_once(8, |_| async { stage.sim("POST pay", json!({ "id": "A-1" })).await.status.to_string() }).await;
+    assert_eq!((count(&pays, "200"), count(&pays, "409"), stage.told().await.len()), (1, 7, 1));
+    let refund = |at: usize| async move {
+        let body = json!({ "refund_key": format!("R-{at}"), "amount": 10_000 });
+        stage.midtrans("POST /v2/A-1/refund", body).await.code().to_owned()
+    };
+    let refunds = at_once(8, refund).await;
+    assert_eq!((count(&refunds, "200"), count(&refunds, "414")), (4, 4), "{refunds:?}");
+    let id = &stage.xendit_qris("X-1", 1_000).await;
+    stage.does("pay", json!({ "id": id })).await;
+    let refund = |_| async move {
+        let body = json!({ "payment_request_id": id, "amount": 100, "reason": "OTHERS" });
+        stage.xendit("POST /refunds", body).await.status.to_string()
+    };
+    let refunds = at_once(8, refund).await;
+    assert_eq!((count(&refunds, "200"), count(&refunds, "400")), (1, 7), "{refunds:?}");
+}
+
+/// Does something so many times at once.
+async fn at_once<F: Future<Output = String>>(times: usize, what: impl Fn(usize) -> F) -> Vec<String> {
+    join_all((0..times).map(what)).await
+}
+
+fn count(all: &[String], one: &str) -> usize {
+    all.iter().filter(|it| *it == one).count()
 }
