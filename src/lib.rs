@@ -26,6 +26,7 @@ pub mod webhooks;
 // The ways in and out.
 mod brokers;
 pub mod bus;
+pub mod connectors;
 pub mod gateway;
 pub mod http;
 pub mod queues;

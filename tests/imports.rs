@@ -239,6 +239,7 @@ const WALLS: &[(&str, &[&str])] = &[
     ("channels/src", &["sqlx", "tokio", "tillwire", "axum"]),
     ("socketio/src", &["tillwire", "tillwire_channels", "sqlx"]),
     ("nemesis/src", &["tillwire", "tillwire_socketio", "sqlx", "axum"]),
+    ("simulators/src", &["tillwire", "tillwire_channels", "tillwire_socketio", "sqlx"]),
 ];
 
 /// What no statement of ours may have in it, and why.
@@ -267,6 +268,21 @@ fn roles_never_import_one_another() {
     for role in &roles {
         let others = roles.iter().filter(|other| *other != role).map(|other| format!("crate::roles::{other}"));
         assert_eq!(broken(&format!("src/roles/{role}"), &others.collect::<Vec<_>>()), [""; 0]);
+    }
+}
+
+#[test]
+fn what_serves_is_built_without_what_only_plays() {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let tree = ["tree", "--locked", "--edges", "normal,build", "--package", "tillwire", "--prefix", "none"];
+    let output = std::process::Command::new(cargo).args(tree).current_dir(root()).output().expect("cargo");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).expect("text");
+    let ours: Vec<&str> =
+        text.lines().filter_map(|line| line.split(' ').next()).filter(|name| name.starts_with("tillwire")).collect();
+    assert!(ours.contains(&"tillwire-channels") && ours.contains(&"tillwire-socketio"), "{ours:?}");
+    for player in ["tillwire-simulators", "tillwire-nemesis", "tillwire-loadtest"] {
+        assert!(!ours.contains(&player), "{ours:?}");
     }
 }
 
