@@ -2,10 +2,11 @@
 //! rule of commerce and no SQL.
 //!
 //! A merchant's keys at a provider are its [`Connector`]: they make requests and read what comes back, in bytes, and do
-//! nothing else. What each provider can do is [a table](ability).
+//! nothing else. What each provider can do is [a table](ability). The [`caller`] alone goes out.
 
 pub mod ability;
 mod amount;
+pub mod caller;
 pub mod credentials;
 mod digest;
 mod fields;
