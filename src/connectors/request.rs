@@ -14,6 +14,9 @@ use tillwire_channels::Moment;
 use super::payment::Id;
 use crate::egress::client::retry_after;
 
+/// Too many requests.
+pub const TOO_MANY: u16 = 429;
+
 /// What a request is for, and so how its answer is read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Asked {
@@ -122,8 +125,12 @@ impl fmt::Debug for Answer {
 }
 
 impl Answer {
-    /// How long the provider asks to wait.
+    /// How long the provider asks to wait. When its count begins anew, it says with every answer; that is a wish only where
+    /// there were too many.
     pub fn wait(&self) -> Option<Duration> {
+        if self.status != TOO_MANY {
+            return retry_after(&self.headers, self.at);
+        }
         let reset = self.headers.get("rate-limit-reset").and_then(|it| it.to_str().ok()?.trim().parse().ok());
         // It may be a fraction, and may be nonsense.
         let reset = reset.and_then(|seconds: f64| Duration::try_from_secs_f64(seconds).ok());
@@ -158,11 +165,14 @@ mod tests {
 
     #[test]
     fn a_provider_may_ask_to_wait_in_its_own_words() {
-        let asks = |name: &'static str, value: &'static str| {
+        let answers = |status, name: &'static str, value: &'static str| {
             let mut headers = HeaderMap::new();
             headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
-            Answer { status: 429, headers, body: Vec::new(), at: Moment::UNIX_EPOCH }.wait()
+            Answer { status, headers, body: Vec::new(), at: Moment::UNIX_EPOCH }.wait()
         };
+        let asks = |name, value| answers(TOO_MANY, name, value);
+        assert_eq!(answers(503, "rate-limit-reset", "17.25"), None, "it says so with every answer");
+        assert_eq!(answers(503, "retry-after", "3"), Some(Duration::from_secs(3)));
         assert_eq!(asks("rate-limit-reset", "17.25"), Some(Duration::from_millis(17_250)));
         assert_eq!(asks("retry-after", "3"), Some(Duration::from_secs(3)));
         for value in ["-1", "NaN", "inf", "1e300", "soon"] {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tillwire_channels::MerchantId;
 use tokio::time::Instant;
 
-use super::super::request::{Answer, Asked, Request};
+use super::super::request::{Answer, Asked, Request, TOO_MANY};
 
 /// What the rates of providers are said for.
 const MINUTE: Duration = Duration::from_secs(60);
@@ -102,7 +102,7 @@ impl Budget {
     pub fn answered(&self, merchant: MerchantId, request: &Request, answer: &Answer, now: Instant) {
         let mut kept = self.kept();
         let rate = kept.rate(self.key(merchant, request), now);
-        if answer.status == 429 {
+        if answer.status == TOO_MANY {
             let by_us = HELD_MIN.saturating_mul(1 << rate.throttled.min(16));
             rate.throttled += 1;
             rate.held_until = rate.held_until.max(now + answer.wait().unwrap_or(by_us).min(HELD_MAX));

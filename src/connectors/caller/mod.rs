@@ -21,7 +21,7 @@ use url::Url;
 use self::breaker::Breaker;
 use self::budget::{Budget, Rules};
 use super::credentials::{Mode, Provider};
-use super::request::{Answer, Request};
+use super::request::{Answer, Request, TOO_MANY};
 use crate::egress::client::{Client, plain};
 use crate::turns::Turns;
 
@@ -128,7 +128,7 @@ impl Outcome {
     /// As metrics name it.
     fn word(&self) -> &'static str {
         match self {
-            Self::Answered(answer) if answer.status == 429 => "throttled",
+            Self::Answered(answer) if answer.status == TOO_MANY => "throttled",
             Self::Answered(answer) if answer.status >= 500 => "failed",
             Self::Answered(_) => "answered",
             Self::NotSent(NotSent::Busy) => "busy",

@@ -20,6 +20,10 @@ const SECRET: &str = "SB-Mid-server-hush";
 #[derive(Clone)]
 enum Does {
     Answers(u16, &'static str, String),
+    /// Answers, and keeps the connection.
+    Stays,
+    /// Answers, says that it keeps the connection, and does not.
+    Forgets,
     /// Reads it, and says nothing.
     Hangs,
     /// Reads it, and goes away.
@@ -60,10 +64,18 @@ impl Server {
             while let Ok((stream, _)) = listener.accept().await {
                 let (counted, kept, does) = (counted.clone(), kept.clone(), does.clone());
                 tokio::spawn(async move {
-                    let (mut stream, request) = read(stream).await;
-                    kept.lock().unwrap().push(request);
-                    let does = does(counted.fetch_add(1, Ordering::SeqCst));
-                    serve(&mut stream, does).await;
+                    let mut stream = Some(stream);
+                    while let Some(open) = stream.take() {
+                        let (mut open, request) = read(open).await;
+                        if request.is_empty() {
+                            return;
+                        }
+                        kept.lock().unwrap().push(request);
+                        let does = does(counted.fetch_add(1, Ordering::SeqCst));
+                        let stays = matches!(does, Does::Stays);
+                        serve(&mut open, does).await;
+                        stream = stays.then_some(open);
+                    }
                 });
             }
         });
@@ -105,6 +117,9 @@ async fn serve(stream: &mut TcpStream, does: Does) {
             let head =
                 format!("HTTP/1.1 {status} It\r\nconnection: close\r\n{headers}content-length: {}\r\n\r\n", body.len());
             let _ = stream.write_all(format!("{head}{body}").as_bytes()).await; // Whoever asked may be gone.
+        }
+        Does::Stays | Does::Forgets => {
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}").await;
         }
         Does::Hangs => tokio::time::sleep(Duration::from_secs(60)).await,
         Does::Leaves => {}
@@ -175,6 +190,31 @@ async fn what_was_sent_and_not_answered_is_unknown() {
     }
     let longest = Server::start(|_| Does::Answers(200, "", " ".repeat(ANSWER_BYTES_MAX))).await;
     assert!(matches!(charges(&longest.caller()).await, Outcome::Answered(_)));
+}
+
+/// Also on a connection that was used before, where a client may believe that it was closed before it was heard.
+#[tokio::test]
+async fn nothing_is_sent_twice_by_itself() {
+    let server = Server::start(|at| if at == 0 { Does::Stays } else { Does::Leaves }).await;
+    let caller = server.caller();
+    assert!(matches!(charges(&caller).await, Outcome::Answered(_)));
+    let outcome = charges(&caller).await;
+    assert!(matches!(outcome, Outcome::Unknown(Unknown::Cut)), "{outcome:?}");
+    assert_eq!(server.heard(), 2);
+
+    // One that was closed meanwhile: it is seen to be so, or nobody knows.
+    let server = Server::start(|_| Does::Forgets).await;
+    let (caller, mut answered) = (server.caller(), 0);
+    for _ in 0..20 {
+        match charges(&caller).await {
+            Outcome::Answered(_) => answered += 1,
+            Outcome::Unknown(Unknown::Cut) => {}
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(server.heard(), answered);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert!(answered > 0);
 }
 
 #[tokio::test]

@@ -117,9 +117,8 @@ pub fn status(keys: &XenditKeys, payment: &Known) -> Request {
         ("/v3/payment_requests/{id}", format!("/v3/payment_requests/{id}"))
     } else if let Some(id) = &ids.session {
         ("/sessions/{id}", format!("/sessions/{id}"))
-    } else if payment.method == Method::Card {
-        ("/sessions", format!("/sessions?reference_id={}", payment.reference))
     } else {
+        // Pages are in no list; what was paid on one is.
         ("/v3/payment_requests", format!("/v3/payment_requests?reference_id={}", payment.reference))
     };
     versioned(Request::get(asked, endpoint, path, &keys.secret_key))

@@ -55,7 +55,9 @@ fn refusal(asked: &Asked, answer: &Answer, theirs: &str) -> (Again, Code) {
         (500.., _) => (for_now, Code::Unavailable),
         // A code for it would be its own; the status is what counts.
         (409, _) => (Again::Unknown, Code::Duplicate),
-        (404, _) => (Again::Never, Code::NotFound),
+        (404, "DATA_NOT_FOUND") => (Again::Never, Code::NotFound),
+        // Not the payment, perhaps, but the path is what is not there.
+        (404, _) => (Again::Unknown, Code::NotFound),
         (401, _) | (403, "REQUEST_FORBIDDEN_ERROR" | "INVALID_API_KEY") => (Again::Never, Code::WrongKeys),
         (_, "REFUND_NOT_SUPPORTED" | "PARTIAL_REFUND_NOT_SUPPORTED") => (Again::Never, Code::NotRefundable),
         (403, _) => (Again::Never, Code::NotEnabled),
