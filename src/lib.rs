@@ -10,6 +10,7 @@ pub mod embedded;
 pub mod error;
 pub mod shutdown;
 pub mod telemetry;
+mod turns;
 
 // The truth: who may write, what was written, and in which order.
 pub mod audit;

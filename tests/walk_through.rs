@@ -17,10 +17,20 @@ fn fragments(text: &str) -> Vec<(&str, Vec<&str>)> {
 
 #[test]
 fn the_walk_through_a_new_event_is_true_of_one_that_is_there() {
+    is_true("docs/adding-an-event.md", 7);
+}
+
+#[test]
+fn the_walk_through_a_new_connector_is_true_of_those_that_are_there() {
+    is_true("docs/adding-a-connector.md", 7);
+}
+
+/// Every line that a document quotes is in the file that it names, and all files that it names are there.
+fn is_true(document: &str, fragments_in_it: usize) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let text = fs::read_to_string(root.join("docs/adding-an-event.md")).expect("the document");
+    let text = fs::read_to_string(root.join(document)).expect("the document");
     let fragments = fragments(&text);
-    assert_eq!(fragments.len(), 7, "every fragment is found");
+    assert_eq!(fragments.len(), fragments_in_it, "every fragment is found");
     for (file, quoted) in fragments {
         let code = fs::read_to_string(root.join(file)).unwrap_or_else(|error| panic!("{file}: {error}"));
         let code: Vec<&str> = code.lines().collect();

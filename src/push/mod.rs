@@ -13,7 +13,6 @@ pub mod note;
 pub mod quiet;
 pub mod services;
 pub mod told;
-mod turns;
 pub mod webpush;
 
 use std::time::Duration;

@@ -13,11 +13,10 @@ use super::apns::{self, Apns, App};
 use super::devices::{Kind, Registration};
 use super::fcm::{self, Fcm};
 use super::note::Message;
-pub use super::turns::AT_ONCE_MAX;
-use super::turns::Turns;
 use super::webpush::{PublicKeys, WebPush};
 use super::{ATTEMPT_MAX, Outcome};
 use crate::egress::Egress;
+use crate::turns::Turns;
 
 /// What an operator says of each.
 #[derive(Clone, Debug, Default)]
@@ -38,17 +37,27 @@ pub struct Options {
     pub apns_url: Option<String>,
 }
 
+/// How many notes are on their way at once, by a node: each browser's service takes a connection.
+pub const AT_ONCE_MAX: usize = 64;
+/// How many of them are one merchant's.
+const OF_ONE_MAX: usize = 16;
 /// How long a note waits for its turn. Most of its time is left then.
 const WAIT_MAX: Duration = Duration::from_secs(2);
 
 /// What there is to send by.
-#[derive(Default)]
 pub struct Services {
     turns: Turns,
     egress: Arc<Egress>,
     web: Option<WebPush>,
     fcm: Option<Fcm>,
     apns: Option<Apns>,
+}
+
+impl Default for Services {
+    fn default() -> Self {
+        let turns = Turns::new(AT_ONCE_MAX, OF_ONE_MAX);
+        Self { turns, egress: Arc::default(), web: None, fcm: None, apns: None }
+    }
 }
 
 impl Services {
@@ -74,7 +83,7 @@ impl Services {
             Apns::open(key, app, apns_url)
         });
         let (web, fcm, apns) = (web.transpose()?, fcm.transpose()?, apns.transpose()?);
-        Ok(Self { turns: Turns::default(), egress, web, fcm, apns })
+        Ok(Self { egress, web, fcm, apns, ..Self::default() })
     }
 
     /// Whether there is a way to devices of this kind.

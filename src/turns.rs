@@ -1,4 +1,4 @@
-//! Turns: how much is on its way to services at once, so that one merchant's devices that hang do not hold up the others'.
+//! Turns: how much is on its way to services outside at once, so that what hangs of one merchant does not hold up the others.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -6,15 +6,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tillwire_channels::MerchantId;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 
-/// How many notes are on their way at once, by a node: each browser's service takes a connection.
-pub const AT_ONCE_MAX: usize = 64;
-/// How many of them are one merchant's.
-const OF_ONE_MAX: usize = 16;
 /// For how many merchants it is kept how many they have; beyond that, for those alone who have some.
 const KEPT_MAX: usize = 256;
 
 pub struct Turns {
     all: Semaphore,
+    of_one_max: usize,
     of: Mutex<HashMap<MerchantId, Arc<Semaphore>>>,
 }
 
@@ -24,13 +21,12 @@ pub struct Turn<'a> {
     _of_all: SemaphorePermit<'a>,
 }
 
-impl Default for Turns {
-    fn default() -> Self {
-        Self { all: Semaphore::new(AT_ONCE_MAX), of: Mutex::default() }
-    }
-}
-
 impl Turns {
+    /// So many at once, and so many of them one merchant's.
+    pub fn new(all_max: usize, of_one_max: usize) -> Self {
+        Self { all: Semaphore::new(all_max), of_one_max, of: Mutex::default() }
+    }
+
     /// A merchant's turn, when one is free: first of its own, so that nobody else waits for those. None if there are none.
     pub async fn begin(&self, merchant: MerchantId) -> Option<Turn<'_>> {
         let of_one = self.of(merchant).acquire_owned().await.ok()?;
@@ -42,7 +38,7 @@ impl Turns {
         if of.len() >= KEPT_MAX {
             of.retain(|_, turns| Arc::strong_count(turns) > 1);
         }
-        of.entry(merchant).or_insert_with(|| Arc::new(Semaphore::new(OF_ONE_MAX))).clone()
+        of.entry(merchant).or_insert_with(|| Arc::new(Semaphore::new(self.of_one_max))).clone()
     }
 }
 
@@ -52,9 +48,12 @@ mod tests {
 
     use super::*;
 
+    const AT_ONCE_MAX: usize = 64;
+    const OF_ONE_MAX: usize = 16;
+
     #[test]
     fn a_merchant_has_its_part_and_the_others_theirs() {
-        let turns = Turns::default();
+        let turns = Turns::new(AT_ONCE_MAX, OF_ONE_MAX);
         let merchants: Vec<MerchantId> = (0..4).map(|_| MerchantId::new()).collect();
         let begins = |merchant: MerchantId| turns.begin(merchant).now_or_never().flatten();
         let mut held: Vec<_> = (0..OF_ONE_MAX).map_while(|_| begins(merchants[0])).collect();

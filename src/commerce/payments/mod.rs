@@ -1,0 +1,3 @@
+//! Payments: what a provider carries for a sale.
+
+pub mod state;

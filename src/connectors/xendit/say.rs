@@ -1,0 +1,259 @@
+//! What Xendit says of a payment, in an answer or by itself.
+
+use secrecy::ExposeSecret as _;
+use tillwire_channels::Moment;
+use time::UtcOffset;
+use time::format_description::well_known::Rfc3339;
+
+use super::super::credentials::XenditKeys;
+use super::super::fields::{Fields, NotMoneyIn};
+use super::super::payment::{Bank, Id, Ids};
+use super::super::refusal::{Again, Code, Refusal};
+use super::super::report::{Page, RefundReport, RefundState, Report, Row, RowKind, Shown};
+use super::super::request::{Answer, Asked};
+use super::ask::transfer_channel;
+use crate::commerce::payments::state::State;
+
+pub fn read(keys: &XenditKeys, asked: &Asked, answer: &Answer) -> Result<Report, Refusal> {
+    let fields = accepted(keys, asked, answer)?;
+    let unreadable = || Refusal::new(Again::Unknown, Code::Unreadable, answer.status.to_string());
+    let found = match (asked, fields.has("data")) {
+        (Asked::Status { reference }, true) => one_of(&fields, "reference_id", reference).map(|it| report(&it)),
+        (Asked::RefundStatus { key }, true) => one_of(&fields, "reference_id", key).map(|it| of_refund(&it)),
+        (Asked::Refund { .. } | Asked::RefundStatus { .. }, false) => Some(of_refund(&fields)),
+        (_, false) => Some(report(&fields)),
+        (_, true) => return Err(unreadable()),
+    };
+    // Of a list nobody promises that it is complete.
+    let Some(found) = found else { return Err(Refusal::new(Again::Unknown, Code::NotFound, "")) };
+    let report = found.map_err(|NotMoneyIn(field)| {
+        unreadable().saying(Some(format!("{field} is no amount in whole rupiah")), keys.secret_key.expose_secret())
+    })?;
+    let says_something = report.state.is_some() || report.ids != Ids::default() || !report.refunds.is_empty();
+    if says_something { Ok(report) } else { Err(unreadable()) }
+}
+
+/// The object of an answer, unless it is a refusal.
+fn accepted<'a>(keys: &XenditKeys, asked: &Asked, answer: &'a Answer) -> Result<Fields<'a>, Refusal> {
+    let fields = Fields::parse(&answer.body);
+    if (200..300).contains(&answer.status) {
+        return fields.ok_or_else(|| Refusal::new(Again::Unknown, Code::Unreadable, answer.status.to_string()));
+    }
+    let fields = fields.unwrap_or_default();
+    let theirs = fields.text("error_code").unwrap_or_default();
+    let (again, code) = refusal(asked, answer, &theirs);
+    let theirs = if theirs.is_empty() { answer.status.to_string() } else { theirs };
+    Err(Refusal::new(again, code, theirs).saying(fields.text("message"), keys.secret_key.expose_secret()))
+}
+
+fn refusal(asked: &Asked, answer: &Answer, theirs: &str) -> (Again, Code) {
+    let later = Again::Later(answer.wait());
+    // Something stands in the way for now. What was asked for may have been begun.
+    let for_now = if asked.moves_money() { Again::Unknown } else { later };
+    match (answer.status, theirs) {
+        (429, _) | (_, "RATE_LIMIT_EXCEEDED" | "PAYMENT_REQUEST_RATE_LIMITED") => (later, Code::TooManyRequests),
+        (500.., _) => (for_now, Code::Unavailable),
+        // A code for it would be its own; the status is what counts.
+        (409, _) => (Again::Unknown, Code::Duplicate),
+        (404, "DATA_NOT_FOUND") => (Again::Never, Code::NotFound),
+        // Not the payment, perhaps, but the path is what is not there.
+        (404, _) => (Again::Unknown, Code::NotFound),
+        (401, _) | (403, "REQUEST_FORBIDDEN_ERROR" | "INVALID_API_KEY") => (Again::Never, Code::WrongKeys),
+        (_, "REFUND_NOT_SUPPORTED" | "PARTIAL_REFUND_NOT_SUPPORTED") => (Again::Never, Code::NotRefundable),
+        (403, _) => (Again::Never, Code::NotEnabled),
+        // Nothing was begun: an answer of 4xx refuses.
+        (_, "TEMPORARILY_UNAVAILABLE" | "CHANNEL_UNAVAILABLE" | "ISSUER_UNAVAILABLE") => {
+            (if *asked == Asked::Charge { Again::Unknown } else { later }, Code::Unavailable)
+        }
+        (_, "REFUND_IN_PROGRESS") => (later, Code::RefundInProgress),
+        (_, "INACTIVE_PAYMENT_REQUEST" | "INELIGIBLE_TRANSACTION_STATUS") => {
+            // Whoever wants to end a payment and cannot finds it paid, most likely. A refund that is not possible is not.
+            let again = if matches!(asked, Asked::Refund { .. }) { Again::Never } else { Again::Unknown };
+            (again, Code::IllegalState)
+        }
+        (_, "REFUND_AMOUNT_EXCEEDED" | "PARTIAL_REFUND_COUNTS_EXCEEDED" | "CAPTURE_AMOUNT_EXCEEDED") => {
+            (Again::Never, Code::AmountTooLarge)
+        }
+        (_, "INSUFFICIENT_BALANCE") => (Again::Never, Code::BalanceTooLow),
+        (_, "CARD_EXPIRED" | "INVALID_PAYMENT_DETAILS") => (Again::Never, Code::Declined),
+        (_, "INVALID_TOKEN") => (Again::Never, Code::CardToken),
+        (400..=499, _) => (Again::Never, Code::Invalid),
+        _ => (Again::Unknown, Code::Unreadable),
+    }
+}
+
+/// The newest of a list that bears this name, whatever else is in it.
+fn one_of<'a>(fields: &Fields<'a>, name: &str, id: &Id) -> Option<Fields<'a>> {
+    fields.objects("data").into_iter().find(|it| it.exact(name).as_deref() == Some(id.as_str()))
+}
+
+/// What is said of a payment: by what was asked for, by a payment, or by a page on which it is paid.
+pub fn report(fields: &Fields<'_>) -> Result<Report, NotMoneyIn> {
+    let is_session = fields.has("payment_session_id");
+    let status = fields.word("status");
+    let state = status.as_deref().and_then(|status| if is_session { of_session(status) } else { of_payment(status) });
+    let id = |name| fields.text(name).as_deref().and_then(Id::parse);
+    let amount_minor = fields.amount(if is_session { "amount" } else { "request_amount" })?;
+    let payment = id("payment_id").or_else(|| id("latest_payment_id"));
+    // Of what was asked for, all of it is taken at once, unless it is held first.
+    let at_once = fields.word("capture_method").is_none_or(|it| it == "automatic") && !fields.has("payment_id");
+    let captured_minor = match captured(fields)? {
+        None if state == Some(State::Paid) && at_once => amount_minor,
+        captured => captured,
+    };
+    Ok(Report {
+        state,
+        may_reverse: false,
+        said: status,
+        failure: fields.text("failure_code"),
+        reference: fields.text("reference_id"),
+        ids: Ids { request: id("payment_request_id"), payment, session: id("payment_session_id") },
+        merchant: fields.text("business_id"),
+        amount_minor,
+        captured_minor,
+        currency: fields.text("currency").map(|it| it.to_ascii_uppercase()),
+        refunds: Vec::new(),
+        shown: shown(fields),
+        expires_at: moment(fields, "expires_at")
+            .or_else(|| moment(&fields.object("channel_properties")?, "expires_at")),
+        paid_at: fields.objects("captures").iter().filter_map(|it| moment(it, "capture_timestamp")).max(),
+        fee_minor: None,
+        issuer: fields.object("payment_details").and_then(|details| details.text("issuer_name")),
+    })
+}
+
+fn of_payment(status: &str) -> Option<State> {
+    match status {
+        "requires_action" | "accepting_payments" | "pending" => Some(State::Pending),
+        "authorized" => Some(State::Authorized),
+        "succeeded" => Some(State::Paid),
+        "failed" => Some(State::Failed),
+        "canceled" | "cancelled" => Some(State::Canceled),
+        "expired" => Some(State::Expired),
+        _ => None,
+    }
+}
+
+/// That a page was completed says nothing of money: the payment that it names does.
+fn of_session(status: &str) -> Option<State> {
+    match status {
+        "active" => Some(State::Pending),
+        "expired" => Some(State::Expired),
+        "canceled" | "cancelled" => Some(State::Canceled),
+        _ => None,
+    }
+}
+
+/// The sum of what was taken, if it says.
+fn captured(fields: &Fields<'_>) -> Result<Option<i64>, NotMoneyIn> {
+    let latest = fields.object("latest_payment");
+    let captures = [Some(fields), latest.as_ref()].into_iter().flatten().flat_map(|it| it.objects("captures"));
+    let mut sum = None;
+    for capture in captures {
+        if let Some(amount) = capture.amount("capture_amount")? {
+            sum = Some(sum.unwrap_or(0) + amount);
+        }
+    }
+    Ok(sum)
+}
+
+fn shown(fields: &Fields<'_>) -> Option<Shown> {
+    let of_action = |action: &Fields<'_>| match action.word("descriptor")?.as_str() {
+        "qr_string" => action.exact("value").filter(|text| !text.is_empty()).map(|text| Shown::Qr { text }),
+        "virtual_account_number" => {
+            let channel = fields.text("channel_code")?.to_ascii_uppercase();
+            let bank = Bank::ALL.into_iter().find(|bank| transfer_channel(*bank) == Some(channel.as_str()))?;
+            Some(Shown::VirtualAccount { bank, number: action.text("value")? })
+        }
+        "web_url" => Shown::page(&action.exact("value")?),
+        _ => None,
+    };
+    let action = fields.objects("actions").iter().find_map(of_action);
+    action.or_else(|| Shown::page(&fields.exact("payment_link_url")?))
+}
+
+/// What is said of a refund, and by it of its payment: nothing but its name.
+pub fn of_refund(fields: &Fields<'_>) -> Result<Report, NotMoneyIn> {
+    let state = match fields.word("status").as_deref() {
+        Some("pending") => RefundState::Pending,
+        Some("succeeded") => RefundState::Succeeded,
+        Some("failed") => RefundState::Failed,
+        Some("cancelled" | "canceled") => RefundState::Canceled,
+        _ => return Ok(Report::default()),
+    };
+    let id = |name| fields.text(name).as_deref().and_then(Id::parse);
+    Ok(Report {
+        ids: Ids { request: id("payment_request_id"), payment: id("payment_id"), session: None },
+        merchant: fields.text("business_id"),
+        currency: fields.text("currency").map(|it| it.to_ascii_uppercase()),
+        refunds: vec![RefundReport {
+            key: fields.text("reference_id"),
+            id: fields.text("id"),
+            amount_minor: fields.amount("amount")?,
+            state,
+            failure: fields.text("failure_code"),
+        }],
+        fee_minor: fields.amount("refund_fee_amount").ok().flatten(),
+        ..Report::default()
+    })
+}
+
+/// A page of what was moved.
+pub fn page(keys: &XenditKeys, answer: &Answer) -> Result<Page, Refusal> {
+    let fields = accepted(keys, &Asked::Settlements, answer)?;
+    if !fields.has("data") {
+        return Err(Refusal::new(Again::Unknown, Code::Unreadable, answer.status.to_string()));
+    }
+    let mut page = Page::default();
+    let mut last = None;
+    for row in fields.objects("data") {
+        let id = row.text("id");
+        match row_of(&row) {
+            Some(row) => page.rows.push(row),
+            None => page.unreadable.push(id.clone().unwrap_or_default()),
+        }
+        last = id;
+    }
+    page.next = last.filter(|_| fields.flag("has_more"));
+    Ok(page)
+}
+
+fn row_of(row: &Fields<'_>) -> Option<Row> {
+    let id = |name| row.text(name).as_deref().and_then(Id::parse);
+    let kind = match row.word("type")?.as_str() {
+        "payment" => RowKind::Payment,
+        "refund" => RowKind::Refund,
+        "chargeback" => RowKind::Chargeback,
+        _ => RowKind::Other,
+    };
+    let settled = matches!(row.word("settlement_status").as_deref(), Some("settled" | "early_settled"));
+    let state = match (kind, row.word("status").as_deref()) {
+        (RowKind::Chargeback, Some("success")) => Some(State::ChargedBack),
+        (RowKind::Payment, Some("success")) => Some(if settled { State::Settled } else { State::Paid }),
+        (RowKind::Payment, Some("pending")) => Some(State::Pending),
+        (RowKind::Payment, Some("failed")) => Some(State::Failed),
+        (RowKind::Payment, Some("reversed" | "voided")) => Some(State::Reversed),
+        _ => None,
+    };
+    let request = row.object("product_data").and_then(|data| Id::parse(&data.text("payment_request_id")?));
+    let fee = row.object("fee").and_then(|fee| {
+        let part = |name| fee.amount(name).ok().map(Option::unwrap_or_default);
+        Some(part("xendit_fee")? + part("value_added_tax")?)
+    });
+    Some(Row {
+        id: row.text("id")?,
+        kind,
+        state,
+        reference: row.text("reference_id"),
+        ids: Ids { request, payment: id("product_id"), session: None },
+        currency: row.text("currency")?.to_ascii_uppercase(),
+        amount_minor: row.amount("amount").ok()??,
+        fee_minor: fee,
+        settled,
+        settles_at: moment(row, "estimated_settlement_time"),
+    })
+}
+
+pub fn moment(fields: &Fields<'_>, name: &str) -> Option<Moment> {
+    Some(Moment::parse(&fields.text(name)?, &Rfc3339).ok()?.to_offset(UtcOffset::UTC))
+}
