@@ -12,6 +12,7 @@ pub mod shutdown;
 pub mod telemetry;
 
 // The truth: who may write, what was written, and in which order.
+pub mod accounts;
 pub mod audit;
 pub mod commerce;
 pub mod handled;
@@ -21,6 +22,7 @@ pub mod journal;
 pub mod push;
 pub mod schema;
 pub mod screens;
+pub mod vault;
 pub mod webhooks;
 
 // The ways in and out.

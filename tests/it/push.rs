@@ -26,6 +26,7 @@ use super::support::push::web::{Browser, WebService};
 use super::support::push::{KeyFile, text};
 use super::support::receiver::{Receiver, Reply};
 use super::support::services::RabbitMq;
+use super::support::vault;
 
 const CONTACT: &str = "mailto:ops@toko.example";
 /// The most that a service may keep a note of a payment for.
@@ -82,7 +83,7 @@ impl AllServices {
     /// A handler as a worker has it.
     fn handler(&self, hub: &TestHub) -> Push {
         let services = Services::open(&self.options()).expect("services");
-        Push::new(Steps::over(hub.pools.clone()), Arc::new(services))
+        Push::new(Steps::over(hub.pools.clone()), Arc::new(services), vault::with(&[]))
     }
 
     /// A node that lets devices be registered.
@@ -1039,7 +1040,7 @@ async fn google_is_asked_for_a_token_once_however_many_wait_for_it_in_vain() {
     }
     // A worker that was given no key tries nothing, and says so.
     let counts = Counts::begin();
-    let bare = Push::new(Steps::over(hub.pools.clone()), Arc::new(Services::default()));
+    let bare = Push::new(Steps::over(hub.pools.clone()), Arc::new(Services::default()), vault::with(&[]));
     let next = is_paid(&shop, &bread).await;
     is_done(&bare, &next).await;
     assert_eq!(counts.of("tillwire_push_spared_total", &[("why", "no_key")]), 8.0);
