@@ -349,6 +349,25 @@ async fn without_a_key_or_with_a_wrong_one_nothing_is_kept_and_the_reason_is_sai
 }
 
 #[tokio::test]
+async fn a_data_key_that_a_restore_has_lost_seals_nothing() {
+    let (hub, key) = (TestHub::start().await, vault::key());
+    let (with, shop) = (api(&hub, &[&key]).await, hub.merchant("Toko Roti").await);
+    asks(with.address, &shop, "POST", ACCOUNTS, account("G1", "hushhushhush")).await.created();
+    asks(with.address, &shop, "POST", "/v1/webhooks", hook("https://hooks.example/")).await.created();
+    // The database is as it was before, and the node knows a key that there is not any more.
+    hub.database.psql("delete from provider_accounts; delete from webhook_secrets; delete from data_keys").await;
+    for (path, body) in [(ACCOUNTS, account("G1", "hushhushhush")), ("/v1/webhooks", hook("https://hooks.example/"))] {
+        let answer = asks(with.address, &shop, "POST", path, body).await;
+        answer.refused(503, "busy");
+        assert_eq!(answer.headers["retry-after"], "60", "by then it has looked again");
+    }
+    assert_eq!(hub.database.psql("select count(*) from provider_accounts").await.trim(), "0");
+    let other = api(&hub, &[&key]).await;
+    let kept = asks(other.address, &shop, "POST", ACCOUNTS, account("G1", "hushhushhush")).await.created();
+    assert_eq!(opens(&hub, &shop, &kept, &[&key]).await, Ok(()));
+}
+
+#[tokio::test]
 async fn the_doctor_says_whether_the_key_opens_what_is_there() {
     let hub = TestHub::start().await;
     let (old, new) = (vault::key(), vault::key());
