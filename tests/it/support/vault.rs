@@ -1,6 +1,6 @@
 //! Vault keys, and vaults as nodes have them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tillwire::vault::Vault;
@@ -16,8 +16,8 @@ pub fn key() -> PathBuf {
 }
 
 /// What a key is called.
-pub fn id(file: &PathBuf) -> String {
-    let keys = VaultKeys::open(&Source { files: vec![file.clone()], keys: Vec::new() }).expect("a key");
+pub fn id(file: &Path) -> String {
+    let keys = VaultKeys::open(&Source { files: vec![file.to_owned()], keys: Vec::new() }).expect("a key");
     keys.ids().next().expect("a key").to_owned()
 }
 
