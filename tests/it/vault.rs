@@ -349,6 +349,38 @@ async fn without_a_key_or_with_a_wrong_one_nothing_is_kept_and_the_reason_is_sai
 }
 
 #[tokio::test]
+async fn a_merchant_whose_secrets_cannot_be_sealed_keeps_no_other_in_clear() {
+    let hub = TestHub::start().await;
+    let (right, wrong) = (vault::key(), vault::key());
+    let (shop, other) = (hub.merchant("Toko Roti").await, hub.merchant("Saingan").await);
+    let clear = shop.post("/v1/webhooks", hook("https://hooks.example/")).await.created();
+    let with = api(&hub, &[&right]).await;
+    asks(with.address, &shop, "POST", ACCOUNTS, account("G1", "hushhushhush")).await.created();
+    hub.has_done("seal_secrets").await;
+    with.stops().await;
+    // Somebody brings back what was in clear, and the only node that seals has another key.
+    let back = format!(
+        "update webhook_secrets set sealed = null, data_key = null, secret = decode(repeat('07', 32), 'hex')
+         where endpoint_id = '{}'",
+        clear["id"].as_str().unwrap()
+    );
+    hub.database.psql(&back).await;
+    other.post("/v1/webhooks", hook("https://hooks.example/")).await.created();
+    let with_another = api(&hub, &[&wrong]).await;
+    assert!(tillwire::jobs::ask_for(&hub.pools.app, "seal_secrets").await.unwrap());
+    let outcome = "select error from jobs where job = 'seal_secrets' and outcome = 'failed'";
+    let why = until(async || Some(hub.database.psql(outcome).await).filter(|why| !why.trim().is_empty())).await;
+    assert!(why.contains("the secrets of 1 merchants"), "{why}");
+    let in_clear = "select merchant_id from webhook_secrets where secret is not null";
+    assert_eq!(hub.database.psql(in_clear).await.trim(), shop.merchant.to_string());
+    // Whoever has the key does it when it is tried again.
+    with_another.stops().await;
+    let _with = api(&hub, &[&right, &wrong]).await;
+    hub.has_done("seal_secrets").await;
+    assert_eq!(hub.database.psql(in_clear).await.trim(), "");
+}
+
+#[tokio::test]
 async fn a_data_key_that_a_restore_has_lost_seals_nothing() {
     let (hub, key) = (TestHub::start().await, vault::key());
     let (with, shop) = (api(&hub, &[&key]).await, hub.merchant("Toko Roti").await);
