@@ -51,7 +51,41 @@ const MARKING: &[u8] = b"tillwire mark";
 pub struct Vault {
     keys: VaultKeys,
     known: Mutex<HashMap<MerchantId, Known>>,
-    said_at: Mutex<Option<Instant>>,
+    voice: Arc<Voice>,
+}
+
+/// What is said aloud, now and then: those who meet it are many, come again every second, and most of them say nothing.
+#[derive(Default)]
+struct Voice {
+    closed_at: Mutex<Option<Instant>>,
+    broken_at: Mutex<Option<Instant>>,
+}
+
+impl Voice {
+    /// This node lacks a key.
+    fn closed(&self, why: &'static str, detail: &str) {
+        metrics::counter!("tillwire_vault_failures_total", "why" => why).increment(1);
+        if is_due(&self.closed_at) {
+            warn!("Something could not be sealed or opened. {detail}");
+        }
+    }
+
+    /// A sealed value that does not open with its own key is somebody's work, or the disk's.
+    fn broken(&self, error: &anyhow::Error) {
+        metrics::counter!("tillwire_vault_failures_total", "why" => "broken").increment(1);
+        if is_due(&self.broken_at) {
+            warn!("Something sealed does not open: {error:#}");
+        }
+    }
+}
+
+fn is_due(said_at: &Mutex<Option<Instant>>) -> bool {
+    let mut said_at = lock(said_at);
+    let is_due = said_at.is_none_or(|at| at.elapsed() >= SAY_EVERY);
+    if is_due {
+        *said_at = Some(Instant::now());
+    }
+    is_due
 }
 
 struct Known {
@@ -72,7 +106,7 @@ impl Vault {
         for why in FAILURES {
             metrics::counter!("tillwire_vault_failures_total", "why" => why).increment(0);
         }
-        Ok(Self { keys: VaultKeys::open(source)?, known: Mutex::default(), said_at: Mutex::default() })
+        Ok(Self { keys: VaultKeys::open(source)?, known: Mutex::default(), voice: Arc::default() })
     }
 
     /// The vault keys of this node.
@@ -133,7 +167,7 @@ impl Vault {
     /// `vault_unavailable` if this node cannot open one of these.
     pub async fn keyring(&self, sql: &mut PgConnection, merchant: MerchantId, these: &[Uuid]) -> Result<Arc<Keyring>> {
         if these.is_empty() {
-            return Ok(Arc::new(Keyring::none(merchant)));
+            return Ok(Arc::new(Keyring { merchant, keys: Vec::new(), voice: self.voice.clone() }));
         }
         if self.keys.is_empty() {
             return Err(self.no_key());
@@ -147,7 +181,11 @@ impl Vault {
         let Some(missing) = these.iter().find(|key| ring.find(**key).is_none()) else { return Ok(ring) };
         match rows.iter().find(|row| row.key == *missing) {
             Some(row) => Err(self.unknown_key(&row.vault_key)),
-            None => Err(broken(anyhow!("there is no data key {missing} of {merchant}"))),
+            None => {
+                let error = anyhow!("there is no data key {missing} of {merchant}");
+                self.voice.broken(&error);
+                Err(error.into())
+            }
         }
     }
 
@@ -179,12 +217,13 @@ impl Vault {
             match opened {
                 Ok(key) => Some(key),
                 Err(error) => {
-                    let _ = broken(error.context(format!("the data key {} of {merchant}", row.key)));
+                    self.voice.broken(&error);
                     None
                 }
             }
         };
-        let ring = Arc::new(Keyring { merchant, keys: rows.iter().filter_map(open).collect() });
+        let keys = rows.iter().filter_map(open).collect();
+        let ring = Arc::new(Keyring { merchant, keys, voice: self.voice.clone() });
         let mut known = lock(&self.known);
         if known.len() >= KNOWN_MAX && !known.contains_key(&merchant) {
             known.retain(|_, it| it.read_at.elapsed() < KNOWN_FOR);
@@ -213,23 +252,10 @@ impl Vault {
         self.unavailable("unknown_key", detail)
     }
 
-    /// Says it aloud now and then: those who meet it are many, and most of them say nothing.
     fn unavailable(&self, why: &'static str, detail: String) -> Error {
-        metrics::counter!("tillwire_vault_failures_total", "why" => why).increment(1);
-        let mut said_at = lock(&self.said_at);
-        if said_at.is_none_or(|at| at.elapsed() >= SAY_EVERY) {
-            *said_at = Some(Instant::now());
-            warn!("Something could not be sealed or opened. {detail}");
-        }
+        self.voice.closed(why, &detail);
         Error::conflict("vault_unavailable", detail)
     }
-}
-
-/// A sealed value that does not open with its own key is somebody's work, or the disk's.
-fn broken(error: anyhow::Error) -> Error {
-    metrics::counter!("tillwire_vault_failures_total", "why" => "broken").increment(1);
-    warn!("Something sealed does not open: {error:#}");
-    error.into()
 }
 
 fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -240,6 +266,7 @@ fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
 pub struct Keyring {
     merchant: MerchantId,
     keys: Vec<DataKey>,
+    voice: Arc<Voice>,
 }
 
 /// Bytes of keys are forgotten by whoever drops them: what is kept here is the cipher's own, which it wipes.
@@ -264,10 +291,6 @@ impl DataKey {
 }
 
 impl Keyring {
-    fn none(merchant: MerchantId) -> Self {
-        Self { merchant, keys: Vec::new() }
-    }
-
     fn seals(&self) -> bool {
         !self.keys.is_empty()
     }
@@ -292,9 +315,8 @@ impl Keyring {
     /// If it was sealed for another, was changed, or is sealed with a key that [`Vault::keyring`] was not asked for.
     pub fn open(&self, place: Place<'_>, sealed: &Sealed) -> anyhow::Result<SecretSlice<u8>> {
         let key = self.find(sealed.key).with_context(|| format!("no data key {}", sealed.key))?;
-        key.cipher.open(self.merchant, key.id, place, &sealed.bytes).inspect_err(|error| {
-            let _ = broken(anyhow!("{error:#} (of {}, row {:?})", self.merchant, place.row));
-        })
+        let opened = key.cipher.open(self.merchant, key.id, place, &sealed.bytes);
+        opened.inspect_err(|error| self.voice.broken(error))
     }
 
     /// What a text is found by while it is sealed: a keyed hash, by the newest key.

@@ -124,9 +124,11 @@ impl Cipher {
         place: Place<'_>,
         sealed: &[u8],
     ) -> anyhow::Result<SecretSlice<u8>> {
-        let failed = || format!("{} of a row of {} does not open: it was changed or moved", place.column, place.table);
+        let Place { table, column, row } = place;
+        let what = || format!("{column} of {table}, row {row:?} of {merchant},");
+        let failed = || format!("{} does not open: it was changed or moved", what());
         let (version, rest) = sealed.split_first().with_context(failed)?;
-        ensure!(*version == VERSION, "{} of a row of {} has version {version}", place.column, place.table);
+        ensure!(*version == VERSION, "{} has version {version}", what());
         let (nonce, text) = rest.split_first_chunk::<NONCE_BYTES>().with_context(failed)?;
         let mut text = Zeroizing::new(text.to_vec());
         let bound = Aad::from(place.bound(merchant, key));
