@@ -58,6 +58,8 @@ pub enum Role {
     Tail(Tail),
     /// Mints a token, or makes a key to sign tokens with.
     Token(Token),
+    /// Makes keys that secrets are sealed with, and changes one for another.
+    Vault(Vault),
     /// Looks after journals.
     Journal(Journal),
     /// What waits for handlers, how old it is, and what is dead; and what becomes of that.
@@ -117,6 +119,35 @@ pub struct Node {
     pub webhooks: Webhooks,
     #[command(flatten)]
     pub push: Push,
+    #[command(flatten)]
+    pub vault: VaultKeys,
+}
+
+/// What secrets are sealed with: of webhooks, devices, and accounts at payment providers, which are not kept without. For `api`
+/// nodes and workers alike.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Vault")]
+pub struct VaultKeys {
+    /// Files with vault keys, as `tillwire vault new-key` writes them, that nobody else may read; comma-separated. The first
+    /// key seals, and all of them open.
+    #[arg(long, env = "TILLWIRE_VAULT_KEY_FILE", value_delimiter = ',')]
+    pub vault_key_file: Vec<PathBuf>,
+
+    /// The keys themselves instead, each 32 bytes in base64; comma-separated. Better given by the environment.
+    #[arg(
+        long,
+        env = "TILLWIRE_VAULT_KEYS",
+        hide_env_values = true,
+        value_delimiter = ',',
+        conflicts_with = "vault_key_file"
+    )]
+    pub vault_keys: Vec<SecretString>,
+}
+
+impl From<VaultKeys> for crate::vault::keys::Source {
+    fn from(vault: VaultKeys) -> Self {
+        Self { files: vault.vault_key_file, keys: vault.vault_keys }
+    }
 }
 
 /// Where webhooks may lead besides public addresses.
@@ -488,6 +519,37 @@ pub struct Mint {
 fn staff_role(word: &str) -> Result<StaffRole, String> {
     serde_json::from_value(word.into())
         .map_err(|_| "owner, manager, cashier, clerk, accountant, auditor or display".to_owned())
+}
+
+#[derive(Debug, Args)]
+pub struct Vault {
+    #[command(subcommand)]
+    pub what: VaultCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum VaultCommand {
+    /// Writes a new key to a file that only its owner may read.
+    NewKey {
+        /// Where to write it; an existing file is not overwritten.
+        path: PathBuf,
+    },
+    /// Seals every merchant's data keys anew with the first vault key, while nodes serve. Done again, it goes on where it was
+    /// broken off. Ends with 1 where there are data keys that no given key opens.
+    Rotate(VaultKeeper),
+    /// Opens every merchant's data keys and all that is sealed with them, and changes nothing. Ends with 1 where something does
+    /// not open.
+    Verify(VaultKeeper),
+}
+
+#[derive(Debug, Args)]
+pub struct VaultKeeper {
+    /// The database as `tillwire_app`.
+    #[arg(long, env = "TILLWIRE_DATABASE_URL", hide_env_values = true)]
+    pub database_url: SecretString,
+
+    #[command(flatten)]
+    pub vault: VaultKeys,
 }
 
 #[derive(Debug, Args)]

@@ -14,6 +14,7 @@ use crate::identity::tokens::Verifier;
 use crate::journal::Journal;
 use crate::journal::read::ReadTx;
 use crate::push::services::Services;
+use crate::vault::Vault;
 use crate::webhooks::sender::Sender;
 use crate::webhooks::trials::Trials;
 
@@ -33,6 +34,8 @@ pub struct Hub {
     pub push: Arc<Services>,
     /// Whose devices are being sent a test.
     pub device_trials: Arc<Trials>,
+    /// Seals and opens what is kept secret.
+    pub vault: Arc<Vault>,
     /// Cancelled when the node begins to drain: readiness fails from then on.
     pub draining: CancellationToken,
 }
@@ -44,13 +47,14 @@ impl Hub {
         verifier: Arc<Verifier>,
         egress: Arc<Egress>,
         push: Arc<Services>,
+        vault: Arc<Vault>,
         tasks: TaskTracker,
         draining: CancellationToken,
     ) -> Self {
         let snapshots = Arc::new(Shared::new(journal.pools.app.clone(), tasks));
         let sender = Sender::new(egress.clone());
         let (trials, device_trials) = (Arc::default(), Arc::default());
-        Self { journal, verifier, snapshots, egress, sender, trials, push, device_trials, draining }
+        Self { journal, verifier, snapshots, egress, sender, trials, push, device_trials, vault, draining }
     }
 
     /// What gateways ask for the state of a channel with: the one place where they and commerce meet.

@@ -13,6 +13,7 @@ pub mod telemetry;
 mod turns;
 
 // The truth: who may write, what was written, and in which order.
+pub mod accounts;
 pub mod audit;
 pub mod commerce;
 pub mod handled;
@@ -22,6 +23,7 @@ pub mod journal;
 pub mod push;
 pub mod schema;
 pub mod screens;
+pub mod vault;
 pub mod webhooks;
 
 // The ways in and out.

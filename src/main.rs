@@ -31,6 +31,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
         Role::Doctor(doctor) => roles::doctor::run(doctor).await,
         Role::Tail(tail) => roles::tail::run(tail).await,
         Role::Token(token) => roles::token::run(token),
+        Role::Vault(vault) => roles::vault::run(vault).await,
         Role::Jobs(jobs) => roles::jobs::run(jobs).await,
         Role::Journal(journal) => roles::journal::run(journal).await,
         Role::Queues(queues) => roles::queues::run(queues).await,

@@ -27,6 +27,7 @@ use crate::journal::{Journal, Pools, pool};
 use crate::listener::{self, Listener};
 use crate::push::services::Services;
 use crate::relay::herald::Herald;
+use crate::vault::Vault;
 use crate::workers::{self, Urls, Workers};
 use crate::{config, http, server, telemetry};
 
@@ -127,20 +128,30 @@ impl Node {
         let journal = Journal::new(pools.clone(), doors.announce, tasks.clone());
         let egress = Arc::new(config.webhooks.clone().into());
         let push = Arc::new(Services::open(&config.push.clone().into())?);
-        let hub = Hub::new(journal, Arc::new(verifier), egress, push.clone(), tasks.clone(), stop.clone());
+        let vault = Arc::new(Vault::open(&config.vault.clone().into())?);
+        if vault.keys().is_empty() && (faces.api || faces.worker) {
+            info!("Seals no secrets, and keeps no accounts at payment providers: that needs --vault-key-file");
+        }
+        let verifier = Arc::new(verifier);
+        let hub = Hub::new(journal, verifier, egress, push.clone(), vault.clone(), tasks.clone(), stop.clone());
         if let Some(relay) = works {
             let urls = Urls { app: &config.database.database_url, feed: &config.database.feed_database_url, relay };
             let workers = Workers::new(&urls, brokers, workers::HANDLERS, tasks.clone(), ended.clone())?;
             let woken = workers.relay(&mut buses)?;
-            workers.serve_webhooks(woken, &hub.journal, hub.sender.clone());
-            workers.handle(workers.push(push), &mut buses)?;
+            workers.serve_webhooks(woken, &hub.journal, hub.sender.clone(), &vault);
+            workers.handle(workers.push(push, vault.clone()), &mut buses)?;
         }
         buses.open();
         let mut routes = http::router(hub.clone(), faces.api);
         if faces.api || faces.worker {
             let own = pool::open(config.database.database_url.expose_secret(), jobs::CONNECTIONS_MAX)?;
             tasks.spawn(jobs::upkeep::at_start(own.clone(), ended.clone()));
-            let jobs = Jobs::new(own, jobs::upkeep::jobs(), name());
+            let mut all = jobs::upkeep::jobs();
+            // Only whoever can seal does it.
+            if !vault.keys().is_empty() {
+                all.push(jobs::sealing::job(vault, own.clone()));
+            }
+            let jobs = Jobs::new(own, all, name());
             let stop = ended.clone();
             tasks.spawn(async move { workers::until("Doing jobs", &stop, || jobs.run(&stop)).await });
         }

@@ -175,7 +175,8 @@ pub async fn replace(
         .await
 }
 
-fn version(value: &HeaderValue) -> Result<i64> {
+/// The version that `If-Match` names.
+pub(super) fn version(value: &HeaderValue) -> Result<i64> {
     value
         .to_str()
         .ok()

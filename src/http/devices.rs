@@ -219,11 +219,12 @@ pub async fn add(
     let AddDevice { id, registration, name, locale, quiet: hours, topics, outlets } = body;
     let registration = registration.read(&hub)?;
     let draft = Draft { registration, name, locale, quiet: quiet(hours), topics, outlets };
+    let ring = hub.vault.sealer(&hub.journal.pools.app, staff.merchant).await?;
     let (own, caller) = (staff.clone(), staff.caller());
     hub.journal
         .write(caller, Some(once), 201, move |tx| {
-            let (own, draft) = (own.clone(), draft.clone());
-            async move { devices::register(tx, &own, id, &draft).await }.boxed()
+            let (own, draft, ring) = (own.clone(), draft.clone(), ring.clone());
+            async move { devices::register(tx, &own, id, &draft, ring.as_deref()).await }.boxed()
         })
         .await
 }
@@ -255,11 +256,12 @@ pub async fn replace(
     let PutDevice { registration, name, locale, quiet: hours, topics, outlets } = body;
     let registration = registration.read(&hub)?;
     let draft = Draft { registration, name, locale, quiet: quiet(hours), topics, outlets };
+    let ring = hub.vault.sealer(&hub.journal.pools.app, staff.merchant).await?;
     let (own, caller) = (staff.clone(), staff.caller());
     hub.journal
         .write(caller, Some(once), 200, move |tx| {
-            let (own, draft) = (own.clone(), draft.clone());
-            async move { devices::replace(tx, &own, id, &draft).await }.boxed()
+            let (own, draft, ring) = (own.clone(), draft.clone(), ring.clone());
+            async move { devices::replace(tx, &own, id, &draft, ring.as_deref()).await }.boxed()
         })
         .await
 }
@@ -296,7 +298,7 @@ pub async fn test(
     staff.may(Permission::BeNotified)?;
     let (merchant, app) = (staff.merchant, &hub.journal.pools.app);
     let mut tx = ReadTx::begin(app, staff.caller()).await?;
-    let (registration, locale, read_at) = devices::reached(tx.sql(), merchant, staff.id, id).await?;
+    let (registration, locale, read_at) = devices::reached(tx.sql(), &hub.vault, merchant, staff.id, id).await?;
     // Not held while a service takes its time.
     drop(tx);
     let message = Message::test(merchant, &key.into_text(), locale, Moment::now_utc() + TEST_LIVES);

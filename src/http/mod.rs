@@ -17,6 +17,7 @@ mod page;
 mod payments;
 mod presence;
 mod problem;
+mod provider_accounts;
 mod redeliveries;
 mod reply;
 mod sales;
@@ -108,6 +109,9 @@ fn routes_of_one() -> OpenApiRouter<Hub> {
         .routes(routes!(devices::get, devices::replace, devices::remove))
         .routes(routes!(devices::test))
         .routes(routes!(devices::keys))
+        .routes(routes!(provider_accounts::list, provider_accounts::add))
+        .routes(routes!(provider_accounts::get, provider_accounts::replace))
+        .routes(routes!(provider_accounts::change_keys))
         .routes(routes!(journal::after))
         .routes(routes!(journal::snapshot))
 }

@@ -125,8 +125,12 @@ pub async fn add(
     let id = body.id.unwrap_or_else(EndpointId::new);
     let draft = body.draft(true);
     draft.check(&hub.egress)?;
+    let ring = hub.vault.sealer(&hub.journal.pools.app, staff.merchant).await?;
     hub.journal
-        .write(staff.caller(), Some(once), 201, move |tx| endpoints::add(tx, id, draft.clone(), secret.clone()).boxed())
+        .write(staff.caller(), Some(once), 201, move |tx| {
+            let (draft, secret, ring) = (draft.clone(), secret.clone(), ring.clone());
+            async move { endpoints::add(tx, id, draft, &secret, ring.as_deref()).await }.boxed()
+        })
         .await
 }
 
@@ -213,7 +217,7 @@ pub async fn skip(
 pub async fn secret(State(hub): State<Hub>, staff: Staff, At(id): At<EndpointId>) -> Result<impl IntoResponse> {
     staff.may_everywhere(Permission::ManageWebhooks)?;
     let mut tx = ReadTx::begin(&hub.journal.pools.app, staff.caller()).await?;
-    let secret = secrets::newest(tx.sql(), staff.merchant, id).await?;
+    let secret = secrets::newest(tx.sql(), &hub.vault, staff.merchant, id).await?;
     Ok(([(header::CACHE_CONTROL, "no-store")], Json(secret)))
 }
 
@@ -230,7 +234,13 @@ pub async fn rotate(
 ) -> Result<Written> {
     staff.may_everywhere(Permission::ManageWebhooks)?;
     let (once, secret) = (key.once("POST /v1/webhooks/{webhook}/secret", &[]), Secret::random()?);
-    hub.journal.write(staff.caller(), Some(once), 201, move |tx| secrets::rotate(tx, id, secret.clone()).boxed()).await
+    let ring = hub.vault.sealer(&hub.journal.pools.app, staff.merchant).await?;
+    hub.journal
+        .write(staff.caller(), Some(once), 201, move |tx| {
+            let (secret, ring) = (secret.clone(), ring.clone());
+            async move { secrets::rotate(tx, id, &secret, ring.as_deref()).await }.boxed()
+        })
+        .await
 }
 
 /// The attempts of the last 31 days, the newest first.
@@ -271,7 +281,7 @@ pub async fn test(
     if let Some(made) = attempts::of_test(tx.sql(), merchant, id, &message.id).await? {
         return Ok(Json(made));
     }
-    let secrets = secrets::good(tx.sql(), merchant, id).await?;
+    let secrets = secrets::good(tx.sql(), &hub.vault, merchant, id).await?;
     // Not held while a stranger takes his time.
     drop(tx);
     let turn = hub.trials.begin(merchant).ok_or(Error::Busy { retry_after: ATTEMPT_MAX })?;

@@ -32,6 +32,8 @@ pub enum Permission {
     ReadJournal,
     /// Add, change and remove webhooks, and read their secrets and attempts.
     ManageWebhooks,
+    /// Add and change accounts at payment providers.
+    ManagePayments,
     /// Look at what could not be done, have it tried again, or drop it.
     ManageDeadLetters,
     /// Read who did what.
@@ -53,7 +55,11 @@ impl Permission {
             Self::ReadCatalog | Self::ReadStock | Self::ReadOutlets | Self::ReadJournal => Role::ALL,
             Self::ChangeCatalog => &[Owner, Manager],
             Self::MoveStock => &[Owner, Manager, Clerk],
-            Self::ManageOutlets | Self::ManageStaff | Self::ManageWebhooks | Self::ManageDeadLetters => &[Owner],
+            Self::ManageOutlets
+            | Self::ManageStaff
+            | Self::ManageWebhooks
+            | Self::ManagePayments
+            | Self::ManageDeadLetters => &[Owner],
             Self::ReadAudit => &[Owner, Auditor],
         }
     }
@@ -74,6 +80,7 @@ impl fmt::Display for Permission {
             Self::ReadPresence => "read_presence",
             Self::ReadJournal => "read_journal",
             Self::ManageWebhooks => "manage_webhooks",
+            Self::ManagePayments => "manage_payments",
             Self::ManageDeadLetters => "manage_dead_letters",
             Self::ReadAudit => "read_audit",
             Self::BeNotified => "be_notified",

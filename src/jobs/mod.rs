@@ -10,6 +10,7 @@
 
 pub mod leases;
 pub mod schedule;
+pub mod sealing;
 pub mod upkeep;
 
 use std::panic::AssertUnwindSafe;

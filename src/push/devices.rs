@@ -1,8 +1,12 @@
-//! Devices: where people want to be told something, of what, and when not.
+//! Devices: where people want to be told something, of what, and when not. Where there is a vault, under what name a service
+//! knows one is kept sealed, and found by a keyed hash.
 
 use std::fmt;
 use std::time::Duration;
 
+use anyhow::Context as _;
+use secrecy::ExposeSecret as _;
+use secrecy::zeroize::Zeroizing;
 use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 use tillwire_channels::topic::Listener;
@@ -13,11 +17,12 @@ use uuid::Uuid;
 
 use super::note::{About, Locale};
 use super::quiet::{Quiet, TimeOfDay};
-use super::webpush::{AUTH_BYTES, Keys};
+use super::webpush::{AUTH_BYTES, Keys, POINT_BYTES};
 use crate::egress::Egress;
 use crate::error::{Error, OnConstraint, Result};
 use crate::identity::{Staff, staff};
 use crate::journal::MerchantTx;
+use crate::vault::{Found, KNOWN_FOR, Keyring, Place, Sealed, Vault};
 
 /// The most devices of one person.
 pub const OF_PERSON_MAX: i64 = 10;
@@ -127,11 +132,18 @@ impl Registration {
         }
     }
 
-    /// As a row has it.
-    fn parts(&self) -> (&str, Option<&[u8]>, Option<&[u8]>) {
+    /// What no other device of its kind has: a URL, or a token.
+    fn name(&self) -> &str {
         match self {
-            Self::Web { endpoint, keys } => (endpoint, Some(&keys.p256dh), Some(&keys.auth)),
-            Self::Fcm { token } | Self::Apns { token } => (token, None, None),
+            Self::Web { endpoint, .. } => endpoint,
+            Self::Fcm { token } | Self::Apns { token } => token,
+        }
+    }
+
+    fn keys(&self) -> Option<&Keys> {
+        match self {
+            Self::Web { keys, .. } => Some(keys),
+            Self::Fcm { .. } | Self::Apns { .. } => None,
         }
     }
 
@@ -143,6 +155,87 @@ impl Registration {
             _ => Err(anyhow::anyhow!("an unknown kind of device in the database: {kind}")),
         }
     }
+
+    /// As it is sealed: a browser's two keys, which have one length each, and the name.
+    fn to_bytes(&self) -> Zeroizing<Vec<u8>> {
+        let keys = self.keys().map(|keys| [keys.p256dh.as_slice(), &keys.auth]);
+        let parts = keys.into_iter().flatten().chain([self.name().as_bytes()]).collect::<Vec<_>>();
+        Zeroizing::new(parts.concat())
+    }
+
+    /// What [`to_bytes`](Self::to_bytes) made.
+    fn of_bytes(kind: &str, bytes: &[u8]) -> anyhow::Result<Self> {
+        let (p256dh, auth, name) = match kind {
+            "web" => {
+                let (keys, name) =
+                    bytes.split_at_checked(POINT_BYTES + AUTH_BYTES).context("a browser without keys")?;
+                let (p256dh, auth) = keys.split_at(POINT_BYTES);
+                (Some(p256dh.to_vec()), Some(auth.to_vec()), name)
+            }
+            _ => (None, None, bytes),
+        };
+        Self::of(kind, str::from_utf8(name).ok().context("a registration that is no text")?.to_owned(), p256dh, auth)
+    }
+
+    /// All that it may be found by while it is sealed.
+    fn marks(&self, ring: Option<&Keyring>) -> Vec<Vec<u8>> {
+        ring.map(|ring| ring.marks(&self.marked())).unwrap_or_default()
+    }
+
+    fn marked(&self) -> [&[u8]; 2] {
+        [self.kind().word().as_bytes(), self.name().as_bytes()]
+    }
+}
+
+/// A registration as it is written to its row: in clear or sealed.
+#[derive(Default)]
+struct Columns<'a> {
+    registration: Option<&'a str>,
+    p256dh: Option<&'a [u8]>,
+    auth: Option<&'a [u8]>,
+    sealed: Option<Vec<u8>>,
+    data_key: Option<Uuid>,
+    mark: Option<Vec<u8>>,
+}
+
+impl<'a> Columns<'a> {
+    /// Sealed, if there is something to seal with.
+    fn of(registration: &'a Registration, id: DeviceId, ring: Option<&Keyring>) -> anyhow::Result<Self> {
+        let Some(ring) = ring else {
+            let keys = registration.keys();
+            let (p256dh, auth) = (keys.map(|keys| keys.p256dh.as_slice()), keys.map(|keys| keys.auth.as_slice()));
+            return Ok(Self { registration: Some(registration.name()), p256dh, auth, ..Self::default() });
+        };
+        let Sealed { key, bytes } = ring.seal(place(&[id.0]), &registration.to_bytes())?;
+        let mark = ring.mark(&registration.marked())?;
+        Ok(Self { sealed: Some(bytes), data_key: Some(key), mark: Some(mark), ..Self::default() })
+    }
+}
+
+/// A registration as it was read from its row.
+struct Kept {
+    kind: String,
+    registration: Option<String>,
+    p256dh: Option<Vec<u8>>,
+    auth: Option<Vec<u8>>,
+    sealed: Option<Vec<u8>>,
+    data_key: Option<Uuid>,
+}
+
+impl Kept {
+    fn open(self, ring: &Keyring, id: DeviceId) -> anyhow::Result<Registration> {
+        match (self.registration, Sealed::of(self.data_key, self.sealed)) {
+            (Some(clear), _) => Registration::of(&self.kind, clear, self.p256dh, self.auth),
+            (None, Some(sealed)) => {
+                Registration::of_bytes(&self.kind, ring.open(place(&[id.0]), &sealed)?.expose_secret())
+            }
+            (None, None) => Err(anyhow::anyhow!("a device without a registration")),
+        }
+    }
+}
+
+fn place(row: &[Uuid]) -> Place<'_> {
+    Place { table: "push_devices", column: "registration", row }
 }
 
 /// What a device is to be.
@@ -204,20 +297,26 @@ pub struct DeviceView {
 }
 
 /// Registers a device of a person's own. One that was registered before is the same device, or is taken over from whoever had
-/// it: a phone tells its own person's things and nobody else's.
-pub async fn register(tx: &mut MerchantTx, own: &Staff, id: Option<DeviceId>, draft: &Draft) -> Result<DeviceView> {
+/// it: a phone tells its own person's things and nobody else's. Its registration is sealed if there is something to seal with.
+pub async fn register(
+    tx: &mut MerchantTx,
+    own: &Staff,
+    id: Option<DeviceId>,
+    draft: &Draft,
+    ring: Option<&Keyring>,
+) -> Result<DeviceView> {
     let merchant = tx.merchant();
     check(tx, draft).await?;
     // Apps say again and again that they are there: those wait for nobody else's.
-    if let Some(known) = known(tx.sql(), merchant, own.id, None, &draft.registration).await? {
-        return put(tx, own, known, draft).await;
+    if let Some(known) = known(tx.sql(), merchant, own.id, None, &draft.registration, ring).await? {
+        return put(tx, own, known, draft, ring).await;
     }
     tx.take_turn("push devices").await?;
     // It may have come meanwhile.
-    if let Some(known) = known(tx.sql(), merchant, own.id, None, &draft.registration).await? {
-        return put(tx, own, known, draft).await;
+    if let Some(known) = known(tx.sql(), merchant, own.id, None, &draft.registration, ring).await? {
+        return put(tx, own, known, draft, ring).await;
     }
-    take_over(tx.sql(), merchant, None, &draft.registration).await?;
+    take_over(tx.sql(), merchant, None, &draft.registration, ring).await?;
     let count = sqlx::query!(
         r#"select count(*) as "all!", count(*) filter (where staff_id = $2) as "own!" from push_devices where merchant_id = $1"#,
         merchant.0,
@@ -235,11 +334,12 @@ pub async fn register(tx: &mut MerchantTx, own: &Staff, id: Option<DeviceId>, dr
         return too_many("A merchant", OF_MERCHANT_MAX);
     }
     let id = id.unwrap_or_else(DeviceId::new);
-    let (text, p256dh, auth) = draft.registration.parts();
+    let columns = Columns::of(&draft.registration, id, ring)?;
     sqlx::query!(
         "insert into push_devices (merchant_id, device_id, staff_id, role, outlets, register_id, issued_at, kind, registration,
-                                   p256dh, auth, name, locale, quiet_from, quiet_to, quiet_zone, payments, alerts, only_outlets)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)",
+                                   p256dh, auth, name, locale, quiet_from, quiet_to, quiet_zone, payments, alerts, only_outlets,
+                                   sealed, data_key, mark)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22)",
         merchant.0,
         id.0,
         own.id.0,
@@ -248,9 +348,9 @@ pub async fn register(tx: &mut MerchantTx, own: &Staff, id: Option<DeviceId>, dr
         own.register.map(|id| id.0),
         own.issued_at,
         draft.registration.kind().word(),
-        text,
-        p256dh,
-        auth,
+        columns.registration,
+        columns.p256dh,
+        columns.auth,
         draft.name,
         draft.locale.word(),
         draft.quiet.as_ref().map(|quiet| quiet.from),
@@ -259,22 +359,32 @@ pub async fn register(tx: &mut MerchantTx, own: &Staff, id: Option<DeviceId>, dr
         draft.topics.payments,
         draft.topics.alerts,
         &ids(&draft.outlets),
+        columns.sealed,
+        columns.data_key,
+        columns.mark,
     )
     .execute(tx.sql())
     .await
     .on_constraint("push_devices_pkey", || Error::conflict_at("id_taken", "/id", "This id is in use."))
+    .on_constraint("push_devices_data_key_fkey", || Error::Busy { retry_after: KNOWN_FOR })
     .on_constraint("push_devices_merchant_id_fkey", || Error::NotFound("merchant"))?;
     get(tx.sql(), merchant, own.id, id).await
 }
 
 /// Makes a person's own device what it is to be, and says that its app is there.
-pub async fn replace(tx: &mut MerchantTx, own: &Staff, id: DeviceId, draft: &Draft) -> Result<DeviceView> {
+pub async fn replace(
+    tx: &mut MerchantTx,
+    own: &Staff,
+    id: DeviceId,
+    draft: &Draft,
+    ring: Option<&Keyring>,
+) -> Result<DeviceView> {
     let merchant = tx.merchant();
     check(tx, draft).await?;
-    if known(tx.sql(), merchant, own.id, Some(id), &draft.registration).await?.is_none() {
+    if known(tx.sql(), merchant, own.id, Some(id), &draft.registration, ring).await?.is_none() {
         tx.take_turn("push devices").await?;
     }
-    put(tx, own, id, draft).await
+    put(tx, own, id, draft, ring).await
 }
 
 /// The device of a person's own, or this one if it is, that has a registration: held, so that nobody takes it over meanwhile.
@@ -284,32 +394,42 @@ async fn known(
     own: StaffId,
     only: Option<DeviceId>,
     registration: &Registration,
+    ring: Option<&Keyring>,
 ) -> Result<Option<DeviceId>> {
     let known = sqlx::query_scalar!(
         "select device_id from push_devices
-         where merchant_id = $1 and kind = $2 and registration = $3 and staff_id = $4 and ($5::uuid is null or device_id = $5)
+         where merchant_id = $1 and kind = $2 and (registration = $3 or mark = any($6)) and staff_id = $4
+           and ($5::uuid is null or device_id = $5)
          for update",
         merchant.0,
         registration.kind().word(),
-        registration.parts().0,
+        registration.name(),
         own.0,
         only.map(|id| id.0),
+        &registration.marks(ring),
     )
     .fetch_optional(sql)
     .await?;
     Ok(known.map(DeviceId))
 }
 
-async fn put(tx: &mut MerchantTx, own: &Staff, id: DeviceId, draft: &Draft) -> Result<DeviceView> {
+async fn put(
+    tx: &mut MerchantTx,
+    own: &Staff,
+    id: DeviceId,
+    draft: &Draft,
+    ring: Option<&Keyring>,
+) -> Result<DeviceView> {
     let merchant = tx.merchant();
     get(tx.sql(), merchant, own.id, id).await?;
-    take_over(tx.sql(), merchant, Some(id), &draft.registration).await?;
-    let (text, p256dh, auth) = draft.registration.parts();
+    take_over(tx.sql(), merchant, Some(id), &draft.registration, ring).await?;
+    let columns = Columns::of(&draft.registration, id, ring)?;
     sqlx::query!(
         "update push_devices
          set role = $4, outlets = $5, register_id = $6, issued_at = $7, kind = $8, registration = $9, p256dh = $10, auth = $11,
              name = $12, locale = $13, quiet_from = $14, quiet_to = $15, quiet_zone = $16, payments = $17, alerts = $18,
-             only_outlets = $19, failing_since = null, renewed_at = greatest(clock_timestamp(), renewed_at + interval '1 microsecond')
+             only_outlets = $19, sealed = $20, data_key = $21, mark = $22, failing_since = null,
+             renewed_at = greatest(clock_timestamp(), renewed_at + interval '1 microsecond')
          where merchant_id = $1 and device_id = $2 and staff_id = $3",
         merchant.0,
         id.0,
@@ -319,9 +439,9 @@ async fn put(tx: &mut MerchantTx, own: &Staff, id: DeviceId, draft: &Draft) -> R
         own.register.map(|id| id.0),
         own.issued_at,
         draft.registration.kind().word(),
-        text,
-        p256dh,
-        auth,
+        columns.registration,
+        columns.p256dh,
+        columns.auth,
         draft.name,
         draft.locale.word(),
         draft.quiet.as_ref().map(|quiet| quiet.from),
@@ -330,9 +450,13 @@ async fn put(tx: &mut MerchantTx, own: &Staff, id: DeviceId, draft: &Draft) -> R
         draft.topics.payments,
         draft.topics.alerts,
         &ids(&draft.outlets),
+        columns.sealed,
+        columns.data_key,
+        columns.mark,
     )
     .execute(tx.sql())
-    .await?;
+    .await
+    .on_constraint("push_devices_data_key_fkey", || Error::Busy { retry_after: KNOWN_FOR })?;
     get(tx.sql(), merchant, own.id, id).await
 }
 
@@ -362,14 +486,16 @@ async fn take_over(
     merchant: MerchantId,
     by: Option<DeviceId>,
     registration: &Registration,
+    ring: Option<&Keyring>,
 ) -> Result<()> {
     sqlx::query!(
         "delete from push_devices
-         where merchant_id = $1 and kind = $2 and registration = $3 and device_id is distinct from $4",
+         where merchant_id = $1 and kind = $2 and (registration = $3 or mark = any($5)) and device_id is distinct from $4",
         merchant.0,
         registration.kind().word(),
-        registration.parts().0,
+        registration.name(),
         by.map(|id| id.0),
+        &registration.marks(ring),
     )
     .execute(sql)
     .await?;
@@ -482,16 +608,21 @@ impl Device {
     }
 }
 
-/// The devices whose people want to be told about this, at this outlet, and whose tokens were not revoked.
+/// The devices whose people want to be told about this, at this outlet, and whose tokens were not revoked. One whose
+/// registration was changed by somebody keeps no other from being told.
+///
+/// # Errors
+/// `vault_unavailable` if some are sealed, and this node has no key to them.
 pub async fn wanting(
     sql: &mut PgConnection,
+    vault: &Vault,
     merchant: MerchantId,
     about: About,
     outlet: Option<OutletId>,
 ) -> Result<Vec<Device>> {
     let rows = sqlx::query!(
         "select device_id, staff_id, role, outlets, register_id, kind, registration, p256dh, auth, locale, quiet_from, quiet_to,
-                  quiet_zone, renewed_at, failing_since
+                  quiet_zone, renewed_at, failing_since, sealed, data_key
            from push_devices device
            where merchant_id = $1
              and case $2 when 'payments' then payments when 'alerts' then alerts else false end
@@ -506,44 +637,62 @@ pub async fn wanting(
         KEPT_DAYS,
         OF_MERCHANT_MAX,
     )
-    .fetch_all(sql)
+    .fetch_all(&mut *sql)
     .await?;
-    rows.into_iter()
-        .map(|row| {
-            Ok(Device {
-                id: DeviceId(row.device_id),
-                staff: StaffId(row.staff_id),
-                locale: Locale::of(&row.locale).unwrap_or_default(),
-                registration: Registration::of(&row.kind, row.registration, row.p256dh, row.auth)?,
-                renewed_at: row.renewed_at,
-                role: staff::of_word(&row.role)?,
-                outlets: row.outlets.into_iter().map(OutletId).collect(),
-                register: row.register_id.map(RegisterId),
-                quiet: quiet(row.quiet_from, row.quiet_to, row.quiet_zone),
-                failing_since: row.failing_since,
-            })
-        })
-        .collect()
+    let keys: Vec<Uuid> = rows.iter().filter_map(|row| row.data_key).collect();
+    let ring = vault.keyring(sql, merchant, &keys).await?;
+    let mut devices = Vec::with_capacity(rows.len());
+    for row in rows {
+        let (id, is_sealed) = (DeviceId(row.device_id), row.sealed.is_some());
+        let (kind, registration, sealed, data_key) = (row.kind, row.registration, row.sealed, row.data_key);
+        let kept = Kept { kind, registration, p256dh: row.p256dh, auth: row.auth, sealed, data_key };
+        let registration = match kept.open(&ring, id) {
+            Ok(registration) => registration,
+            // The vault has said it aloud.
+            Err(_) if is_sealed => continue,
+            Err(error) => return Err(error.into()),
+        };
+        devices.push(Device {
+            id,
+            staff: StaffId(row.staff_id),
+            locale: Locale::of(&row.locale).unwrap_or_default(),
+            registration,
+            renewed_at: row.renewed_at,
+            role: staff::of_word(&row.role)?,
+            outlets: row.outlets.into_iter().map(OutletId).collect(),
+            register: row.register_id.map(RegisterId),
+            quiet: quiet(row.quiet_from, row.quiet_to, row.quiet_zone),
+            failing_since: row.failing_since,
+        });
+    }
+    Ok(devices)
 }
 
 /// Where one of a person's own devices is reached, and when that was last renewed.
+///
+/// # Errors
+/// `vault_unavailable` if it is sealed, and this node has no key to it.
 pub async fn reached(
     sql: &mut PgConnection,
+    vault: &Vault,
     merchant: MerchantId,
     own: StaffId,
     id: DeviceId,
 ) -> Result<(Registration, Locale, Moment)> {
     let row = sqlx::query!(
-        "select kind, registration, p256dh, auth, locale, renewed_at from push_devices
+        "select kind, registration, p256dh, auth, sealed, data_key, locale, renewed_at from push_devices
          where merchant_id = $1 and staff_id = $2 and device_id = $3",
         merchant.0,
         own.0,
         id.0,
     )
-    .fetch_optional(sql)
+    .fetch_optional(&mut *sql)
     .await?
     .ok_or(Error::NotFound("device"))?;
-    let registration = Registration::of(&row.kind, row.registration, row.p256dh, row.auth)?;
+    let ring = vault.keyring(sql, merchant, row.data_key.as_slice()).await?;
+    let (kind, registration, sealed, data_key) = (row.kind, row.registration, row.sealed, row.data_key);
+    let kept = Kept { kind, registration, p256dh: row.p256dh, auth: row.auth, sealed, data_key };
+    let registration = kept.open(&ring, id)?;
     Ok((registration, Locale::of(&row.locale).unwrap_or_default(), row.renewed_at))
 }
 
@@ -610,6 +759,72 @@ pub async fn forget(
     })
 }
 
+/// Seals so many of a merchant's registrations that are in clear. Answers how many. Where a node without a key has registered
+/// one again that was sealed, there are two devices: the one that was renewed last stays.
+pub async fn seal_some(sql: &mut PgConnection, merchant: MerchantId, ring: &Keyring, max: i64) -> Result<usize> {
+    let rows = sqlx::query!(
+        r#"select device_id, kind, registration as "registration!", p256dh, auth, renewed_at from push_devices
+           where merchant_id = $1 and registration is not null limit $2 for update skip locked"#,
+        merchant.0,
+        max,
+    )
+    .fetch_all(&mut *sql)
+    .await?;
+    let count = rows.len();
+    for row in rows {
+        let registration = Registration::of(&row.kind, row.registration, row.p256dh, row.auth)?;
+        let is_old = sqlx::query_scalar!(
+            r#"select exists (select from push_devices where merchant_id = $1 and kind = $2 and mark = any($3) and renewed_at > $4)
+               as "is_old!""#,
+            merchant.0,
+            row.kind,
+            &registration.marks(Some(ring)),
+            row.renewed_at,
+        )
+        .fetch_one(&mut *sql)
+        .await?;
+        if is_old {
+            sqlx::query!(
+                "delete from push_devices where merchant_id = $1 and device_id = $2",
+                merchant.0,
+                row.device_id
+            )
+            .execute(&mut *sql)
+            .await?;
+            continue;
+        }
+        take_over(&mut *sql, merchant, Some(DeviceId(row.device_id)), &registration, Some(ring)).await?;
+        let columns = Columns::of(&registration, DeviceId(row.device_id), Some(ring))?;
+        // It is not renewed by that.
+        sqlx::query!(
+            "update push_devices
+             set registration = null, p256dh = null, auth = null, sealed = $3, data_key = $4, mark = $5
+             where merchant_id = $1 and device_id = $2",
+            merchant.0,
+            row.device_id,
+            columns.sealed,
+            columns.data_key,
+            columns.mark,
+        )
+        .execute(&mut *sql)
+        .await?;
+    }
+    Ok(count)
+}
+
+/// All of a merchant's that is sealed.
+pub async fn sealed(sql: &mut PgConnection, merchant: MerchantId) -> Result<Vec<Found>> {
+    let rows = sqlx::query!(
+        r#"select device_id, sealed as "sealed!", data_key as "data_key!" from push_devices
+           where merchant_id = $1 and sealed is not null"#,
+        merchant.0,
+    )
+    .fetch_all(sql)
+    .await?;
+    let found = |row: &[Uuid], key, bytes| place(row).found(Sealed { key, bytes });
+    Ok(rows.into_iter().map(|row| found(&[row.device_id], row.data_key, row.sealed)).collect())
+}
+
 fn quiet(from: Option<Time>, to: Option<Time>, zone: Option<String>) -> Option<Quiet> {
     Some(Quiet { from: from?, to: to?, zone: zone? })
 }
@@ -632,6 +847,12 @@ mod tests {
             assert!(Registration::apns(bad).is_err(), "{bad}");
         }
         assert!(Registration::fcm("dGVz-dA_:APA91b.x".to_owned()).is_ok());
+        assert_eq!(Registration::of_bytes("apns", &apns.to_bytes()).unwrap(), apns);
+        let keys = Keys { p256dh: vec![4; POINT_BYTES], auth: vec![5; AUTH_BYTES] };
+        let web = Registration::Web { endpoint: "https://push.example/é".to_owned(), keys };
+        let bytes = web.to_bytes();
+        assert_eq!(Registration::of_bytes("web", &bytes).unwrap(), web);
+        assert!(Registration::of_bytes("web", &bytes[..80]).is_err() && Registration::of_bytes("tv", b"x").is_err());
         for bad in ["", "a b", "a/b", "é", &"a".repeat(1_025)] {
             assert!(Registration::fcm(bad.to_owned()).is_err(), "{bad}");
         }

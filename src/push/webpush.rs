@@ -24,7 +24,7 @@ use crate::egress::Egress;
 use crate::egress::client::{Client, retry_after};
 
 /// The bytes of a public key that is not compressed.
-const POINT_BYTES: usize = 65;
+pub const POINT_BYTES: usize = 65;
 /// The bytes of what browser and application share.
 pub const AUTH_BYTES: usize = 16;
 /// The bytes of a salt.

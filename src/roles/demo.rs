@@ -10,12 +10,14 @@ use crate::demo::{self, Pace};
 use crate::embedded::{self, Postgres};
 use crate::identity::tokens::{Signer, Verifier, write_new_key};
 use crate::node::{Faces, Node};
+use crate::vault;
 use crate::{schema, shutdown, telemetry};
 
 /// The private cluster's database, and its roles.
 const DATABASE: &str = "tillwire";
 /// In the data directory.
 const KEY_FILE: &str = "demo-signing-key.pem";
+const VAULT_KEY_FILE: &str = "demo-vault.key";
 
 pub async fn run(config: Demo) -> anyhow::Result<()> {
     let stop = shutdown::on_signal()?;
@@ -32,8 +34,9 @@ async fn open(postgres: &Postgres, config: Demo, stop: CancellationToken) -> any
     let url = |role| postgres.url(role, DATABASE);
     schema::up(&url("tillwire_migrate")).await?;
 
-    let key = postgres.dir().join(KEY_FILE);
-    make_key(&key)?;
+    let (key, vault_key) = (postgres.dir().join(KEY_FILE), postgres.dir().join(VAULT_KEY_FILE));
+    make_key(&key, |aside| write_new_key(aside, true))?;
+    make_key(&vault_key, |aside| vault::keys::write_new_key(aside, true))?;
     let realm = config::Realm { token_issuer: "tillwire-demo".to_owned(), token_audience: "tillwire-demo".to_owned() };
     let signer = Signer::open(&key, realm.clone().into())?;
     let verifier = Verifier::new(realm.clone().into(), &signer.public_keys()?)?;
@@ -52,6 +55,7 @@ async fn open(postgres: &Postgres, config: Demo, stop: CancellationToken) -> any
         listen: config.listen,
         webhooks: config.webhooks,
         push: config::Push::default(),
+        vault: config::VaultKeys { vault_key_file: vec![vault_key], vault_keys: Vec::new() },
     };
     // Told after the tills have stopped, and before the database does.
     let close = CancellationToken::new();
@@ -62,9 +66,8 @@ async fn open(postgres: &Postgres, config: Demo, stop: CancellationToken) -> any
     outcome
 }
 
-/// Makes the key that this demo's tokens are signed with, once. It becomes the key in one step: half of one would be
-/// in the way for ever.
-fn make_key(path: &Path) -> anyhow::Result<()> {
+/// Makes a key of this demo's, once. It becomes the key in one step: half of one would be in the way for ever.
+fn make_key(path: &Path, write: impl FnOnce(&Path) -> anyhow::Result<()>) -> anyhow::Result<()> {
     if path.exists() {
         return Ok(());
     }
@@ -72,6 +75,6 @@ fn make_key(path: &Path) -> anyhow::Result<()> {
     if aside.exists() {
         std::fs::remove_file(&aside)?;
     }
-    write_new_key(&aside, true)?;
-    std::fs::rename(&aside, path).with_context(|| format!("keeping the signing key in {}", path.display()))
+    write(&aside)?;
+    std::fs::rename(&aside, path).with_context(|| format!("keeping a key in {}", path.display()))
 }

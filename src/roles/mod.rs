@@ -9,3 +9,4 @@ pub mod queues;
 pub mod serve;
 pub mod tail;
 pub mod token;
+pub mod vault;

@@ -10,6 +10,7 @@ use super::{redeliveries, secrets};
 use crate::egress::Egress;
 use crate::error::{Error, OnConstraint, Result};
 use crate::journal::{MerchantTx, read};
+use crate::vault::Keyring;
 
 /// The most endpoints of one merchant.
 pub const ENDPOINTS_MAX: i64 = 50;
@@ -69,8 +70,14 @@ impl Draft {
     }
 }
 
-/// Adds an endpoint, with a secret. It is told what happens from now on.
-pub async fn add(tx: &mut MerchantTx, id: EndpointId, draft: Draft, secret: Secret) -> Result<EndpointView> {
+/// Adds an endpoint, with a secret, which is sealed if there is something to seal with. It is told what happens from now on.
+pub async fn add(
+    tx: &mut MerchantTx,
+    id: EndpointId,
+    draft: Draft,
+    secret: &Secret,
+    ring: Option<&Keyring>,
+) -> Result<EndpointView> {
     let merchant = tx.merchant();
     tx.take_turn("webhook endpoints").await?;
     let count =
@@ -97,7 +104,7 @@ pub async fn add(tx: &mut MerchantTx, id: EndpointId, draft: Draft, secret: Secr
     .execute(tx.sql())
     .await
     .on_constraint("webhook_endpoints_pkey", || Error::conflict_at("id_taken", "/id", "This id is in use."))?;
-    secrets::add(tx.sql(), merchant, id, &secret).await?;
+    secrets::add(tx.sql(), merchant, id, secret, ring).await?;
     get(tx.sql(), merchant, id).await
 }
 

@@ -17,6 +17,7 @@ use super::signature::Secret;
 use super::{redeliveries, secrets};
 use crate::error::Result;
 use crate::journal::{Entry, MerchantTx, pool};
+use crate::vault::Vault;
 
 /// For how long an endpoint is held without a word: longer than an attempt may take. A lease that reaches twice as far ahead is
 /// of a clock that was put right since, and nobody's.
@@ -97,7 +98,7 @@ impl Target {
 }
 
 /// Takes an endpoint, unless somebody else has it, or there is nothing to do.
-pub async fn take(app: &PgPool, due: Due) -> Result<Option<Held>> {
+pub async fn take(app: &PgPool, vault: &Vault, due: Due) -> Result<Option<Held>> {
     let lease = Uuid::new_v4();
     let mut sql = pool::begin_of(app, due.merchant).await?;
     let row = sqlx::query!(
@@ -114,7 +115,7 @@ pub async fn take(app: &PgPool, due: Due) -> Result<Option<Held>> {
     .fetch_optional(&mut *sql)
     .await?;
     let Some(row) = row else { return Ok(None) };
-    let secrets = secrets::good(&mut sql, due.merchant, due.endpoint).await?;
+    let secrets = secrets::good(&mut sql, vault, due.merchant, due.endpoint).await?;
     let target = Target { url: row.url, events: row.events, secrets };
     let position = place(row.seq, row.event, &row.tag)?;
     let held = Held { due, lease, target, position, attempts: row.attempts };
@@ -125,6 +126,7 @@ pub async fn take(app: &PgPool, due: Due) -> Result<Option<Held>> {
 /// What an endpoint is told where, if it is enabled.
 pub(super) async fn target(
     sql: &mut PgConnection,
+    vault: &Vault,
     merchant: MerchantId,
     endpoint: EndpointId,
 ) -> Result<Option<Target>> {
@@ -136,7 +138,7 @@ pub(super) async fn target(
     .fetch_optional(&mut *sql)
     .await?;
     let Some(row) = row else { return Ok(None) };
-    let secrets = secrets::good(sql, merchant, endpoint).await?;
+    let secrets = secrets::good(sql, vault, merchant, endpoint).await?;
     Ok(Some(Target { url: row.url, events: row.events, secrets }))
 }
 

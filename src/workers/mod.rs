@@ -32,6 +32,7 @@ use crate::journal::{Journal, Pools, pool};
 use crate::push::services::{self, Services};
 use crate::queues::topology::HandlerQueue;
 use crate::relay::{self, Relay};
+use crate::vault::Vault;
 use crate::webhooks::sender::Sender;
 
 /// All handlers, as the broker knows them.
@@ -106,12 +107,13 @@ impl Workers {
     }
 
     /// Begins to serve webhooks.
-    pub fn serve_webhooks(&self, woken: Arc<Moved>, journal: &Journal, sender: Sender) {
-        let webhooks = Webhooks::new(self.steps.clone(), journal, self.relay.clone(), sender.clone());
+    pub fn serve_webhooks(&self, woken: Arc<Moved>, journal: &Journal, sender: Sender, vault: &Arc<Vault>) {
+        let (steps, relay) = (self.steps.clone(), self.relay.clone());
+        let webhooks = Webhooks::new(steps, journal, relay, sender.clone(), vault.clone());
         let webhooks = Subscribers::new(webhooks, self.steps.clone(), woken);
         let stop = self.stop.clone();
         self.tasks.spawn(async move { until("Serving webhooks", &stop, || webhooks.run(&stop)).await });
-        let redeliveries = Redeliveries::new(self.steps.clone(), self.relay.clone(), sender);
+        let redeliveries = Redeliveries::new(self.steps.clone(), self.relay.clone(), sender, vault.clone());
         // A part of what was: no journal that moves has anything to do with it.
         let redeliveries = Subscribers::new(redeliveries, self.steps.clone(), Arc::default());
         let stop = self.stop.clone();
@@ -119,8 +121,8 @@ impl Workers {
     }
 
     /// The handler that tells phones and browsers.
-    pub fn push(&self, services: Arc<Services>) -> Push {
-        Push::new(self.steps.clone(), services)
+    pub fn push(&self, services: Arc<Services>, vault: Arc<Vault>) -> Push {
+        Push::new(self.steps.clone(), services, vault)
     }
 
     /// Begins one handler: at the broker, or without one.

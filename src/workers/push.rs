@@ -28,6 +28,7 @@ use crate::push::told;
 use crate::push::{ATTEMPT_MAX, Outcome};
 use crate::screens::presence::{self, EVERYWHERE};
 use crate::screens::seen;
+use crate::vault::Vault;
 
 /// How many devices are sent something at once, for one event.
 const AT_ONCE_MAX: usize = 8;
@@ -54,6 +55,7 @@ const SPARED_FOR: [&str; 5] = ["late", "no_key", "quiet", "live", "seen"];
 pub struct Push {
     steps: Steps,
     services: Arc<Services>,
+    vault: Arc<Vault>,
 }
 
 /// Whom to tell, and what all of them are told.
@@ -104,14 +106,14 @@ impl Delay {
 }
 
 impl Push {
-    pub fn new(steps: Steps, services: Arc<Services>) -> Self {
+    pub fn new(steps: Steps, services: Arc<Services>, vault: Arc<Vault>) -> Self {
         for (kind, outcome) in Kind::ALL.iter().flat_map(|kind| Outcome::WORDS.map(|outcome| (kind.word(), outcome))) {
             metrics::counter!("tillwire_push_notes_total", "kind" => kind, "outcome" => outcome).increment(0);
         }
         for why in SPARED_FOR {
             metrics::counter!("tillwire_push_spared_total", "why" => why).increment(0);
         }
-        Self { steps, services }
+        Self { steps, services, vault }
     }
 
     /// Whom to tell, in which order; none if it is too late for everybody.
@@ -124,7 +126,7 @@ impl Push {
             spare("late", 1);
             return Ok(None);
         }
-        let mut devices = devices::wanting(&mut sql, heard.merchant, about, heard.event.outlet).await?;
+        let mut devices = devices::wanting(&mut sql, &self.vault, heard.merchant, about, heard.event.outlet).await?;
         devices.retain(|device| may_hear(&device.listener(), &heard.event));
         if !devices.is_empty() {
             let told = told::of(&mut sql, heard.merchant, heard.position).await?;

@@ -10,6 +10,7 @@ use super::subscribers::{Steps, Subscriber, Told, Turn};
 use super::webhooks::{count, verdict};
 use crate::error::Result;
 use crate::journal::Entry;
+use crate::vault::Vault;
 use crate::webhooks::attempts::Attempted;
 use crate::webhooks::leases::Verdict;
 use crate::webhooks::message::Message;
@@ -21,14 +22,15 @@ pub struct Redeliveries {
     /// As `tillwire_relay`, who may ask about all merchants.
     relay: PgPool,
     sender: Sender,
+    vault: Arc<Vault>,
 }
 
 impl Redeliveries {
-    pub fn new(steps: Steps, relay: PgPool, sender: Sender) -> Self {
+    pub fn new(steps: Steps, relay: PgPool, sender: Sender, vault: Arc<Vault>) -> Self {
         for outcome in ["done", "failed"] {
             metrics::counter!("tillwire_webhook_redeliveries_total", "outcome" => outcome).increment(0);
         }
-        Self { steps, relay, sender }
+        Self { steps, relay, sender, vault }
     }
 
     /// An attempt was in vain. When there is none left, the redelivery ends; its endpoint does not, which its own cursor
@@ -76,7 +78,7 @@ impl Subscriber for Redeliveries {
     }
 
     async fn take(&self, due: Due) -> Result<Option<Held>> {
-        leases::take(&self.steps.pools.app, due).await
+        leases::take(&self.steps.pools.app, &self.vault, due).await
     }
 
     async fn deliver(&self, held: &mut Held, entries: &[Arc<Entry>], turn: &Turn) -> Result<Told> {

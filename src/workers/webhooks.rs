@@ -11,6 +11,7 @@ use tracing::info;
 use super::subscribers::{Steps, Subscriber, Told, Turn};
 use crate::error::Result;
 use crate::journal::{Entry, Journal};
+use crate::vault::Vault;
 use crate::webhooks::attempts::{Answer, Attempted};
 use crate::webhooks::leases::{self, Due, GivenUp, Held, Verdict};
 use crate::webhooks::message::Message;
@@ -27,10 +28,11 @@ pub struct Webhooks {
     /// As `tillwire_relay`, who may ask about all merchants.
     relay: PgPool,
     sender: Sender,
+    vault: Arc<Vault>,
 }
 
 impl Webhooks {
-    pub fn new(steps: Steps, journal: &Journal, relay: PgPool, sender: Sender) -> Self {
+    pub fn new(steps: Steps, journal: &Journal, relay: PgPool, sender: Sender, vault: Arc<Vault>) -> Self {
         for outcome in ["delivered", "refused", "failed"] {
             metrics::counter!("tillwire_webhook_attempts_total", "outcome" => outcome).increment(0);
         }
@@ -38,7 +40,7 @@ impl Webhooks {
             metrics::counter!("tillwire_webhook_disabled_total", "reason" => reason).increment(0);
         }
         metrics::counter!("tillwire_webhook_cuts_total").increment(0);
-        Self { journal: journal.over(steps.pools.clone()), steps, relay, sender }
+        Self { journal: journal.over(steps.pools.clone()), steps, relay, sender, vault }
     }
 
     /// An attempt was in vain.
@@ -85,7 +87,7 @@ impl Subscriber for Webhooks {
     }
 
     async fn take(&self, due: Due) -> Result<Option<Held>> {
-        leases::take(&self.steps.pools.app, due).await
+        leases::take(&self.steps.pools.app, &self.vault, due).await
     }
 
     /// One after the other: the merchant wants them in order.

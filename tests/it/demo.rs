@@ -113,6 +113,14 @@ impl Demo {
         serde_json::from_value(claims["merchant"].clone()).expect("a merchant")
     }
 
+    /// The key that its secrets are sealed with, which nobody else may read.
+    fn vault_key(&self) -> String {
+        use std::os::unix::fs::PermissionsExt as _;
+        let path = self.home.join("demo/demo-vault.key");
+        assert_eq!(fs::metadata(&path).expect("a vault key").permissions().mode() & 0o777, 0o600);
+        fs::read_to_string(path).expect("a vault key")
+    }
+
     /// A token of the owner's, made with the key that lies in the data directory.
     fn owner(&self) -> String {
         let realm = Realm { issuer: "tillwire-demo".to_owned(), audience: "tillwire-demo".to_owned() };
@@ -193,7 +201,13 @@ async fn the_demo_opens_sells_and_closes() {
 async fn a_demo_that_was_killed_goes_on_where_it_was() {
     let home = dir("demo");
     let mut demo = Demo::start(&home, "1000").await;
-    let postgres = demo.postgres();
+    let (postgres, vault_key) = (demo.postgres(), demo.vault_key());
+    // What is sealed opens after each of its deaths.
+    let owner = demo.owner();
+    let body = json!({ "url": "https://hooks.example/", "events": ["alert.raised"] });
+    let webhook = demo.post_as(&owner, "/v1/webhooks", "1", body).await.created();
+    let secret = format!("/v1/webhooks/{}/secret", webhook["id"].as_str().unwrap());
+    let kept = demo.get_as(&owner, &secret).await.ok();
     let mut seen = Vec::new();
     for kills in 1..=3 {
         // Flat out, so that something is always under way.
@@ -202,6 +216,8 @@ async fn a_demo_that_was_killed_goes_on_where_it_was() {
         demo = Demo::start(&home, "1000").await;
         assert_eq!(demo.postgres(), postgres, "the server that outlived its hub is adopted");
         seen.push(demo.receipts().await.len());
+        assert_eq!(demo.vault_key(), vault_key, "it is made once");
+        assert_eq!(demo.get_as(&owner, &secret).await.ok(), kept);
     }
     assert!(seen.is_sorted() && seen[0] >= 30, "{seen:?}");
 

@@ -51,6 +51,7 @@ async fn a_healthy_deployment_is_told_so_in_lines() {
         "buses",
         "token_keys",
         "push",
+        "vault",
         "listen",
         "metrics_listen",
         "node_address",

@@ -60,7 +60,8 @@ struct Door {
 impl Door {
     async fn open(hub: &TestHub) -> Self {
         let names = ["POSTGRES_PASSWORD", "MIGRATE_PASSWORD", "APP_PASSWORD", "FEED_PASSWORD", "PGBOUNCER_PASSWORD"];
-        let names = names.into_iter().chain(["REDIS_PASSWORD", "RABBITMQ_PASSWORD", "TOKEN_KEYS_FILE"]);
+        let names =
+            names.into_iter().chain(["REDIS_PASSWORD", "RABBITMQ_PASSWORD", "TOKEN_KEYS_FILE", "VAULT_KEY_FILE"]);
         let balancer = Deployed::new(names.map(|name| (name, "not-used".to_owned())).collect::<BTreeMap<_, _>>());
         let [one, other] = GATEWAYS.map(|name| balancer.address(name, 8080));
         let gateways = [gateway(hub, one).await, gateway(hub, other).await];

@@ -1,5 +1,6 @@
 //! The one integration test binary: stories of a shop, told from outside, on real services that it starts itself.
 
+mod accounts;
 mod buses;
 mod clients;
 mod clusters;
@@ -41,6 +42,7 @@ mod snapshots;
 mod support;
 mod tail;
 mod tokens;
+mod vault;
 mod walls;
 mod webhooks;
 mod writes;

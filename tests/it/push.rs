@@ -26,6 +26,7 @@ use super::support::push::web::{Browser, WebService};
 use super::support::push::{KeyFile, text};
 use super::support::receiver::{Receiver, Reply};
 use super::support::services::RabbitMq;
+use super::support::vault;
 
 const CONTACT: &str = "mailto:ops@toko.example";
 /// The most that a service may keep a note of a payment for.
@@ -82,7 +83,7 @@ impl AllServices {
     /// A handler as a worker has it.
     fn handler(&self, hub: &TestHub) -> Push {
         let services = Services::open(&self.options()).expect("services");
-        Push::new(Steps::over(hub.pools.clone()), Arc::new(services))
+        Push::new(Steps::over(hub.pools.clone()), Arc::new(services), vault::with(&[]))
     }
 
     /// A node that lets devices be registered.
@@ -279,6 +280,56 @@ async fn a_browser_is_told_what_it_alone_can_read() {
     let other = is_paid(&shop, &bread).await;
     is_done(&push, &other).await;
     assert_ne!(services.web.came.next().await.header("topic"), to_phone.header("topic"));
+}
+
+#[tokio::test]
+async fn whoever_is_sealed_is_told_as_before_and_one_that_was_changed_keeps_nobody_from_it() {
+    let (hub, key) = (TestHub::start().await, vault::key());
+    let mut services = AllServices::start().await;
+    let (flags, files) = (services.flags(), vault::list(&[&key]));
+    let mut flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    flags.extend(["--vault-key-file", &files]);
+    let node = hub.node(Faces::API, &flags).await;
+    let handler = |keys: &[&std::path::PathBuf]| {
+        let services = Arc::new(Services::open(&services.options()).expect("services"));
+        Push::new(Steps::over(hub.pools.clone()), services, vault::with(keys))
+    };
+    let (with, without) = (handler(&[&key]), handler(&[]));
+    let shop = hub.merchant("Toko Roti").await;
+    let bread = shop.stocked("roti", 25_000, "100").await;
+    let owner = Person::new(&shop, &node, Role::Owner);
+    let public_key = owner.asks("GET", "/v1/push/keys", Value::Null).await.ok()["vapid"].as_str().unwrap().to_owned();
+    let laptop = Browser::new("/push/laptop");
+    owner.registers(laptop.registration(&services.web)).await;
+    owner.registers(android("one")).await;
+    let changed = owner.registers(android("two")).await;
+    owner.registers(iphone('a')).await;
+    let clear =
+        "select count(*) from push_devices where registration is not null or p256dh is not null or auth is not null";
+    assert_eq!(hub.database.psql(clear).await.trim(), "0");
+    let change = format!(
+        "update push_devices set sealed = set_byte(sealed, 14, get_byte(sealed, 14) # 1) where device_id = '{}'",
+        changed.rsplit('/').next().unwrap()
+    );
+    hub.database.psql(&change).await;
+
+    let heard = is_paid(&shop, &bread).await;
+    let (why, _) = is_put_off(&without, &heard).await;
+    assert!(why.contains("vault_unavailable"), "{why}");
+    is_done(&with, &heard).await;
+    let pushed = services.web.came.next().await;
+    let note = laptop.reads(&services.web, &pushed, CONTACT, &public_key).await;
+    assert_eq!(note["position"], heard.position.to_string());
+    assert_eq!(services.fcm.came.next().await.message.token, "one:APA91b_x-1");
+    services.apns.came.next().await;
+    services.are_silent();
+    // Its app says that it is there, and it is told again.
+    owner.asks("PUT", &changed, device(android("two"), json!({}))).await.ok();
+    let next = is_paid(&shop, &bread).await;
+    is_done(&with, &next).await;
+    let mut told = [services.fcm.came.next().await.message.token, services.fcm.came.next().await.message.token];
+    told.sort();
+    assert_eq!(told, ["one:APA91b_x-1", "two:APA91b_x-1"]);
 }
 
 #[tokio::test]
@@ -1039,7 +1090,7 @@ async fn google_is_asked_for_a_token_once_however_many_wait_for_it_in_vain() {
     }
     // A worker that was given no key tries nothing, and says so.
     let counts = Counts::begin();
-    let bare = Push::new(Steps::over(hub.pools.clone()), Arc::new(Services::default()));
+    let bare = Push::new(Steps::over(hub.pools.clone()), Arc::new(Services::default()), vault::with(&[]));
     let next = is_paid(&shop, &bread).await;
     is_done(&bare, &next).await;
     assert_eq!(counts.of("tillwire_push_spared_total", &[("why", "no_key")]), 8.0);

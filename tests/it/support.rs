@@ -17,4 +17,5 @@ pub mod services;
 pub mod tap;
 pub mod till;
 pub mod tls;
+pub mod vault;
 pub mod watcher;

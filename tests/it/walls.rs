@@ -127,6 +127,16 @@ async fn with_everything<'a>(hub: &'a TestHub, name: &str) -> Shop<'a> {
         shop.merchant
     );
     hub.database.psql(&notified).await;
+    // As a node with a vault key writes it.
+    let sealed = format!(
+        "insert into data_keys (merchant_id, key_id, vault_key, sealed)
+         values ('{0}', '{0}', '0123456789abcdef', decode(repeat('00', 61), 'hex'));
+         insert into provider_accounts (merchant_id, account_id, provider, mode, label, merchant_there, enabled, sealed, data_key,
+                                        key_ends)
+         values ('{0}', gen_random_uuid(), 'midtrans', 'test', '', 'G1', true, decode(repeat('00', 40), 'hex'), '{0}', '')",
+        shop.merchant
+    );
+    hub.database.psql(&sealed).await;
     shop
 }
 
@@ -272,6 +282,7 @@ async fn the_ledger_is_only_ever_inserted_into_by_whomever() {
 const GRANTS: &str = "\
 tillwire_app: audit_lines insert select
 tillwire_app: barcodes delete insert select
+tillwire_app: data_keys insert select update(sealed) update(sealed_at) update(vault_key)
 tillwire_app: gateway_keys select
 tillwire_app: gateway_nodes delete insert select update
 tillwire_app: handled_events insert select
@@ -287,6 +298,7 @@ tillwire_app: payments insert select
 tillwire_app: payments_seen insert select update(event) update(seen_at) update(seq) update(tag)
 tillwire_app: presence delete insert select update
 tillwire_app: products insert select update
+tillwire_app: provider_accounts insert select update
 tillwire_app: push_devices delete insert select update
 tillwire_app: push_told insert select
 tillwire_app: registers insert select update(last_receipt)
@@ -322,6 +334,9 @@ payments_seen_expire: tillwire_app
 push_devices_expire: tillwire_app
 push_told_expire: tillwire_app
 screens_expire: tillwire_app
+vault_keys_needed: tillwire_app
+vault_merchants: tillwire_app
+vault_merchants_in_clear: tillwire_app
 webhook_attempts_expire: tillwire_app
 webhook_redeliveries_expire: tillwire_app";
 
@@ -351,8 +366,9 @@ async fn doors(sql: &mut PgConnection) -> String {
 }
 
 /// Tables that merchants have rows in and that are not walled as they should be: forced, and with this one policy for the
-/// application. Four more are known: feed and relay read all journals, the relay keeps its cursors, and the owner forgets
-/// what is old, and looks at journals and cursors while it says that it prunes.
+/// application. Five more are known: feed and relay read all journals, the relay keeps its cursors, and the owner forgets
+/// what is old, looks at journals and cursors while it says that it prunes, and sees which merchants have something to be
+/// sealed, or sealed anew.
 async fn open_tables(sql: &mut PgConnection) -> Vec<String> {
     let query = "select relname::text from pg_class
         where relnamespace = 'public'::regnamespace and relkind in ('r', 'p')
@@ -373,6 +389,10 @@ async fn open_tables(sql: &mut PgConnection) -> Vec<String> {
                            and qual = 'is_pruning()'
                            and relname in ('journal_entries', 'journal_heads', 'relay_cursors', 'webhook_endpoints',
                                            'webhook_redeliveries', 'handler_cursors', 'parked_entries')
+                       when 'vault' then roles = array[pg_get_userbyid(relowner)] and cmd = 'SELECT'
+                           and (relname = 'data_keys'
+                                or relname = 'webhook_secrets' and qual = '(secret IS NOT NULL)'
+                                or relname = 'push_devices' and qual = '(registration IS NOT NULL)')
                        when 'old' then roles = array[pg_get_userbyid(relowner)]
                            and (relname in ('idempotency_keys', 'payments_seen', 'push_devices', 'push_told', 'screens',
                                             'webhook_attempts', 'webhook_redeliveries', 'handled_events')

@@ -5,6 +5,7 @@
 mod brokers;
 mod database;
 mod machine;
+mod vault;
 
 use std::fmt;
 use std::io::Write;
@@ -20,15 +21,21 @@ const CHECK_MAX: Duration = Duration::from_secs(5);
 
 pub async fn run(config: Doctor) -> anyhow::Result<()> {
     let buses = config.node.buses.into();
-    let (mut findings, brokers, ports, node_address) = tokio::join!(
+    let (mut findings, brokers, vault, ports, node_address) = tokio::join!(
         database::check(&config.node.database, config.migrate_database_url.as_ref()),
         brokers::check(&buses),
+        within(
+            "vault",
+            "Does the database answer, and is it migrated?",
+            vault::check(config.node.vault, &config.node.database.database_url)
+        ),
         machine::ports(&config.node.listen),
         machine::node_address(&config.node.listen, &config.node.database)
     );
     findings.extend(brokers);
     findings.push(machine::token_keys(config.node.tokens));
     findings.push(machine::push(config.node.push));
+    findings.push(vault);
     findings.extend(ports);
     findings.push(node_address);
     findings.push(machine::descriptors(&config.node.database));

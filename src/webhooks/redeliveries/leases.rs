@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use crate::error::Result;
 use crate::journal::pool;
+use crate::vault::Vault;
 use crate::webhooks::attempts::{self, Attempted};
 use crate::webhooks::endpoints::place;
 use crate::webhooks::leases::{LEASE, Target, target};
@@ -89,7 +90,7 @@ impl Held {
 }
 
 /// Takes a redelivery, unless somebody else has it, or there is nothing to do.
-pub async fn take(app: &PgPool, due: Due) -> Result<Option<Held>> {
+pub async fn take(app: &PgPool, vault: &Vault, due: Due) -> Result<Option<Held>> {
     let lease = Uuid::new_v4();
     let mut sql = pool::begin_of(app, due.merchant).await?;
     let row = sqlx::query!(
@@ -108,7 +109,7 @@ pub async fn take(app: &PgPool, due: Due) -> Result<Option<Held>> {
     .await?;
     let Some(row) = row else { return Ok(None) };
     // Behind the lease: whoever changes the endpoint after this takes the lease away, and what was before is seen here.
-    let Some(target) = target(&mut sql, due.merchant, due.endpoint).await? else { return Ok(None) };
+    let Some(target) = target(&mut sql, vault, due.merchant, due.endpoint).await? else { return Ok(None) };
     let position = place(row.seq, row.event, &row.tag)?;
     let held = Held { due, lease, target, last: row.last.parse()?, position, attempts: row.attempts };
     sql.commit().await?;

@@ -51,6 +51,9 @@ fn values() -> (BTreeMap<&'static str, String>, Signer) {
     ];
     let mut values: BTreeMap<_, _> = passwords.map(|name| (name, Uuid::new_v4().simple().to_string())).into();
     values.insert("TOKEN_KEYS_FILE", public.display().to_string());
+    let vault_key = keys.join(unique("vault"));
+    tillwire::vault::keys::write_new_key(&vault_key, false).unwrap();
+    values.insert("VAULT_KEY_FILE", vault_key.display().to_string());
     values.insert("TRUSTED_PROXIES", "127.0.0.1".to_owned());
     (values, signer)
 }

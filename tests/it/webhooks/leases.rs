@@ -11,6 +11,7 @@ use tillwire_channels::{EndpointId, Moment, Position};
 use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 
+use super::super::support::vault;
 use super::*;
 
 /// A merchant with a webhook that nobody serves and that has two sales to be told, and with a redelivery of both.
@@ -53,12 +54,12 @@ impl<'a> Alone<'a> {
 
     async fn endpoint(&self) -> endpoints::Held {
         self.psql("update webhook_endpoints set next_at = null").await;
-        endpoints::take(self.app(), self.endpoint).await.unwrap().expect("it is free")
+        endpoints::take(self.app(), &vault::with(&[]), self.endpoint).await.unwrap().expect("it is free")
     }
 
     async fn redelivery(&self) -> redeliveries::Held {
         self.psql("update webhook_redeliveries set next_at = null").await;
-        redeliveries::take(self.app(), self.redelivery).await.unwrap().expect("it is free")
+        redeliveries::take(self.app(), &vault::with(&[]), self.redelivery).await.unwrap().expect("it is free")
     }
 }
 
@@ -160,8 +161,8 @@ async fn a_lease_of_a_clock_that_was_far_ahead_is_nobodys() {
             alone.psql(&format!("update {table} set leased_until = now() + interval '{ahead}'")).await;
         }
         assert_eq!(is_due().await, (is_free, is_free), "{ahead}");
-        let endpoint = endpoints::take(alone.app(), alone.endpoint).await.unwrap();
-        let redelivery = redeliveries::take(alone.app(), alone.redelivery).await.unwrap();
+        let endpoint = endpoints::take(alone.app(), &vault::with(&[]), alone.endpoint).await.unwrap();
+        let redelivery = redeliveries::take(alone.app(), &vault::with(&[]), alone.redelivery).await.unwrap();
         assert_eq!((endpoint.is_some(), redelivery.is_some()), (is_free, is_free), "{ahead}");
     }
     // Whoever had it has lost it.
