@@ -9,6 +9,7 @@ mod clock;
 pub mod merchants;
 pub mod money;
 pub mod outlets;
+mod reservations;
 pub mod sales;
 pub mod snapshots;
 pub mod stock;
