@@ -38,7 +38,7 @@ pub struct TopicRow {
     /// What `GET /v1/snapshot` answers for it, if it has state.
     pub snapshot: Option<&'static str>,
     /// For a latest-value topic, the fields that name a value: a screen that is behind may be given only the newest
-    /// event of each, marked with `merged`.
+    /// event of each, marked with `merged`. Events that have no such fields are facts, and none of them is left out.
     pub latest_by: Option<&'static [&'static str]>,
     /// How far a channel of it can be narrowed: to an outlet, and to a register of it.
     pub narrows: Narrows,
