@@ -28,6 +28,7 @@ use crate::listener::{self, Listener};
 use crate::push::services::Services;
 use crate::relay::herald::Herald;
 use crate::vault::Vault;
+use crate::workers::expiry::{self, Expiring};
 use crate::workers::{self, Urls, Workers};
 use crate::{config, http, server, telemetry};
 
@@ -108,7 +109,7 @@ impl Node {
             info!("Serves no webhooks and relays nothing: that needs --relay-database-url, here or at a worker");
         }
         let for_workers = works.map_or(0, |_| workers::DESCRIPTORS_MAX);
-        let for_jobs = if faces.api || faces.worker { jobs::CONNECTIONS_MAX } else { 0 };
+        let for_jobs = if faces.api || faces.worker { jobs::CONNECTIONS_MAX + expiry::CONNECTIONS_MAX } else { 0 };
         let connections_max = listener::connections_max((for_database + for_jobs) as usize + for_workers)?;
         let connections = Arc::new(Semaphore::new(connections_max));
         let addresses = (public.local_addr()?, private.local_addr()?);
@@ -154,6 +155,9 @@ impl Node {
             let jobs = Jobs::new(own, all, name());
             let stop = ended.clone();
             tasks.spawn(async move { workers::until("Doing jobs", &stop, || jobs.run(&stop)).await });
+            let expiring = Expiring::new(&config.database.database_url, &hub.journal)?;
+            let stop = ended.clone();
+            tasks.spawn(async move { workers::until("Ending open sales", &stop, || expiring.run(&stop)).await });
         }
         let gateway = faces.gateway.then(|| {
             let place = Place {

@@ -21,7 +21,7 @@ export interface Acknowledged {
 
 /** Something that a person should look at. It is complete for whoever reads it, and holds no secrets. */
 export interface AlertRaised {
-  /** What it is about, as a word for programs: `webhook_disabled`. There will be others. */
+  /** What it is about, as a word for programs: `webhook_disabled`, `sale_not_paid`. There will be others. */
   alert: string;
   severity: Severity;
   /** In a few words of plain English. */
@@ -251,6 +251,17 @@ export interface RegisterEnrolled {
 /** A register: one till position in an outlet. */
 export type RegisterId = string;
 
+/** How much of a variant is reserved. */
+export interface ReservedLevel {
+  variant: VariantId;
+  sku: string;
+  name: string;
+  /** How much is reserved now, by all open sales. */
+  reserved: Quantity;
+  /** By how much that changed; negative for what was let go of. */
+  change: Quantity;
+}
+
 /** What someone is to a merchant. */
 export type Role = "owner" | "manager" | "cashier" | "clerk" | "accountant" | "auditor" | "display";
 
@@ -290,6 +301,44 @@ export interface SaleLine {
   /** The line's own discount and its share of the sale's. */
   discount_minor: number;
   total_minor: number;
+}
+
+/**
+ * A sale was opened: its lines are priced and reserved, and it waits for the rest of its payments. `sale.completed` or
+ * `sale.voided` will say how it ended.
+ */
+export interface SaleOpened {
+  sale: SaleId;
+  /** The receipt's number, unique for the merchant. It keeps it, however it ends. */
+  number: string;
+  outlet: OutletId;
+  register: RegisterId;
+  currency: string;
+  lines: Array<SaleLine>;
+  /** The lines before any discount. */
+  subtotal_minor: number;
+  /** All discounts, of lines and of the sale. */
+  discount_minor: number;
+  total_minor: number;
+  /** What was paid as it was opened. */
+  tenders: Array<Tender>;
+  /** What is still to be paid. */
+  due_minor: number;
+  /** When it ends by itself, if nothing of it is paid by then. Something may hold that up. */
+  expires_at: string;
+}
+
+/** An open sale came to nothing: nothing of it was sold, and what was reserved for it is free. Its number is not used again. */
+export interface SaleVoided {
+  sale: SaleId;
+  number: string;
+  outlet: OutletId;
+  register: RegisterId;
+  currency: string;
+  total_minor: number;
+  reason: VoidReason;
+  /** What somebody said of it who voided it. */
+  note: string | null;
 }
 
 /** `seen`, sent by a screen: a person saw payments up to here. */
@@ -352,6 +401,18 @@ export interface StockChanged {
 /** Why stock moved. */
 export type StockReason = "sale" | "received" | "counted" | "lost";
 
+/**
+ * What open sales have reserved of some variants at an outlet is now something else. None of it has moved: what is there to
+ * be sold is what is on hand, less this.
+ */
+export interface StockReserved {
+  outlet: OutletId;
+  /** The sale that reserved it, or has let go of it. */
+  sale: SaleId;
+  /** Each variant once. */
+  levels: Array<ReservedLevel>;
+}
+
 /** How a sale was paid, or a part of it. */
 export interface Tender {
   payment: PaymentId;
@@ -386,6 +447,9 @@ export interface VariantState {
 /** How much of an event is seen. Each is more than the one before. */
 export type View = "display" | "till" | "office";
 
+/** Why an open sale came to nothing. */
+export type VoidReason = "voided" | "expired";
+
 /** What a gateway sends besides events. */
 export interface Packets {
   ready: (body: Ready, position: Position) => void;
@@ -413,9 +477,12 @@ export const CHANNELS_MAX = 64;
 
 /** The data of every type of event, whole, as the office sees it. */
 export interface Payloads {
+  "sale.opened": SaleOpened;
   "sale.completed": SaleCompleted;
+  "sale.voided": SaleVoided;
   "payment.captured": PaymentCaptured;
   "stock.changed": StockChanged;
+  "stock.reserved": StockReserved;
   "product.changed": ProductChanged;
   "outlet.opened": OutletOpened;
   "register.enrolled": RegisterEnrolled;
@@ -426,24 +493,33 @@ export interface Payloads {
 /** What each view hears, and which fields of an event's data it sees: the listed ones, or with `null` all. */
 export const VIEWS = {
   display: {
+    "sale.opened": ["sale", "number", "currency", "total_minor", "lines.variant", "lines.name", "lines.quantity", "lines.total_minor", "expires_at"],
     "sale.completed": ["sale", "number", "business_date", "currency", "total_minor", "lines.variant", "lines.name", "lines.quantity", "lines.total_minor"],
+    "sale.voided": ["sale", "number", "reason"],
     "stock.changed": ["variant", "sku", "name", "on_hand", "change", "reason"],
+    "stock.reserved": ["levels.variant", "levels.sku", "levels.name", "levels.reserved", "levels.change"],
     "product.changed": ["product", "name", "department", "category", "brand", "package", "currency", "active", "version", "variants.variant", "variants.sku", "variants.name", "variants.price_minor", "variants.barcodes"],
     "outlet.opened": ["outlet", "code", "name", "time_zone"],
     "register.enrolled": ["register", "code", "name"],
   },
   till: {
+    "sale.opened": ["sale", "number", "currency", "subtotal_minor", "discount_minor", "total_minor", "lines.line", "lines.variant", "lines.sku", "lines.name", "lines.quantity", "lines.unit_price_minor", "lines.discount_minor", "lines.total_minor", "tenders.payment", "tenders.method", "tenders.amount_minor", "tenders.change_minor", "due_minor", "expires_at"],
     "sale.completed": ["sale", "number", "business_date", "currency", "subtotal_minor", "discount_minor", "total_minor", "lines.line", "lines.variant", "lines.sku", "lines.name", "lines.quantity", "lines.unit_price_minor", "lines.discount_minor", "lines.total_minor", "tenders.payment", "tenders.method", "tenders.amount_minor", "tenders.change_minor"],
+    "sale.voided": ["sale", "number", "currency", "total_minor", "reason", "note"],
     "payment.captured": ["payment", "sale", "method", "currency", "amount_minor", "tendered_minor", "change_minor"],
     "stock.changed": ["variant", "sku", "name", "on_hand", "change", "reason"],
+    "stock.reserved": ["levels.variant", "levels.sku", "levels.name", "levels.reserved", "levels.change"],
     "product.changed": ["product", "name", "department", "category", "brand", "package", "currency", "active", "version", "variants.variant", "variants.sku", "variants.name", "variants.price_minor", "variants.barcodes"],
     "outlet.opened": ["outlet", "code", "name", "time_zone"],
     "register.enrolled": ["register", "code", "name"],
   },
   office: {
+    "sale.opened": null,
     "sale.completed": null,
+    "sale.voided": null,
     "payment.captured": null,
     "stock.changed": null,
+    "stock.reserved": null,
     "product.changed": null,
     "outlet.opened": null,
     "register.enrolled": null,
@@ -458,12 +534,12 @@ export const VIEWS = {
  */
 export const TOPICS = {
   sales: {
-    about: "Sales as they are completed.",
-    events: ["sale.completed"],
+    about: "Sales as they are opened, completed and voided.",
+    events: ["sale.opened", "sale.completed", "sale.voided"],
     latest_by: null,
     narrows: "register",
     roles: ["owner", "manager", "cashier", "accountant", "auditor", "display"],
-    snapshot: "The day's count and total of sales for each outlet.",
+    snapshot: "The day's count and total of completed sales for each outlet.",
   },
   payments: {
     about: "Money that arrived.",
@@ -474,12 +550,12 @@ export const TOPICS = {
     snapshot: "The day's count and amount of payments for each outlet and method.",
   },
   stock: {
-    about: "Levels of stock.",
-    events: ["stock.changed"],
+    about: "Levels of stock, and what of them is reserved.",
+    events: ["stock.changed", "stock.reserved"],
     latest_by: ["outlet", "data.variant"],
     narrows: "outlet",
     roles: ["owner", "manager", "cashier", "clerk", "accountant", "auditor", "display"],
-    snapshot: "The level of every variant that the outlet has ever stocked.",
+    snapshot: "The level of every variant that the outlet has ever stocked, and what of it is reserved.",
   },
   catalog: {
     about: "Products, their variants, barcodes and prices.",

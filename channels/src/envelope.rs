@@ -200,6 +200,8 @@ mod tests {
         let outlet = Some(OutletId::new());
         let named = serde_json::json!({ "variant": "roti", "product": "roti", "sale": "1" });
         assert_eq!(stored("sale.completed", outlet, named.clone()).value(), None, "a fact, not a value");
+        let levels = serde_json::json!({ "levels": [named] });
+        assert_eq!(stored("stock.reserved", outlet, levels).value(), None, "it brings several");
         assert_eq!(stored("stock.counted", outlet, named.clone()).value(), None, "unknown here");
         assert_eq!(stored("stock.changed", None, named).value(), None, "no outlet");
         for variant in [serde_json::json!(null), serde_json::json!({}), serde_json::json!(["roti"])] {

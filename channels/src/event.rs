@@ -16,12 +16,18 @@ use crate::view::View;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema, TS)]
 #[serde(tag = "type", content = "data")]
 pub enum Event {
+    #[serde(rename = "sale.opened")]
+    SaleOpened(SaleOpened),
     #[serde(rename = "sale.completed")]
     SaleCompleted(SaleCompleted),
+    #[serde(rename = "sale.voided")]
+    SaleVoided(SaleVoided),
     #[serde(rename = "payment.captured")]
     PaymentCaptured(PaymentCaptured),
     #[serde(rename = "stock.changed")]
     StockChanged(StockChanged),
+    #[serde(rename = "stock.reserved")]
+    StockReserved(StockReserved),
     #[serde(rename = "product.changed")]
     ProductChanged(ProductChanged),
     #[serde(rename = "outlet.opened")]
@@ -37,9 +43,12 @@ pub enum Event {
 impl Event {
     /// The word of every variant.
     pub const KINDS: &'static [&'static str] = &[
+        "sale.opened",
         "sale.completed",
+        "sale.voided",
         "payment.captured",
         "stock.changed",
+        "stock.reserved",
         "product.changed",
         "outlet.opened",
         "register.enrolled",
@@ -50,9 +59,12 @@ impl Event {
     /// The channels on which this event is heard.
     pub fn channels(&self) -> Vec<Channel> {
         vec![match self {
+            Self::SaleOpened(sale) => Topic::Sales.at(sale.outlet).by(sale.register),
             Self::SaleCompleted(sale) => Topic::Sales.at(sale.outlet).by(sale.register),
+            Self::SaleVoided(sale) => Topic::Sales.at(sale.outlet).by(sale.register),
             Self::PaymentCaptured(payment) => Topic::Payments.at(payment.outlet).by(payment.register),
             Self::StockChanged(level) => Topic::Stock.at(level.outlet),
+            Self::StockReserved(reserved) => Topic::Stock.at(reserved.outlet),
             Self::ProductChanged(_) => Topic::Catalog.everywhere(),
             Self::OutletOpened(opened) => Topic::Outlets.at(opened.outlet),
             Self::RegisterEnrolled(enrolled) => Topic::Outlets.at(enrolled.outlet),
@@ -68,8 +80,11 @@ impl Event {
     /// The least view that hears of it at all.
     pub fn least_view(&self) -> View {
         match self {
-            Self::SaleCompleted(_)
+            Self::SaleOpened(_)
+            | Self::SaleCompleted(_)
+            | Self::SaleVoided(_)
             | Self::StockChanged(_)
+            | Self::StockReserved(_)
             | Self::ProductChanged(_)
             | Self::OutletOpened(_)
             | Self::RegisterEnrolled(_) => View::Display,
@@ -81,15 +96,49 @@ impl Event {
     /// Where it happened.
     pub fn place(&self) -> (Option<OutletId>, Option<RegisterId>) {
         match self {
+            Self::SaleOpened(sale) => (Some(sale.outlet), Some(sale.register)),
             Self::SaleCompleted(sale) => (Some(sale.outlet), Some(sale.register)),
+            Self::SaleVoided(sale) => (Some(sale.outlet), Some(sale.register)),
             Self::PaymentCaptured(payment) => (Some(payment.outlet), Some(payment.register)),
             Self::StockChanged(level) => (Some(level.outlet), None),
+            Self::StockReserved(reserved) => (Some(reserved.outlet), None),
             Self::OutletOpened(opened) => (Some(opened.outlet), None),
             Self::RegisterEnrolled(enrolled) => (Some(enrolled.outlet), Some(enrolled.register)),
             Self::AlertRaised(alert) => (alert.outlet, alert.register),
             Self::ProductChanged(_) | Self::AccessRevoked(_) => (None, None),
         }
     }
+}
+
+/// A sale was opened: its lines are priced and reserved, and it waits for the rest of its payments. `sale.completed` or
+/// `sale.voided` will say how it ended.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema, TS)]
+pub struct SaleOpened {
+    pub sale: SaleId,
+    /// The receipt's number, unique for the merchant. It keeps it, however it ends.
+    pub number: String,
+    pub outlet: OutletId,
+    pub register: RegisterId,
+    pub currency: String,
+    pub lines: Vec<SaleLine>,
+    /// The lines before any discount.
+    #[ts(type = "number")]
+    pub subtotal_minor: i64,
+    /// All discounts, of lines and of the sale.
+    #[ts(type = "number")]
+    pub discount_minor: i64,
+    #[ts(type = "number")]
+    pub total_minor: i64,
+    /// What was paid as it was opened.
+    pub tenders: Vec<Tender>,
+    /// What is still to be paid.
+    #[ts(type = "number")]
+    pub due_minor: i64,
+    /// When it ends by itself, if nothing of it is paid by then. Something may hold that up.
+    #[serde(with = "time::serde::rfc3339")]
+    #[schemars(with = "String", extend("format" = "date-time"))]
+    #[ts(type = "string")]
+    pub expires_at: Moment,
 }
 
 /// A sale was completed: its lines are out of stock and its total is paid.
@@ -114,6 +163,41 @@ pub struct SaleCompleted {
     #[ts(type = "number")]
     pub total_minor: i64,
     pub tenders: Vec<Tender>,
+}
+
+/// An open sale came to nothing: nothing of it was sold, and what was reserved for it is free. Its number is not used again.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema, TS)]
+pub struct SaleVoided {
+    pub sale: SaleId,
+    pub number: String,
+    pub outlet: OutletId,
+    pub register: RegisterId,
+    pub currency: String,
+    #[ts(type = "number")]
+    pub total_minor: i64,
+    pub reason: VoidReason,
+    /// What somebody said of it who voided it.
+    pub note: Option<String>,
+}
+
+/// Why an open sale came to nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema, TS)]
+#[serde(rename_all = "snake_case")]
+pub enum VoidReason {
+    /// Somebody voided it.
+    Voided,
+    /// It was not paid in time.
+    Expired,
+}
+
+impl VoidReason {
+    /// The word on the wire and in the database.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Voided => "voided",
+            Self::Expired => "expired",
+        }
+    }
 }
 
 /// A line of a sale.
@@ -213,6 +297,29 @@ pub struct StockChanged {
     pub document: Option<Uuid>,
 }
 
+/// What open sales have reserved of some variants at an outlet is now something else. None of it has moved: what is there to
+/// be sold is what is on hand, less this.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema, TS)]
+pub struct StockReserved {
+    pub outlet: OutletId,
+    /// The sale that reserved it, or has let go of it.
+    pub sale: SaleId,
+    /// Each variant once.
+    pub levels: Vec<ReservedLevel>,
+}
+
+/// How much of a variant is reserved.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema, TS)]
+pub struct ReservedLevel {
+    pub variant: VariantId,
+    pub sku: String,
+    pub name: String,
+    /// How much is reserved now, by all open sales.
+    pub reserved: Quantity,
+    /// By how much that changed; negative for what was let go of.
+    pub change: Quantity,
+}
+
 /// Why stock moved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema, TS, ToSchema)]
 #[serde(rename_all = "snake_case")]
@@ -308,7 +415,7 @@ pub struct AccessRevoked {
 /// Something that a person should look at. It is complete for whoever reads it, and holds no secrets.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema, TS)]
 pub struct AlertRaised {
-    /// What it is about, as a word for programs: `webhook_disabled`. There will be others.
+    /// What it is about, as a word for programs: `webhook_disabled`, `sale_not_paid`. There will be others.
     pub alert: String,
     pub severity: Severity,
     /// In a few words of plain English.

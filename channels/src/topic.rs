@@ -38,7 +38,7 @@ pub struct TopicRow {
     /// What `GET /v1/snapshot` answers for it, if it has state.
     pub snapshot: Option<&'static str>,
     /// For a latest-value topic, the fields that name a value: a screen that is behind may be given only the newest
-    /// event of each, marked with `merged`.
+    /// event of each, marked with `merged`. Events that have no such fields are facts, and none of them is left out.
     pub latest_by: Option<&'static [&'static str]>,
     /// How far a channel of it can be narrowed: to an outlet, and to a register of it.
     pub narrows: Narrows,
@@ -62,9 +62,9 @@ pub const TOPICS: &[TopicRow] = &[
     TopicRow {
         topic: Topic::Sales,
         name: "sales",
-        about: "Sales as they are completed.",
-        events: &["sale.completed"],
-        snapshot: Some("The day's count and total of sales for each outlet."),
+        about: "Sales as they are opened, completed and voided.",
+        events: &["sale.opened", "sale.completed", "sale.voided"],
+        snapshot: Some("The day's count and total of completed sales for each outlet."),
         latest_by: None,
         narrows: Narrows::Register,
         roles: &[Owner, Manager, Cashier, Accountant, Auditor, Display],
@@ -82,9 +82,9 @@ pub const TOPICS: &[TopicRow] = &[
     TopicRow {
         topic: Topic::Stock,
         name: "stock",
-        about: "Levels of stock.",
-        events: &["stock.changed"],
-        snapshot: Some("The level of every variant that the outlet has ever stocked."),
+        about: "Levels of stock, and what of them is reserved.",
+        events: &["stock.changed", "stock.reserved"],
+        snapshot: Some("The level of every variant that the outlet has ever stocked, and what of it is reserved."),
         latest_by: Some(&["outlet", "data.variant"]),
         narrows: Narrows::Outlet,
         roles: &[Owner, Manager, Cashier, Clerk, Accountant, Auditor, Display],

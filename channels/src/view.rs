@@ -70,6 +70,9 @@ impl View {
         match (self, kind) {
             (Self::Office, _) => None,
             (_, "stock.changed") => Some(&["variant", "sku", "name", "on_hand", "change", "reason"]),
+            (_, "stock.reserved") => {
+                Some(&["levels.variant", "levels.sku", "levels.name", "levels.reserved", "levels.change"])
+            }
             (_, "product.changed") => Some(&[
                 "product",
                 "name",
@@ -120,6 +123,41 @@ impl View {
                 "tenders.amount_minor",
                 "tenders.change_minor",
             ]),
+            (Self::Display, "sale.opened") => Some(&[
+                "sale",
+                "number",
+                "currency",
+                "total_minor",
+                "lines.variant",
+                "lines.name",
+                "lines.quantity",
+                "lines.total_minor",
+                "expires_at",
+            ]),
+            (Self::Till, "sale.opened") => Some(&[
+                "sale",
+                "number",
+                "currency",
+                "subtotal_minor",
+                "discount_minor",
+                "total_minor",
+                "lines.line",
+                "lines.variant",
+                "lines.sku",
+                "lines.name",
+                "lines.quantity",
+                "lines.unit_price_minor",
+                "lines.discount_minor",
+                "lines.total_minor",
+                "tenders.payment",
+                "tenders.method",
+                "tenders.amount_minor",
+                "tenders.change_minor",
+                "due_minor",
+                "expires_at",
+            ]),
+            (Self::Display, "sale.voided") => Some(&["sale", "number", "reason"]),
+            (Self::Till, "sale.voided") => Some(&["sale", "number", "currency", "total_minor", "reason", "note"]),
             (Self::Till, "payment.captured") => {
                 Some(&["payment", "sale", "method", "currency", "amount_minor", "tendered_minor", "change_minor"])
             }

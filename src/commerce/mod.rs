@@ -10,6 +10,7 @@ pub mod merchants;
 pub mod money;
 pub mod outlets;
 pub mod payments;
+mod reservations;
 pub mod sales;
 pub mod snapshots;
 pub mod stock;

@@ -26,6 +26,8 @@ pub struct LevelView {
     pub sku: String,
     pub name: String,
     pub on_hand: Quantity,
+    /// How much of it open sales keep back: the rest can be sold.
+    pub reserved: Quantity,
 }
 
 /// A line of the ledger, as answered.
@@ -63,6 +65,8 @@ pub struct Movement {
     pub outlet: OutletId,
     pub reason: StockReason,
     pub document: Option<Uuid>,
+    /// Who answers for it where nobody acts but the hub itself.
+    pub on_behalf_of: Option<StaffId>,
     /// By the clock of whoever moved it, if they say so.
     pub occurred_at: Option<Moment>,
     /// In the order of the variants, which is the order of locking; each with the line of the request that asked for it.
@@ -90,13 +94,13 @@ pub async fn apply(
             .await
             .on_constraint("stock_levels_variant_fkey", || unknown_variant(movement, names))?;
     }
-    let on_hand = lock_levels(tx, movement.outlet, &variants).await?;
-    let moved = decide(&movement.changes, &on_hand)?;
+    let locked = lock_levels(tx, movement.outlet, &variants).await?;
+    let moved = decide(&movement.changes, &locked)?;
     write(tx, movement, occurred_at, &moved).await?;
     let mut levels = Vec::with_capacity(moved.len());
-    for Moved { variant, change, on_hand } in moved {
+    for Moved { variant, change, on_hand, reserved } in moved {
         let Named { sku, name } = names.get(&variant).cloned().ok_or_else(|| unknown_variant(movement, names))?;
-        levels.push(LevelView { variant, sku: sku.clone(), name: name.clone(), on_hand });
+        levels.push(LevelView { variant, sku: sku.clone(), name: name.clone(), on_hand, reserved });
         let event = StockChanged {
             outlet: movement.outlet,
             variant,
@@ -119,23 +123,44 @@ fn unknown_variant(movement: &Movement, names: &BTreeMap<VariantId, Named>) -> E
     Error::invalid("unknown_variant", format!("/lines/{line}/variant"), "There is no such variant.")
 }
 
+/// A level whose row is locked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Level {
+    pub on_hand: Quantity,
+    pub reserved: Quantity,
+}
+
+impl Level {
+    /// Of what was never there.
+    pub const NOTHING: Self = Self { on_hand: Quantity::ZERO, reserved: Quantity::ZERO };
+
+    /// That so many are wanted which are not there, or not to be had.
+    pub fn is_short_of(self, wanted: Quantity, line: usize) -> Error {
+        let Self { on_hand, reserved } = self;
+        let there = match reserved {
+            Quantity::ZERO => format!("There are {on_hand}"),
+            _ => format!("There are {on_hand}, of which {reserved} are reserved"),
+        };
+        Error::conflict_at("out_of_stock", quantity_of(line), format!("{there}, and {wanted} are wanted."))
+    }
+}
+
 /// A level that changes.
 #[derive(Debug, PartialEq, Eq)]
 struct Moved {
     variant: VariantId,
     change: Quantity,
     on_hand: Quantity,
+    reserved: Quantity,
 }
 
 /// What each level becomes, or why it cannot. Counts that find what was expected move nothing.
-fn decide(
-    changes: &BTreeMap<VariantId, (Change, usize)>,
-    on_hand: &BTreeMap<VariantId, Quantity>,
-) -> Result<Vec<Moved>> {
+fn decide(changes: &BTreeMap<VariantId, (Change, usize)>, locked: &BTreeMap<VariantId, Level>) -> Result<Vec<Moved>> {
     let mut moved = Vec::with_capacity(changes.len());
-    for (&variant, &(change, line)) in changes {
-        let before = on_hand.get(&variant).copied().unwrap_or(Quantity::ZERO);
-        let change = match change {
+    for (&variant, &(wanted, line)) in changes {
+        let level = locked.get(&variant).copied().unwrap_or(Level::NOTHING);
+        let before = level.on_hand;
+        let change = match wanted {
             Change::By(change) => change,
             Change::To { expected, .. } if expected != before => {
                 let detail = format!("There are {before}, not {expected}: count again.");
@@ -144,12 +169,20 @@ fn decide(
             Change::To { counted, .. } => within_range(counted.checked_add(before.negated()), line)?,
         };
         let after = within_range(before.checked_add(change), line)?;
-        if after < Quantity::ZERO {
-            let detail = format!("There are {before}, and {} are wanted.", change.negated());
-            return Err(Error::conflict_at("out_of_stock", quantity_of(line), detail));
+        if after < level.reserved {
+            return Err(match wanted {
+                Change::By(_) => level.is_short_of(change.negated(), line),
+                Change::To { .. } => {
+                    let detail = format!(
+                        "Open sales have {} reserved: void some, or complete them, and count again.",
+                        level.reserved
+                    );
+                    Error::conflict_at("stock_is_reserved", quantity_of(line), detail)
+                }
+            });
         }
         if change != Quantity::ZERO {
-            moved.push(Moved { variant, change, on_hand: after });
+            moved.push(Moved { variant, change, on_hand: after, reserved: level.reserved });
         }
     }
     Ok(moved)
@@ -181,14 +214,14 @@ async fn begin_levels(tx: &mut MerchantTx, outlet: OutletId, variants: &[Uuid]) 
 }
 
 /// Locks the levels in the order of the variants, so that two baskets never wait for each other in a ring.
-async fn lock_levels(
+pub(super) async fn lock_levels(
     tx: &mut MerchantTx,
     outlet: OutletId,
     variants: &[Uuid],
-) -> Result<BTreeMap<VariantId, Quantity>> {
+) -> Result<BTreeMap<VariantId, Level>> {
     let merchant = tx.merchant();
     let rows = sqlx::query!(
-        "select variant_id, on_hand from stock_levels
+        "select variant_id, on_hand, reserved from stock_levels
          where merchant_id = $1 and outlet_id = $2 and variant_id = any($3)
          order by variant_id for update",
         merchant.0,
@@ -197,11 +230,17 @@ async fn lock_levels(
     )
     .fetch_all(tx.sql())
     .await?;
-    rows.into_iter().map(|row| Ok((VariantId(row.variant_id), quantity(row.on_hand)?))).collect()
+    rows.into_iter()
+        .map(|row| {
+            let level = Level { on_hand: quantity(row.on_hand)?, reserved: quantity(row.reserved)? };
+            Ok((VariantId(row.variant_id), level))
+        })
+        .collect()
 }
 
 async fn write(tx: &mut MerchantTx, movement: &Movement, occurred_at: Moment, moved: &[Moved]) -> Result<()> {
-    let (merchant, actor) = (tx.merchant(), tx.actor()?);
+    let merchant = tx.merchant();
+    let actor = tx.actor().or_else(|nobody| movement.on_behalf_of.ok_or(nobody))?;
     let variants: Vec<Uuid> = moved.iter().map(|moved| moved.variant.0).collect();
     let moves: Vec<Uuid> = moved.iter().map(|_| Uuid::now_v7()).collect();
     let changes: Vec<_> = moved.iter().map(|moved| decimal(moved.change)).collect();
@@ -213,7 +252,7 @@ async fn write(tx: &mut MerchantTx, movement: &Movement, occurred_at: Moment, mo
              set on_hand = level.on_hand + wanted.change, version = level.version + 1
              from wanted
              where level.merchant_id = $1 and level.outlet_id = $2 and level.variant_id = wanted.variant_id
-               and level.on_hand + wanted.change >= 0
+               and level.on_hand + wanted.change >= level.reserved
              returning wanted.move_id, level.variant_id, wanted.change, level.on_hand
          ), moved as (
              insert into stock_moves (merchant_id, move_id, outlet_id, variant_id, quantity, on_hand, reason,
@@ -250,7 +289,7 @@ pub async fn levels(
     limit: u32,
 ) -> Result<Vec<LevelView>> {
     let rows = sqlx::query!(
-        "select level.variant_id, variant.sku, product.name, variant.name as variant_name, level.on_hand
+        "select level.variant_id, variant.sku, product.name, variant.name as variant_name, level.on_hand, level.reserved
          from stock_levels level
          join variants variant using (merchant_id, variant_id)
          join products product using (merchant_id, product_id)
@@ -270,6 +309,7 @@ pub async fn levels(
                 sku: row.sku,
                 name: full_name(&row.name, row.variant_name.as_deref()),
                 on_hand: quantity(row.on_hand)?,
+                reserved: quantity(row.reserved)?,
             })
         })
         .collect()
@@ -283,7 +323,8 @@ pub async fn level(
     variant: VariantId,
 ) -> Result<LevelView> {
     let row = sqlx::query!(
-        r#"select variant.sku, product.name, variant.name as variant_name, level.on_hand as "on_hand?"
+        r#"select variant.sku, product.name, variant.name as variant_name, level.on_hand as "on_hand?",
+                  level.reserved as "reserved?"
            from outlets outlet
            join variants variant on variant.merchant_id = outlet.merchant_id and variant.variant_id = $3
            join products product on product.merchant_id = outlet.merchant_id
@@ -303,6 +344,7 @@ pub async fn level(
         sku: row.sku,
         name: full_name(&row.name, row.variant_name.as_deref()),
         on_hand: row.on_hand.map_or(Ok(Quantity::ZERO), quantity)?,
+        reserved: row.reserved.map_or(Ok(Quantity::ZERO), quantity)?,
     })
 }
 
@@ -356,9 +398,14 @@ mod tests {
     use super::*;
 
     fn one(change: Change, before: Option<&str>) -> Result<Vec<Moved>> {
+        with_reserved(change, before, "0")
+    }
+
+    fn with_reserved(change: Change, before: Option<&str>, reserved: &str) -> Result<Vec<Moved>> {
         let variant = VariantId(Uuid::nil());
-        let on_hand = before.map(|before| (variant, before.parse().unwrap())).into_iter().collect();
-        decide(&[(variant, (change, 0))].into(), &on_hand)
+        let level = |on_hand: &str| Level { on_hand: on_hand.parse().unwrap(), reserved: reserved.parse().unwrap() };
+        let locked = before.map(|before| (variant, level(before))).into_iter().collect();
+        decide(&[(variant, (change, 0))].into(), &locked)
     }
 
     fn by(quantity: &str) -> Change {
@@ -371,6 +418,19 @@ mod tests {
         for before in [Some("0.999"), Some("0"), None] {
             assert!(matches!(one(by("-1"), before), Err(Error::Conflict { code: "out_of_stock", .. })));
         }
+    }
+
+    #[test]
+    fn what_is_reserved_cannot_be_taken_or_counted_away() {
+        let taken = with_reserved(by("-2"), Some("5"), "3").unwrap();
+        assert_eq!((taken[0].on_hand, taken[0].reserved), ("3".parse().unwrap(), "3".parse().unwrap()));
+        let refused = with_reserved(by("-2.001"), Some("5"), "3").unwrap_err();
+        let Error::Conflict { code: "out_of_stock", detail, .. } = refused else { panic!("{refused:?}") };
+        assert_eq!(detail, "There are 5.000, of which 3.000 are reserved, and 2.001 are wanted.");
+        let count = |counted: &str| Change::To { counted: counted.parse().unwrap(), expected: "5".parse().unwrap() };
+        assert_eq!(with_reserved(count("3"), Some("5"), "3").unwrap()[0].on_hand, "3".parse().unwrap());
+        let refused = with_reserved(count("2.999"), Some("5"), "3").unwrap_err();
+        assert!(matches!(refused, Error::Conflict { code: "stock_is_reserved", .. }), "{refused:?}");
     }
 
     #[test]

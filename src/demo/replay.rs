@@ -49,8 +49,10 @@ async fn last_sold_at(api: &Api, shop: &Shop, outlet: usize) -> Result<Option<Nu
             page => page?,
         };
         let items = page["items"].as_array().map(Vec::as_slice).unwrap_or_default();
-        // The newest come first, and the demo sells in order.
-        let own = items.iter().find_map(|sale| Number::of_receipt(sale["number"].as_str()?));
+        // The newest come first, and the demo sells in order. It opens no sales: an open one, or one that came to nothing, is
+        // somebody else's, whatever its number.
+        let mut sold = items.iter().filter(|sale| sale["state"] == "completed");
+        let own = sold.find_map(|sale| Number::of_receipt(sale["number"].as_str()?));
         match (own, page["next_cursor"].as_str()) {
             (None, Some(cursor)) => path = format!("{sales}&cursor={cursor}"),
             (own, _) => return Ok(own),

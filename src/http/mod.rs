@@ -91,6 +91,8 @@ fn routes_of_one() -> OpenApiRouter<Hub> {
         .routes(routes!(stock::apply))
         .routes(routes!(sales::list, sales::complete))
         .routes(routes!(sales::get))
+        .routes(routes!(sales::pay))
+        .routes(routes!(sales::void))
         .routes(routes!(payments::seen))
         .routes(routes!(webhooks::list, webhooks::add))
         .routes(routes!(webhooks::get, webhooks::replace, webhooks::remove))

@@ -14,7 +14,8 @@ use super::problem::Problem;
 use super::reply::{Page, PageParams};
 use crate::commerce::money::AMOUNT_MAX_MINOR;
 use crate::commerce::sales::{
-    self, Draft, DraftLine, DraftTender, LINES_MAX, PAGE_MAX, SaleSummary, SaleView, TENDERS_MAX,
+    self, Draft, DraftLine, DraftTender, LINES_MAX, Locked, OPEN_SECONDS, OPEN_SECONDS_MAX, OPEN_SECONDS_MIN, PAGE_MAX,
+    PaidView, SaleSummary, SaleView, TENDERS_MAX,
 };
 use crate::error::{Error, Result};
 use crate::hub::Hub;
@@ -22,7 +23,7 @@ use crate::identity::{Permission, Staff};
 use crate::journal::Written;
 use crate::journal::read::ReadTx;
 
-/// Completes a sale.
+/// Completes a sale, or opens one.
 #[derive(Clone, Debug, Deserialize, Validate, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CompleteSale {
@@ -45,10 +46,18 @@ pub struct CompleteSale {
     #[garde(range(min = 0, max = AMOUNT_MAX_MINOR))]
     #[serde(default)]
     pub discount_minor: i64,
-    /// Together exactly the total.
+    /// Together exactly the total; or, with `open`, no more than that.
     #[garde(length(max = TENDERS_MAX), dive)]
     #[serde(default)]
     pub tenders: Vec<CompleteTender>,
+    /// Whether the rest may be paid later. If the tenders do not cover the total, the sale is then open: its lines are reserved,
+    /// and it is completed by the payment that covers it. If they do, it is completed at once.
+    #[garde(skip)]
+    #[serde(default)]
+    pub open: bool,
+    /// With `open`: after how many seconds it ends by itself, if nothing is paid by then. 1,800, half an hour, if it is left out.
+    #[garde(inner(range(min = OPEN_SECONDS_MIN, max = OPEN_SECONDS_MAX)))]
+    pub expires_in_seconds: Option<u32>,
 }
 
 /// A line of a sale, as the till hands it in.
@@ -88,14 +97,49 @@ fn positive(quantity: &Quantity, _: &()) -> garde::Result {
     if *quantity > Quantity::ZERO { Ok(()) } else { Err(garde::Error::new("must be more than nothing")) }
 }
 
+/// Takes a payment for an open sale, or a part of one.
+#[derive(Clone, Debug, Deserialize, Validate, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TakePayment {
+    /// A UUID of the till's own; one is made if it is left out.
+    #[garde(skip)]
+    pub id: Option<PaymentId>,
+    #[garde(skip)]
+    pub method: Method,
+    /// What it pays of the sale: no more than is due.
+    #[garde(range(min = 1, max = AMOUNT_MAX_MINOR))]
+    pub amount_minor: i64,
+    /// What was handed over, if it is more: only cash gives change.
+    #[garde(inner(range(min = 1, max = AMOUNT_MAX_MINOR)))]
+    pub tendered_minor: Option<i64>,
+}
+
+/// Voids an open sale.
+#[derive(Clone, Debug, Deserialize, Validate, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct VoidSale {
+    /// Why, in a few words.
+    #[garde(length(chars, min = 1, max = 200), custom(printable))]
+    pub reason: String,
+}
+
 impl CompleteSale {
-    fn draft(self, outlet: OutletId) -> Draft {
-        Draft {
+    fn draft(self, outlet: OutletId) -> Result<Draft> {
+        let open_for = match (self.open, self.expires_in_seconds) {
+            (true, seconds) => Some(time::Duration::seconds(seconds.unwrap_or(OPEN_SECONDS).into())),
+            (false, None) => None,
+            (false, Some(_)) => {
+                let detail = "Only a sale that may be open expires.";
+                return Err(Error::invalid("expires_in_unexpected", "/expires_in_seconds", detail));
+            }
+        };
+        Ok(Draft {
             id: self.id.unwrap_or_else(SaleId::new),
             outlet,
             register: self.register,
             number: self.number,
             occurred_at: self.occurred_at,
+            open_for,
             lines: self
                 .lines
                 .into_iter()
@@ -117,11 +161,21 @@ impl CompleteSale {
                     tendered_minor,
                 })
                 .collect(),
-        }
+        })
     }
 }
 
-/// Completes a sale: lines, discounts, tenders and stock in one transaction.
+/// Whether somebody may sell where this sale is: at its outlet, and whoever is bound to a register at that.
+fn may_sell(staff: &Staff, sale: &Locked) -> Result<()> {
+    staff.may_at(Permission::Sell, sale.outlet)?;
+    if staff.register.is_some_and(|own| own != sale.register) {
+        return Err(Error::Denied(Permission::Sell));
+    }
+    Ok(())
+}
+
+/// Completes a sale: lines, discounts, tenders and stock in one transaction. With `open` it may be paid later: what its tenders
+/// do not cover is due, and its lines are reserved until it is completed, voided or expires.
 #[utoipa::path(post, path = "/v1/outlets/{outlet}/sales", tag = "sales", request_body = CompleteSale,
     params(("outlet" = OutletId, Path),
            ("Idempotency-Key" = String, Header, description = "New for each attempt that is not a repetition.")),
@@ -138,8 +192,65 @@ pub async fn complete(
         return Err(Error::Denied(Permission::Sell));
     }
     let once = key.once("POST /v1/outlets/{outlet}/sales", &bytes);
-    let draft = body.draft(outlet);
-    hub.journal.write(staff.caller(), Some(once), 201, move |tx| sales::complete(tx, draft.clone()).boxed()).await
+    let draft = body.draft(outlet)?;
+    hub.journal.write(staff.caller(), Some(once), 201, move |tx| sales::sell(tx, draft.clone()).boxed()).await
+}
+
+/// Takes a payment for an open sale: cash, or what a terminal of one's own says. The one that covers what is due completes the
+/// sale.
+#[utoipa::path(post, path = "/v1/sales/{sale}/payments", tag = "sales", request_body = TakePayment,
+    params(("sale" = SaleId, Path),
+           ("Idempotency-Key" = String, Header, description = "New for each attempt that is not a repetition.")),
+    responses((status = 201, body = PaidView), (status = "default", body = Problem)))]
+pub async fn pay(
+    State(hub): State<Hub>,
+    staff: Staff,
+    At(sale): At<SaleId>,
+    key: IdempotencyKey,
+    Valid { body, bytes }: Valid<TakePayment>,
+) -> Result<Written> {
+    staff.may(Permission::Sell)?;
+    let once = key.once("POST /v1/sales/{sale}/payments", &bytes);
+    let TakePayment { id, method, amount_minor, tendered_minor } = body;
+    let tender = DraftTender { id: id.unwrap_or_else(PaymentId::new), method, amount_minor, tendered_minor };
+    hub.journal
+        .write(staff.caller(), Some(once), 201, move |tx| {
+            let (staff, tender) = (staff.clone(), tender.clone());
+            async move {
+                let sale = sales::lock(tx, sale).await?;
+                may_sell(&staff, &sale)?;
+                sales::pay(tx, &sale, &tender).await
+            }
+            .boxed()
+        })
+        .await
+}
+
+/// Voids an open sale that nothing was paid of: what it reserved is free, and its number is not used again.
+#[utoipa::path(post, path = "/v1/sales/{sale}/void", tag = "sales", request_body = VoidSale,
+    params(("sale" = SaleId, Path),
+           ("Idempotency-Key" = String, Header, description = "New for each attempt that is not a repetition.")),
+    responses((status = 200, body = SaleView), (status = "default", body = Problem)))]
+pub async fn void(
+    State(hub): State<Hub>,
+    staff: Staff,
+    At(sale): At<SaleId>,
+    key: IdempotencyKey,
+    Valid { body, bytes }: Valid<VoidSale>,
+) -> Result<Written> {
+    staff.may(Permission::Sell)?;
+    let once = key.once("POST /v1/sales/{sale}/void", &bytes);
+    hub.journal
+        .write(staff.caller(), Some(once), 200, move |tx| {
+            let (staff, reason) = (staff.clone(), body.reason.clone());
+            async move {
+                let sale = sales::lock(tx, sale).await?;
+                may_sell(&staff, &sale)?;
+                sales::void(tx, &sale, Some(reason)).await
+            }
+            .boxed()
+        })
+        .await
 }
 
 /// One sale.

@@ -84,7 +84,14 @@ impl MoveStock {
                 return Err(Error::invalid("variant_repeated", format!("/lines/{at}/variant"), detail));
             }
         }
-        Ok(Movement { outlet, reason: self.reason, document: self.document, occurred_at: self.occurred_at, changes })
+        Ok(Movement {
+            outlet,
+            reason: self.reason,
+            document: self.document,
+            on_behalf_of: None,
+            occurred_at: self.occurred_at,
+            changes,
+        })
     }
 }
 

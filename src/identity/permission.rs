@@ -8,7 +8,7 @@ use tillwire_channels::{Role, Topic};
 /// Something that a role allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Permission {
-    /// Complete sales.
+    /// Open, complete and void sales, and take payments for them.
     Sell,
     /// Read sales and payments.
     ReadSales,

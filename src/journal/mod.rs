@@ -15,7 +15,7 @@ mod tx;
 pub mod upkeep;
 mod write;
 
-pub use entry::{Committed, Entry};
+pub use entry::{Committed, ENTRY_BYTES_MAX, Entry};
 pub use once::Once;
 pub use pool::Pools;
 pub use tx::MerchantTx;

@@ -22,6 +22,7 @@ mod journal;
 mod limits;
 mod metrics;
 mod nemesis;
+mod open_sales;
 mod operating;
 mod page;
 mod presence;

@@ -85,6 +85,8 @@ async fn with_everything<'a>(hub: &'a TestHub, name: &str) -> Shop<'a> {
     let delivery = json!({ "reason": "received", "lines": [{ "variant": bread, "quantity": "10" }] });
     shop.post(&format!("/v1/outlets/{}/stock/moves", shop.outlet), delivery).await.created();
     shop.sells(bread, 7_500).await;
+    let open = json!({ "register": shop.register, "open": true, "lines": [{ "variant": bread, "quantity": "1" }] });
+    shop.post(&shop.sales(), open).await.created();
     let person = shop.post("/v1/staff", json!({ "name": "Ani", "role": "cashier" })).await.created();
     shop.post(&format!("/v1/staff/{}/revocations", person["id"].as_str().unwrap()), json!({})).await.created();
     let mut screen = shop.screen(&["sales", "payments"]).await;
@@ -302,9 +304,10 @@ tillwire_app: provider_accounts insert select update
 tillwire_app: push_devices delete insert select update
 tillwire_app: push_told insert select
 tillwire_app: registers insert select update(last_receipt)
+tillwire_app: reservations insert select update(ended_at) update(state)
 tillwire_app: revocations insert select update
 tillwire_app: sale_lines insert select
-tillwire_app: sales insert select
+tillwire_app: sales insert select update(business_date) update(closed_at) update(expires_at) update(held_until) update(stalled_at) update(state) update(void_note)
 tillwire_app: screens insert select update
 tillwire_app: staff insert select
 tillwire_app: stock_levels insert select update
@@ -333,6 +336,7 @@ journal_partitions_ahead: tillwire_app tillwire_relay
 payments_seen_expire: tillwire_app
 push_devices_expire: tillwire_app
 push_told_expire: tillwire_app
+sales_due: tillwire_app
 screens_expire: tillwire_app
 vault_keys_needed: tillwire_app
 vault_merchants: tillwire_app
@@ -366,9 +370,9 @@ async fn doors(sql: &mut PgConnection) -> String {
 }
 
 /// Tables that merchants have rows in and that are not walled as they should be: forced, and with this one policy for the
-/// application. Five more are known: feed and relay read all journals, the relay keeps its cursors, and the owner forgets
-/// what is old, looks at journals and cursors while it says that it prunes, and sees which merchants have something to be
-/// sealed, or sealed anew.
+/// application. Six more are known: feed and relay read all journals, the relay keeps its cursors, and the owner forgets what is
+/// old, looks which sales are open, at journals and cursors while it says that it prunes, and sees which merchants have
+/// something to be sealed, or sealed anew.
 async fn open_tables(sql: &mut PgConnection) -> Vec<String> {
     let query = "select relname::text from pg_class
         where relnamespace = 'public'::regnamespace and relkind in ('r', 'p')
@@ -393,6 +397,8 @@ async fn open_tables(sql: &mut PgConnection) -> Vec<String> {
                            and (relname = 'data_keys'
                                 or relname = 'webhook_secrets' and qual = '(secret IS NOT NULL)'
                                 or relname = 'push_devices' and qual = '(registration IS NOT NULL)')
+                       when 'due' then roles = array[pg_get_userbyid(relowner)] and cmd = 'SELECT'
+                           and relname = 'sales' and qual = '(state = ''open''::text)'
                        when 'old' then roles = array[pg_get_userbyid(relowner)]
                            and (relname in ('idempotency_keys', 'payments_seen', 'push_devices', 'push_told', 'screens',
                                             'webhook_attempts', 'webhook_redeliveries', 'handled_events')

@@ -7,7 +7,8 @@ use crate::Moment;
 use crate::envelope::{Envelope, Stored};
 use crate::event::{
     AccessRevoked, AlertRaised, Event, Method, OutletOpened, PaymentCaptured, ProductChanged, RegisterEnrolled,
-    SaleCompleted, SaleLine, Severity, StockChanged, StockReason, Tender, VariantState,
+    ReservedLevel, SaleCompleted, SaleLine, SaleOpened, SaleVoided, Severity, StockChanged, StockReason, StockReserved,
+    Tender, VariantState, VoidReason,
 };
 use crate::ids::{EndpointId, OutletId, PaymentId, ProductId, RegisterId, SaleId, StaffId, VariantId};
 use crate::position::Position;
@@ -15,6 +16,7 @@ use crate::quantity::Quantity;
 use crate::view::View;
 
 const COMPLETED_AT: Moment = datetime!(2026-03-14 09:26:53 UTC);
+const EXPIRES_AT: Moment = datetime!(2026-03-14 09:56:53 UTC);
 const RECORDED_AT: Moment = datetime!(2026-03-14 09:26:53.118 UTC);
 
 const OUTLET: OutletId = OutletId(id(1));
@@ -37,7 +39,18 @@ pub const POSITION: Position = Position { seq: 1041, event: Some(1), tag: [0x9f,
 /// One event of each type, in the order of [`Event`].
 pub fn events() -> Vec<Event> {
     vec![
+        Event::SaleOpened(opened()),
         Event::SaleCompleted(sale()),
+        Event::SaleVoided(SaleVoided {
+            sale: SALE,
+            number: "JKT1-K1-000172".into(),
+            outlet: OUTLET,
+            register: REGISTER,
+            currency: "IDR".into(),
+            total_minor: 45_000,
+            reason: VoidReason::Voided,
+            note: Some("Changed her mind".into()),
+        }),
         Event::PaymentCaptured(PaymentCaptured {
             payment: PAYMENT,
             sale: SALE,
@@ -58,6 +71,17 @@ pub fn events() -> Vec<Event> {
             change: units(-2),
             reason: StockReason::Sale,
             document: Some(SALE.0),
+        }),
+        Event::StockReserved(StockReserved {
+            outlet: OUTLET,
+            sale: SALE,
+            levels: vec![ReservedLevel {
+                variant: VARIANT,
+                sku: "KOPI-SUSU".into(),
+                name: "Kopi susu".into(),
+                reserved: units(3),
+                change: units(2),
+            }],
         }),
         Event::ProductChanged(ProductChanged {
             product: PRODUCT,
@@ -100,6 +124,24 @@ pub fn events() -> Vec<Event> {
             register: None,
         }),
     ]
+}
+
+fn opened() -> SaleOpened {
+    let SaleCompleted { sale, number, outlet, register, currency, lines, .. } = sale();
+    SaleOpened {
+        sale,
+        number,
+        outlet,
+        register,
+        currency,
+        lines,
+        subtotal_minor: 50_000,
+        discount_minor: 5_000,
+        total_minor: 45_000,
+        tenders: Vec::new(),
+        due_minor: 45_000,
+        expires_at: EXPIRES_AT,
+    }
 }
 
 fn sale() -> SaleCompleted {

@@ -43,7 +43,7 @@ select :merchant, :sale, * from unnest(:lines::int[], :variants::uuid[], :skus::
 insert into payments (merchant_id, sale_id, captured_at, payment_id, place, method, amount_minor,
                       tendered_minor, change_minor)
 select :merchant, :sale, :occurred_at, * from unnest(:payments::uuid[], :places::int[], :methods::text[], :amounts::bigint[], :tendered::bigint[], :change::bigint[]);
-select variant_id, on_hand from stock_levels
+select variant_id, on_hand, reserved from stock_levels
 where merchant_id = :merchant and outlet_id = :outlet and variant_id = any(:variants)
 order by variant_id for update;
 with wanted as (
@@ -53,7 +53,7 @@ with wanted as (
   set on_hand = level.on_hand + wanted.change, version = level.version + 1
   from wanted
   where level.merchant_id = :merchant and level.outlet_id = :outlet and level.variant_id = wanted.variant_id
-    and level.on_hand + wanted.change >= 0
+    and level.on_hand + wanted.change >= level.reserved
   returning wanted.move_id, level.variant_id, wanted.change, level.on_hand
 ), moved as (
   insert into stock_moves (merchant_id, move_id, outlet_id, variant_id, quantity, on_hand, reason,

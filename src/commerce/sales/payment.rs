@@ -14,15 +14,16 @@ pub struct Payment {
     pub id: PaymentId,
     pub outlet: OutletId,
     pub register: RegisterId,
-    /// When the transaction began that recorded it.
+    /// When the transaction began that recorded it: its sale's own, or a later one.
     recorded_at: Moment,
 }
 
 /// One payment.
 pub async fn payment(sql: &mut PgConnection, merchant: MerchantId, id: PaymentId) -> Result<Payment> {
     let row = sqlx::query!(
-        "select outlet_id, register_id, recorded_at from payments join sales using (merchant_id, sale_id)
-         where payments.merchant_id = $1 and payments.payment_id = $2",
+        r#"select outlet_id, register_id, coalesce(payments.recorded_at, sales.recorded_at) as "recorded_at!"
+           from payments join sales using (merchant_id, sale_id)
+           where payments.merchant_id = $1 and payments.payment_id = $2"#,
         merchant.0,
         id.0,
     )

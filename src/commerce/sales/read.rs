@@ -6,7 +6,7 @@ use tillwire_channels::event::{Method, SaleLine, Tender};
 use tillwire_channels::{MerchantId, Moment, OutletId, PaymentId, RegisterId, SaleId, StaffId, VariantId};
 use utoipa::ToSchema;
 
-use super::SaleView;
+use super::{SaleState, SaleView};
 use crate::commerce::quantity;
 use crate::error::{Error, Result};
 
@@ -17,7 +17,9 @@ pub const PAGE_MAX: u32 = 200;
 pub async fn get(sql: &mut PgConnection, merchant: MerchantId, sale: SaleId) -> Result<SaleView> {
     let row = sqlx::query!(
         "select outlet_id, register_id, number, business_date, currency, subtotal_minor, discount_minor, total_minor,
-                actor_id, occurred_at
+                actor_id, occurred_at, state, expires_at, void_note,
+                -- One that was never open was completed as it was rung up.
+                case when state <> 'open' then coalesce(closed_at, occurred_at) end as closed_at
          from sales where merchant_id = $1 and sale_id = $2",
         merchant.0,
         sale.0,
@@ -25,8 +27,12 @@ pub async fn get(sql: &mut PgConnection, merchant: MerchantId, sale: SaleId) -> 
     .fetch_optional(&mut *sql)
     .await?
     .ok_or(Error::NotFound("sale"))?;
+    let state = SaleState::read(&row.state)?;
+    let tenders = tenders(sql, merchant, sale).await?;
+    let paid_minor: i64 = tenders.iter().map(|tender| tender.amount_minor).sum();
     Ok(SaleView {
         id: sale,
+        state,
         number: row.number,
         outlet: OutletId(row.outlet_id),
         register: RegisterId(row.register_id),
@@ -36,9 +42,14 @@ pub async fn get(sql: &mut PgConnection, merchant: MerchantId, sale: SaleId) -> 
         subtotal_minor: row.subtotal_minor,
         discount_minor: row.discount_minor,
         total_minor: row.total_minor,
-        tenders: tenders(sql, merchant, sale).await?,
+        tenders,
+        paid_minor,
+        due_minor: state.due(row.total_minor, paid_minor),
         actor: StaffId(row.actor_id),
         occurred_at: row.occurred_at,
+        expires_at: row.expires_at,
+        closed_at: row.closed_at,
+        void_note: row.void_note,
     })
 }
 
@@ -93,14 +104,56 @@ async fn tenders(sql: &mut PgConnection, merchant: MerchantId, sale: SaleId) -> 
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct SaleSummary {
     pub id: SaleId,
+    pub state: SaleState,
     pub number: String,
     pub register: RegisterId,
     pub business_date: String,
     pub currency: String,
     pub total_minor: i64,
+    /// What has been paid of it.
+    pub paid_minor: i64,
+    /// What is still to be paid: nothing, unless it is open.
+    pub due_minor: i64,
     #[serde(with = "time::serde::rfc3339")]
     #[schema(value_type = String, format = DateTime)]
     pub occurred_at: Moment,
+    /// When it ends by itself, if nothing of it is paid by then; none of a sale that was never open.
+    #[serde(with = "time::serde::rfc3339::option")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub expires_at: Option<Moment>,
+}
+
+/// A sale as a list has it.
+struct Row {
+    sale_id: uuid::Uuid,
+    state: String,
+    number: String,
+    register_id: uuid::Uuid,
+    business_date: time::Date,
+    currency: String,
+    total_minor: i64,
+    paid_minor: i64,
+    occurred_at: Moment,
+    expires_at: Option<Moment>,
+}
+
+impl Row {
+    fn view(self) -> Result<SaleSummary> {
+        let state = SaleState::read(&self.state)?;
+        Ok(SaleSummary {
+            id: SaleId(self.sale_id),
+            state,
+            number: self.number,
+            register: RegisterId(self.register_id),
+            business_date: self.business_date.to_string(),
+            currency: self.currency,
+            total_minor: self.total_minor,
+            paid_minor: self.paid_minor,
+            due_minor: state.due(self.total_minor, self.paid_minor),
+            occurred_at: self.occurred_at,
+            expires_at: self.expires_at,
+        })
+    }
 }
 
 /// Sales of an outlet before a sale, the largest id first: the newest, where the hub made the ids.
@@ -111,10 +164,16 @@ pub async fn list(
     before: Option<SaleId>,
     limit: u32,
 ) -> Result<Vec<SaleSummary>> {
-    let rows = sqlx::query!(
-        "select sale_id, number, register_id, business_date, currency, total_minor, occurred_at from sales
-         where merchant_id = $1 and outlet_id = $2 and ($3::uuid is null or sale_id < $3)
-         order by sale_id desc limit $4",
+    let rows = sqlx::query_as!(
+        Row,
+        r#"select sale_id, state, number, register_id, business_date, currency, total_minor, occurred_at, expires_at,
+                  -- One that is complete is paid: only for the others is it added up.
+                  case when state = 'completed' then total_minor
+                       else (select coalesce(sum(amount_minor), 0)::bigint from payments
+                             where payments.merchant_id = $1 and payments.sale_id = sales.sale_id) end as "paid_minor!"
+           from sales
+           where merchant_id = $1 and outlet_id = $2 and ($3::uuid is null or sale_id < $3)
+           order by sale_id desc limit $4"#,
         merchant.0,
         outlet.0,
         before.map(|id| id.0),
@@ -122,16 +181,21 @@ pub async fn list(
     )
     .fetch_all(sql)
     .await?;
-    Ok(rows
-        .into_iter()
-        .map(|row| SaleSummary {
-            id: SaleId(row.sale_id),
-            number: row.number,
-            register: RegisterId(row.register_id),
-            business_date: row.business_date.to_string(),
-            currency: row.currency,
-            total_minor: row.total_minor,
-            occurred_at: row.occurred_at,
-        })
-        .collect())
+    rows.into_iter().map(Row::view).collect()
+}
+
+/// One sale, without its lines.
+pub(super) async fn summary(sql: &mut PgConnection, merchant: MerchantId, sale: SaleId) -> Result<SaleSummary> {
+    let row = sqlx::query_as!(
+        Row,
+        r#"select sale_id, state, number, register_id, business_date, currency, total_minor, occurred_at, expires_at,
+                  (select coalesce(sum(amount_minor), 0)::bigint from payments
+                   where payments.merchant_id = $1 and payments.sale_id = $2) as "paid_minor!"
+           from sales where merchant_id = $1 and sale_id = $2"#,
+        merchant.0,
+        sale.0,
+    )
+    .fetch_one(sql)
+    .await?;
+    row.view()
 }

@@ -18,9 +18,12 @@ pub(super) struct RungUp {
     pub discount_minor: i64,
     pub total_minor: i64,
     pub tenders: Vec<Tender>,
+    /// What the tenders leave to be paid: nothing, unless the sale may be open.
+    pub due_minor: i64,
 }
 
-/// Prices the lines, spreads the sale's discount over them, and checks that the tenders pay the total.
+/// Prices the lines, spreads the sale's discount over them, and checks that the tenders pay the total, or, of a sale that may be
+/// open, no more than that.
 pub(super) fn ring_up(draft: &Draft, prices: &BTreeMap<VariantId, Priced>) -> Result<RungUp> {
     let mut lines = Vec::with_capacity(draft.lines.len());
     for (at, wanted) in draft.lines.iter().enumerate() {
@@ -41,8 +44,8 @@ pub(super) fn ring_up(draft: &Draft, prices: &BTreeMap<VariantId, Priced>) -> Re
         line.total_minor -= share;
     }
     let total_minor = left - draft.discount_minor;
-    let tenders = pay(&draft.tenders, total_minor)?;
-    Ok(RungUp { lines, subtotal_minor, discount_minor: subtotal_minor - total_minor, total_minor, tenders })
+    let (tenders, due_minor) = pay(&draft.tenders, total_minor, draft.open_for.is_some())?;
+    Ok(RungUp { lines, subtotal_minor, discount_minor: subtotal_minor - total_minor, total_minor, tenders, due_minor })
 }
 
 fn price_line(at: usize, wanted: &DraftLine, prices: &BTreeMap<VariantId, Priced>) -> Result<SaleLine> {
@@ -81,30 +84,36 @@ fn price_line(at: usize, wanted: &DraftLine, prices: &BTreeMap<VariantId, Priced
     })
 }
 
-/// Tenders that pay exactly the total; only cash may be more, and gives change.
-fn pay(tenders: &[DraftTender], total_minor: i64) -> Result<Vec<Tender>> {
+/// Tenders that pay exactly the total, or `in_part` no more than it, and what they leave to be paid.
+fn pay(tenders: &[DraftTender], total_minor: i64, in_part: bool) -> Result<(Vec<Tender>, i64)> {
     let mut paid = Vec::with_capacity(tenders.len());
-    for (at, tender) in tenders.iter().enumerate() {
-        let tendered_minor = tender.tendered_minor.unwrap_or(tender.amount_minor);
-        let change_minor = tendered_minor - tender.amount_minor;
-        if change_minor < 0 || (change_minor > 0 && tender.method != Method::Cash) {
-            let detail = "Only cash can be more than the amount, and none can be less.";
-            return Err(Error::invalid("tendered_mismatch", format!("/tenders/{at}/tendered_minor"), detail));
-        }
-        paid.push(Tender {
-            payment: tender.id,
-            method: tender.method,
-            amount_minor: tender.amount_minor,
-            tendered_minor,
-            change_minor,
-        });
+    for (at, drafted) in tenders.iter().enumerate() {
+        paid.push(tender(drafted, &format!("/tenders/{at}"))?);
     }
     let covered = sum(paid.iter().map(|tender| tender.amount_minor), "/tenders")?;
-    if covered != total_minor {
+    let due_minor = total_minor - covered;
+    if due_minor < 0 || (due_minor > 0 && !in_part) {
         let detail = format!("The tenders come to {covered}, the sale to {total_minor}.");
         return Err(Error::invalid("tenders_mismatch", "/tenders", detail));
     }
-    Ok(paid)
+    Ok((paid, due_minor))
+}
+
+/// A tender with its change; only cash may be more than the amount, and gives it. `pointer` is where the request has it.
+pub(super) fn tender(draft: &DraftTender, pointer: &str) -> Result<Tender> {
+    let tendered_minor = draft.tendered_minor.unwrap_or(draft.amount_minor);
+    let change_minor = tendered_minor - draft.amount_minor;
+    if change_minor < 0 || (change_minor > 0 && draft.method != Method::Cash) {
+        let detail = "Only cash can be more than the amount, and none can be less.";
+        return Err(Error::invalid("tendered_mismatch", format!("{pointer}/tendered_minor"), detail));
+    }
+    Ok(Tender {
+        payment: draft.id,
+        method: draft.method,
+        amount_minor: draft.amount_minor,
+        tendered_minor,
+        change_minor,
+    })
 }
 
 fn sum(amounts: impl Iterator<Item = i64>, pointer: &str) -> Result<i64> {
@@ -138,6 +147,7 @@ mod tests {
             register: RegisterId::new(),
             number: None,
             occurred_at: None,
+            open_for: None,
             lines: vec![line.clone(), line],
             discount_minor,
             tenders: tenders
@@ -180,6 +190,23 @@ mod tests {
         assert_eq!(code(ring_up(&change_for_a_card, &prices())), "tendered_mismatch");
         let too_little_handed_over = draft("1", 0, &[(Method::Cash, 15_000, Some(10_000))]);
         assert_eq!(code(ring_up(&too_little_handed_over, &prices())), "tendered_mismatch");
+    }
+
+    #[test]
+    fn a_sale_that_may_be_open_is_paid_in_part_and_never_too_much() {
+        let open = |tenders: &[(Method, i64, Option<i64>)]| {
+            let draft = Draft { open_for: Some(time::Duration::MINUTE), ..draft("1", 0, tenders) };
+            ring_up(&draft, &prices())
+        };
+        for (tenders, due_minor) in [
+            (vec![], 15_000),
+            (vec![(Method::Cash, 5_000, Some(20_000))], 10_000),
+            (vec![(Method::Cash, 5_000, None), (Method::Qris, 10_000, None)], 0),
+        ] {
+            assert_eq!(open(&tenders).unwrap().due_minor, due_minor);
+        }
+        assert_eq!(code(open(&[(Method::Cash, 15_001, None)])), "tenders_mismatch");
+        assert_eq!(code(open(&[(Method::Card, 5_000, Some(6_000))])), "tendered_mismatch");
     }
 
     #[test]

@@ -18,7 +18,7 @@ struct SalesOfTheDay {
     total_minor: i64,
 }
 
-/// Counts and totals of today's sales, for each outlet by its own calendar.
+/// Counts and totals of the sales that were completed today, for each outlet by its own calendar.
 pub(super) async fn sales(tx: &mut ReadTx, channel: &Channel, only: Option<&[OutletId]>) -> Result<Vec<Value>> {
     let merchant = tx.merchant();
     let only: Option<Vec<Uuid>> = only.map(|only| only.iter().map(|id| id.0).collect());
@@ -29,7 +29,7 @@ pub(super) async fn sales(tx: &mut ReadTx, channel: &Channel, only: Option<&[Out
            join merchants merchant using (merchant_id)
            cross join lateral (select (now() at time zone time_zone)::date as today) as day
            left join sales sale on sale.merchant_id = $1 and sale.outlet_id = outlet.outlet_id
-                and business_date = today and ($3::uuid is null or register_id = $3)
+                and sale.state = 'completed' and business_date = today and ($3::uuid is null or register_id = $3)
            where outlet.merchant_id = $1 and ($2::uuid[] is null or outlet.outlet_id = any($2))
            group by outlet.outlet_id, today, merchant.currency order by outlet.outlet_id"#,
         merchant.0,
@@ -62,7 +62,8 @@ struct PaymentsOfTheDay {
     amount_minor: i64,
 }
 
-/// Counts and amounts of the payments of today's sales, for each outlet and method.
+/// Counts and amounts of the payments of today's sales, for each outlet and method: what was paid of open ones has arrived as
+/// well, and was told.
 pub(super) async fn payments(tx: &mut ReadTx, channel: &Channel, only: Option<&[OutletId]>) -> Result<Vec<Value>> {
     let merchant = tx.merchant();
     let only: Option<Vec<Uuid>> = only.map(|only| only.iter().map(|id| id.0).collect());

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use serde::Serialize;
-use tillwire_channels::event::{PaymentCaptured, SaleCompleted, StockChanged, Tender};
+use tillwire_channels::event::{PaymentCaptured, ReservedLevel, SaleCompleted, SaleLine, StockChanged, Tender};
 use tillwire_channels::{Event, Position, Stored, View};
 use time::format_description::BorrowedFormatItem;
 use time::macros::format_description;
@@ -43,9 +43,22 @@ pub fn text(entry: &Entry, event: &Stored, (number, _): (u32, u32)) -> String {
 fn summary(event: &Stored) -> String {
     let typed = format!(r#"{{"type":{},"data":{}}}"#, serde_json::Value::from(&*event.kind), event.data.get());
     match serde_json::from_str(&typed) {
+        Ok(Event::SaleOpened(sale)) => {
+            let (due, currency) = (sale.due_minor, &sale.currency);
+            format!("{}: {}, {due} {currency} due by {}", sale.number, counted(&sale.lines), sale.expires_at)
+        }
         Ok(Event::SaleCompleted(sale)) => of_sale(&sale),
+        Ok(Event::SaleVoided(sale)) => {
+            let note = sale.note.map(|note| format!(", {note}")).unwrap_or_default();
+            format!("{}: {}{note}", sale.number, sale.reason.as_str())
+        }
         Ok(Event::PaymentCaptured(payment)) => of_payment(&payment),
         Ok(Event::StockChanged(level)) => of_stock(&level),
+        Ok(Event::StockReserved(reserved)) => {
+            let level =
+                |it: &ReservedLevel| format!("{} ({}): {}, {} reserved", it.name, it.sku, it.change, it.reserved);
+            reserved.levels.iter().map(level).collect::<Vec<_>>().join("; ")
+        }
         Ok(Event::ProductChanged(product)) => {
             let skus: Vec<&str> = product.variants.iter().map(|variant| variant.sku.as_str()).collect();
             let (name, version) = (product.name, product.version);
@@ -63,12 +76,15 @@ fn summary(event: &Stored) -> String {
 fn of_sale(sale: &SaleCompleted) -> String {
     let SaleCompleted { number, lines, total_minor, currency, tenders, .. } = sale;
     let methods: Vec<&str> = tenders.iter().map(|Tender { method, .. }| method.as_str()).collect();
-    let lines = if lines.len() == 1 { "1 line".to_owned() } else { format!("{} lines", lines.len()) };
-    let mut text = format!("{number}: {lines}, {total_minor} {currency}");
+    let mut text = format!("{number}: {}, {total_minor} {currency}", counted(lines));
     if !methods.is_empty() {
         let _ = write!(text, " ({})", methods.join(", "));
     }
     text
+}
+
+fn counted(lines: &[SaleLine]) -> String {
+    if lines.len() == 1 { "1 line".to_owned() } else { format!("{} lines", lines.len()) }
 }
 
 fn of_payment(payment: &PaymentCaptured) -> String {
