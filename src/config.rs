@@ -121,6 +121,8 @@ pub struct Node {
     pub push: Push,
     #[command(flatten)]
     pub vault: VaultKeys,
+    #[command(flatten)]
+    pub providers: Providers,
 }
 
 /// What secrets are sealed with: of webhooks, devices, and accounts at payment providers, which are not kept without. For `api`
@@ -218,6 +220,32 @@ pub struct Push {
     /// Where APNs is, if not at Apple's: for tests.
     #[arg(long, env = "TILLWIRE_APNS_URL", hide = true)]
     pub apns_url: Option<String>,
+}
+
+/// Payment providers, where they are not at home. Only in their test mode: keys that move money are never sent elsewhere.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Payment providers")]
+pub struct Providers {
+    /// Where Midtrans' sandbox is, if not at Midtrans: for tests and demos.
+    #[arg(long, env = "TILLWIRE_MIDTRANS_TEST_URL", hide = true)]
+    pub midtrans_test_url: Option<String>,
+
+    /// Where Xendit's test mode is, if not at Xendit: for tests and demos.
+    #[arg(long, env = "TILLWIRE_XENDIT_TEST_URL", hide = true)]
+    pub xendit_test_url: Option<String>,
+}
+
+impl From<Providers> for crate::connectors::caller::Options {
+    fn from(providers: Providers) -> Self {
+        let mut options = Self::default();
+        if let Some(url) = providers.midtrans_test_url {
+            options.midtrans.test = url;
+        }
+        if let Some(url) = providers.xendit_test_url {
+            options.xendit.test = url;
+        }
+        options
+    }
 }
 
 impl From<Push> for crate::push::services::Options {

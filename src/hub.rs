@@ -13,6 +13,7 @@ use crate::error::Result;
 use crate::identity::tokens::Verifier;
 use crate::journal::Journal;
 use crate::journal::read::ReadTx;
+use crate::payments::Desk;
 use crate::push::services::Services;
 use crate::vault::Vault;
 use crate::webhooks::sender::Sender;
@@ -36,6 +37,8 @@ pub struct Hub {
     pub device_trials: Arc<Trials>,
     /// Seals and opens what is kept secret.
     pub vault: Arc<Vault>,
+    /// Attends to payments that providers carry.
+    pub desk: Desk,
     /// Cancelled when the node begins to drain: readiness fails from then on.
     pub draining: CancellationToken,
 }
@@ -47,14 +50,15 @@ impl Hub {
         verifier: Arc<Verifier>,
         egress: Arc<Egress>,
         push: Arc<Services>,
-        vault: Arc<Vault>,
+        desk: Desk,
         tasks: TaskTracker,
         draining: CancellationToken,
     ) -> Self {
         let snapshots = Arc::new(Shared::new(journal.pools.app.clone(), tasks));
         let sender = Sender::new(egress.clone());
+        let vault = desk.vault.clone();
         let (trials, device_trials) = (Arc::default(), Arc::default());
-        Self { journal, verifier, snapshots, egress, sender, trials, push, device_trials, vault, draining }
+        Self { journal, verifier, snapshots, egress, sender, trials, push, device_trials, vault, desk, draining }
     }
 
     /// What gateways ask for the state of a channel with: the one place where they and commerce meet.

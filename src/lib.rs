@@ -20,6 +20,7 @@ pub mod handled;
 pub mod identity;
 pub mod jobs;
 pub mod journal;
+pub mod payments;
 pub mod push;
 pub mod schema;
 pub mod screens;

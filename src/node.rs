@@ -18,6 +18,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use crate::bus::{Brokers, Buses};
+use crate::connectors::caller::Caller;
 use crate::gateway::address::Place;
 use crate::gateway::{self, Gateway};
 use crate::hub::Hub;
@@ -25,10 +26,12 @@ use crate::identity::tokens::Verifier;
 use crate::jobs::{self, Jobs};
 use crate::journal::{Journal, Pools, pool};
 use crate::listener::{self, Listener};
+use crate::payments::Desk;
 use crate::push::services::Services;
 use crate::relay::herald::Herald;
 use crate::vault::Vault;
 use crate::workers::expiry::{self, Expiring};
+use crate::workers::payments::{self, Attending};
 use crate::workers::{self, Urls, Workers};
 use crate::{config, http, server, telemetry};
 
@@ -109,8 +112,12 @@ impl Node {
             info!("Serves no webhooks and relays nothing: that needs --relay-database-url, here or at a worker");
         }
         let for_workers = works.map_or(0, |_| workers::DESCRIPTORS_MAX);
-        let for_jobs = if faces.api || faces.worker { jobs::CONNECTIONS_MAX + expiry::CONNECTIONS_MAX } else { 0 };
-        let connections_max = listener::connections_max((for_database + for_jobs) as usize + for_workers)?;
+        let for_jobs = if faces.api || faces.worker {
+            (jobs::CONNECTIONS_MAX + expiry::CONNECTIONS_MAX) as usize + payments::DESCRIPTORS_MAX
+        } else {
+            0
+        };
+        let connections_max = listener::connections_max(for_database as usize + for_jobs + for_workers)?;
         let connections = Arc::new(Semaphore::new(connections_max));
         let addresses = (public.local_addr()?, private.local_addr()?);
 
@@ -130,11 +137,14 @@ impl Node {
         let egress = Arc::new(config.webhooks.clone().into());
         let push = Arc::new(Services::open(&config.push.clone().into())?);
         let vault = Arc::new(Vault::open(&config.vault.clone().into())?);
-        if vault.keys().is_empty() && (faces.api || faces.worker) {
+        let has_vault = !vault.keys().is_empty();
+        if !has_vault && (faces.api || faces.worker) {
             info!("Seals no secrets, and keeps no accounts at payment providers: that needs --vault-key-file");
         }
         let verifier = Arc::new(verifier);
-        let hub = Hub::new(journal, verifier, egress, push.clone(), vault.clone(), tasks.clone(), stop.clone());
+        let caller = Arc::new(Caller::open(&config.providers.clone().into())?);
+        let desk = Desk::new(journal.clone(), vault.clone(), caller);
+        let hub = Hub::new(journal, verifier, egress, push.clone(), desk, tasks.clone(), stop.clone());
         if let Some(relay) = works {
             let urls = Urls { app: &config.database.database_url, feed: &config.database.feed_database_url, relay };
             let workers = Workers::new(&urls, brokers, workers::HANDLERS, tasks.clone(), ended.clone())?;
@@ -149,7 +159,7 @@ impl Node {
             tasks.spawn(jobs::upkeep::at_start(own.clone(), ended.clone()));
             let mut all = jobs::upkeep::jobs();
             // Only whoever can seal does it.
-            if !vault.keys().is_empty() {
+            if has_vault {
                 all.push(jobs::sealing::job(vault, own.clone()));
             }
             let jobs = Jobs::new(own, all, name());
@@ -158,6 +168,14 @@ impl Node {
             let expiring = Expiring::new(&config.database.database_url, &hub.journal)?;
             let stop = ended.clone();
             tasks.spawn(async move { workers::until("Ending open sales", &stop, || expiring.run(&stop)).await });
+            // Whoever cannot open an account would only keep others from it.
+            if has_vault {
+                let attending = Attending::new(&config.database.database_url, &hub.journal, &hub.desk)?;
+                let stop = ended.clone();
+                tasks.spawn(
+                    async move { workers::until("Attending to payments", &stop, || attending.run(&stop)).await },
+                );
+            }
         }
         let gateway = faces.gateway.then(|| {
             let place = Place {

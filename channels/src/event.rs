@@ -24,6 +24,8 @@ pub enum Event {
     SaleVoided(SaleVoided),
     #[serde(rename = "payment.captured")]
     PaymentCaptured(PaymentCaptured),
+    #[serde(rename = "payment.changed")]
+    PaymentChanged(PaymentChanged),
     #[serde(rename = "stock.changed")]
     StockChanged(StockChanged),
     #[serde(rename = "stock.reserved")]
@@ -47,6 +49,7 @@ impl Event {
         "sale.completed",
         "sale.voided",
         "payment.captured",
+        "payment.changed",
         "stock.changed",
         "stock.reserved",
         "product.changed",
@@ -63,6 +66,7 @@ impl Event {
             Self::SaleCompleted(sale) => Topic::Sales.at(sale.outlet).by(sale.register),
             Self::SaleVoided(sale) => Topic::Sales.at(sale.outlet).by(sale.register),
             Self::PaymentCaptured(payment) => Topic::Payments.at(payment.outlet).by(payment.register),
+            Self::PaymentChanged(payment) => Topic::Payments.at(payment.outlet).by(payment.register),
             Self::StockChanged(level) => Topic::Stock.at(level.outlet),
             Self::StockReserved(reserved) => Topic::Stock.at(reserved.outlet),
             Self::ProductChanged(_) => Topic::Catalog.everywhere(),
@@ -88,7 +92,7 @@ impl Event {
             | Self::ProductChanged(_)
             | Self::OutletOpened(_)
             | Self::RegisterEnrolled(_) => View::Display,
-            Self::PaymentCaptured(_) => View::Till,
+            Self::PaymentCaptured(_) | Self::PaymentChanged(_) => View::Till,
             Self::AccessRevoked(_) | Self::AlertRaised(_) => View::Office,
         }
     }
@@ -100,6 +104,7 @@ impl Event {
             Self::SaleCompleted(sale) => (Some(sale.outlet), Some(sale.register)),
             Self::SaleVoided(sale) => (Some(sale.outlet), Some(sale.register)),
             Self::PaymentCaptured(payment) => (Some(payment.outlet), Some(payment.register)),
+            Self::PaymentChanged(payment) => (Some(payment.outlet), Some(payment.register)),
             Self::StockChanged(level) => (Some(level.outlet), None),
             Self::StockReserved(reserved) => (Some(reserved.outlet), None),
             Self::OutletOpened(opened) => (Some(opened.outlet), None),
@@ -279,6 +284,84 @@ pub struct PaymentCaptured {
     pub tendered_minor: i64,
     #[ts(type = "number")]
     pub change_minor: i64,
+}
+
+/// A payment that a provider carries has come to another state, or has something new to show. That it is paid is told by
+/// `payment.captured`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema, TS, ToSchema)]
+pub struct PaymentChanged {
+    pub payment: PaymentId,
+    pub sale: SaleId,
+    pub outlet: OutletId,
+    pub register: RegisterId,
+    /// Who carries it: `midtrans`, `xendit`. There will be others.
+    pub provider: String,
+    /// `qris`, `bank_transfer` or `card`. There will be others.
+    pub method: String,
+    /// Which bank a transfer goes to.
+    pub bank: Option<String>,
+    pub currency: String,
+    #[ts(type = "number")]
+    pub amount_minor: i64,
+    pub state: PaymentState,
+    /// What the customer is shown to pay with, while they can.
+    pub shown: Option<PaymentShown>,
+    /// When it is called off by itself.
+    #[serde(with = "time::serde::rfc3339")]
+    #[schemars(with = "String", extend("format" = "date-time"))]
+    #[ts(type = "string")]
+    #[schema(value_type = String, format = DateTime)]
+    pub expires_at: Moment,
+    /// Why it failed, as its provider names it.
+    pub failure: Option<String>,
+}
+
+/// Where a payment stands that a provider carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema, TS, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum PaymentState {
+    /// The provider has not answered yet.
+    Created,
+    /// The provider was asked and did not answer: it may know of the payment or not.
+    Unknown,
+    /// The customer can pay.
+    Pending,
+    /// The provider looks into it.
+    Review,
+    /// A card's money is held, and not taken yet.
+    Authorized,
+    /// Paid.
+    Paid,
+    /// The provider has passed the money on.
+    Settled,
+    PartiallyRefunded,
+    Refunded,
+    /// It was refused.
+    Failed,
+    /// It was called off.
+    Canceled,
+    /// Its time was over.
+    Expired,
+    /// Paid after it, or its sale, had ended: a person has to say what becomes of the money.
+    PaidLate,
+    /// The bank has taken back what it had confirmed.
+    Reversed,
+    /// The customer's bank has taken the money back.
+    ChargedBack,
+}
+
+/// What a customer is shown to pay with.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema, TS, ToSchema)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum PaymentShown {
+    /// The text of a QR code.
+    Qr { text: String },
+    /// A number to transfer to.
+    VirtualAccount { bank: String, number: String },
+    /// Mandiri's bill payment: a company and a bill.
+    Bill { biller_code: String, bill_key: String },
+    /// A page to open.
+    Redirect { url: String },
 }
 
 /// The level of a variant at an outlet is now another.

@@ -161,6 +161,25 @@ impl View {
             (Self::Till, "payment.captured") => {
                 Some(&["payment", "sale", "method", "currency", "amount_minor", "tendered_minor", "change_minor"])
             }
+            (Self::Till, "payment.changed") => Some(&[
+                "payment",
+                "sale",
+                "provider",
+                "method",
+                "bank",
+                "currency",
+                "amount_minor",
+                "state",
+                "shown.type",
+                "shown.text",
+                "shown.bank",
+                "shown.number",
+                "shown.biller_code",
+                "shown.bill_key",
+                "shown.url",
+                "expires_at",
+                "failure",
+            ]),
             _ => Some(&[]),
         }
     }

@@ -192,6 +192,23 @@ pub async fn change_keys(
     Ok(view)
 }
 
+/// At whom an outlet is paid, and in which modes.
+pub async fn of_outlet(
+    sql: &mut PgConnection,
+    merchant: MerchantId,
+    outlet: OutletId,
+) -> Result<Vec<(Provider, Mode)>> {
+    let rows = sqlx::query!(
+        "select distinct provider, mode from provider_accounts
+         where merchant_id = $1 and enabled and (outlet_id = $2 or outlet_id is null) order by provider, mode",
+        merchant.0,
+        outlet.0,
+    )
+    .fetch_all(sql)
+    .await?;
+    Ok(rows.into_iter().filter_map(|row| Provider::of(&row.provider).zip(Mode::of(&row.mode))).collect())
+}
+
 /// One account.
 pub async fn get(sql: &mut PgConnection, merchant: MerchantId, id: Uuid) -> Result<AccountView> {
     let found = select(sql, merchant, Some(id), None, 1).await?;

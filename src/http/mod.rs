@@ -18,6 +18,7 @@ mod payments;
 mod presence;
 mod problem;
 mod provider_accounts;
+mod providers;
 mod redeliveries;
 mod reply;
 mod sales;
@@ -91,9 +92,17 @@ fn routes_of_one() -> OpenApiRouter<Hub> {
         .routes(routes!(stock::apply))
         .routes(routes!(sales::list, sales::complete))
         .routes(routes!(sales::get))
-        .routes(routes!(sales::pay))
+        .routes(routes!(sales::pay, payments::of_sale))
         .routes(routes!(sales::void))
         .routes(routes!(payments::seen))
+        .routes(routes!(payments::get))
+        .routes(routes!(payments::svg))
+        .routes(routes!(payments::png))
+        .routes(routes!(payments::cancel))
+        .routes(routes!(payments::check))
+        .routes(routes!(payments::list_tasks))
+        .routes(routes!(payments::ways))
+        .routes(routes!(providers::notified))
         .routes(routes!(webhooks::list, webhooks::add))
         .routes(routes!(webhooks::get, webhooks::replace, webhooks::remove))
         .routes(routes!(webhooks::secret, webhooks::rotate))

@@ -1,19 +1,38 @@
-//! `/v1/payments`: who has seen what arrived.
+//! `/v1/payments`: those that a provider carries, and who has seen what arrived.
+
+use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use futures_util::FutureExt as _;
+use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
-use tillwire_channels::{PaymentId, Position, Topic};
+use tillwire_channels::event::{Method, PaymentShown};
+use tillwire_channels::{OutletId, PaymentId, Position, SaleId, Topic};
 use utoipa::{IntoParams, ToSchema};
+use uuid::Uuid;
 
-use super::extract::{At, Params};
+use super::extract::{At, IdempotencyKey, Params};
 use super::problem::Problem;
-use super::reply::bounded;
-use crate::commerce::sales;
+use super::reply::{Page, bounded, cursor};
+use super::sales::may_sell;
+use crate::accounts;
+use crate::commerce::payments::attempts::Closing;
+use crate::commerce::payments::tasks::{self, TaskView};
+use crate::commerce::payments::{self, AttemptView, NewAttempt, State as Standing};
+use crate::commerce::{outlets, sales};
+use crate::connectors::ability::{self, Ability};
+use crate::connectors::credentials::{Mode, Provider};
+use crate::connectors::payment::{Bank, Charge, Method as Way};
+use crate::connectors::qr::Qr;
 use crate::error::{Error, Result};
 use crate::hub::Hub;
 use crate::identity::{Permission, Staff};
 use crate::journal::read::ReadTx;
+use crate::journal::{Once, Written};
+use crate::payments::desk::{Cause, reference};
 use crate::screens::seen::{self, SCREENS_MAX, SeenOn};
 
 /// How many to list.
@@ -65,4 +84,283 @@ pub async fn seen(
     let more = screens.len() > limit as usize;
     screens.truncate(limit as usize);
     Ok(Json(PaymentSeen { payment, position: Some(position), screens, more }))
+}
+
+/// For how long a customer can pay, in seconds: a cashier waits for a quarter of an hour, unless the till says otherwise.
+pub const LIFE_SECONDS: u32 = 15 * 60;
+pub const LIFE_SECONDS_MIN: u32 = 60;
+pub const LIFE_SECONDS_MAX: u32 = 7 * 24 * 60 * 60;
+/// How long whoever asks for a payment waits for what the customer is shown. Whoever waits longer hears it on `payments`.
+const SHOWN_MAX: Duration = Duration::from_secs(10);
+
+/// A payment that a till wants a provider to carry.
+pub(super) struct Wanted {
+    pub payment: PaymentId,
+    pub sale: SaleId,
+    pub method: Method,
+    pub amount_minor: Option<i64>,
+    pub by: By,
+}
+
+/// How it is to carry it.
+#[derive(Clone, Debug)]
+pub(super) struct By {
+    pub provider: Provider,
+    pub mode: Mode,
+    pub bank: Option<Bank>,
+    pub life_seconds: u32,
+    pub card_token: Option<SecretString>,
+}
+
+/// Asks a provider for a payment: it is written down first, then asked for, and answered as it stands then.
+pub(super) async fn ask(hub: &Hub, staff: Staff, once: Once, wanted: Wanted) -> Result<Written> {
+    let merchant = staff.merchant;
+    let Wanted { payment, sale, method, amount_minor, by } = wanted;
+    let way = way(method, &by)?;
+    let token = by.card_token.clone();
+    let (caller, desk, seller) = (staff.caller(), hub.desk.clone(), staff.clone());
+    let written = hub
+        .journal
+        .write(caller, Some(once), 201, move |tx| {
+            let (staff, desk, by) = (seller.clone(), desk.clone(), by.clone());
+            async move {
+                let sale = sales::lock(tx, sale).await?;
+                may_sell(&staff, &sale)?;
+                let account =
+                    accounts::for_outlet(tx.sql(), &desk.vault, merchant, sale.outlet, by.provider, by.mode).await?;
+                let account = account.ok_or_else(|| {
+                    let detail =
+                        format!("This outlet has no account for {} payments with {}.", by.mode.as_str(), by.provider);
+                    Error::conflict_at("no_provider_account", "/provider", detail)
+                })?;
+                let new = new_attempt(payment, account.id, way, amount_minor, &by, &sale, tx.now())?;
+                Ok(AttemptView::from(payments::begin(tx, &sale, &new).await?))
+            }
+            .boxed()
+        })
+        .await?;
+    // The stored answer is of when it was begun; what is answered is how it stands.
+    let payment = serde_json::from_str::<AttemptView>(&written.reply)?.id;
+    let desk = hub.desk.clone();
+    let attending =
+        hub.journal.tasks().spawn(async move { desk.attend_to_end(merchant, payment, Cause::begun(token)).await });
+    _ = tokio::time::timeout(SHOWN_MAX, attending).await;
+    let mut tx = ReadTx::begin(&hub.journal.pools.app, staff.caller()).await?;
+    let view = AttemptView::from(payments::get(tx.sql(), merchant, payment).await?);
+    Ok(Written { reply: serde_json::to_string(&view)?, ..written })
+}
+
+fn way(method: Method, by: &By) -> Result<Way> {
+    match (method, by.bank) {
+        (Method::Qris, None) => Ok(Way::Qris),
+        (Method::Card, None) => Ok(Way::Card),
+        (Method::Transfer, Some(bank)) => Ok(Way::BankTransfer(bank)),
+        (Method::Transfer, None) => Err(Error::invalid("bank_missing", "/bank", "To which bank is it transferred?")),
+        (Method::Qris | Method::Card, Some(_)) => {
+            Err(Error::invalid("bank_unexpected", "/bank", "Only a transfer goes to a bank."))
+        }
+        (Method::Cash | Method::Ewallet, _) => {
+            let detail = "A provider carries `qris`, `transfer` and `card`; apps of banks and wallets pay by `qris`.";
+            Err(Error::invalid("unsupported_method", "/method", detail))
+        }
+    }
+}
+
+fn new_attempt(
+    payment: PaymentId,
+    account: Uuid,
+    way: Way,
+    amount_minor: Option<i64>,
+    by: &By,
+    sale: &sales::Locked,
+    now: tillwire_channels::Moment,
+) -> Result<NewAttempt> {
+    let life_seconds = by.life_seconds;
+    let settable = ability::ability(by.provider, way).and_then(|it| it.expiry.range_seconds);
+    // Where the provider cannot be told, its own is longer than ours, and we call it off.
+    let sent = settable.map(|[from, to]| life_seconds.clamp(from, to));
+    let charge = Charge {
+        reference: reference(payment)?,
+        method: way,
+        amount_minor: amount_minor.unwrap_or_else(|| sale.due_minor()),
+        currency: sale.currency.clone(),
+        expires_in: sent.map(|seconds| Duration::from_secs(seconds.into())),
+        at: now,
+        shop: String::new(),
+        card: Cause::begun(by.card_token.clone()).card,
+        notify_url: None,
+        labels: Default::default(),
+    };
+    ability::check(by.provider, &charge)?;
+    Ok(NewAttempt {
+        payment,
+        account,
+        provider: by.provider.as_str(),
+        mode: by.mode.as_str(),
+        method: way.as_str(),
+        bank: way.bank().map(|bank| bank.as_str()),
+        amount_minor,
+        expires_in_seconds: sent,
+        life: time::Duration::seconds(life_seconds.into()),
+    })
+}
+
+/// One payment that a provider carries, as it stands. A till that hears nothing asks for it every few seconds.
+#[utoipa::path(get, path = "/v1/payments/{payment}", tag = "payments", params(("payment" = PaymentId, Path)),
+    responses((status = 200, body = AttemptView), (status = "default", body = Problem)))]
+pub async fn get(State(hub): State<Hub>, staff: Staff, At(payment): At<PaymentId>) -> Result<Json<AttemptView>> {
+    found(&hub, &staff, payment).await.map(Json)
+}
+
+async fn found(hub: &Hub, staff: &Staff, payment: PaymentId) -> Result<AttemptView> {
+    staff.may(Permission::ReadSales)?;
+    let mut tx = ReadTx::begin(&hub.journal.pools.app, staff.caller()).await?;
+    let view = AttemptView::from(payments::get(tx.sql(), staff.merchant, payment).await?);
+    staff.may_at(Permission::ReadSales, view.outlet)?;
+    Ok(view)
+}
+
+/// Payments of a sale that a provider carries or was to carry, the first first.
+#[utoipa::path(get, path = "/v1/sales/{sale}/payments", tag = "payments", params(("sale" = SaleId, Path)),
+    responses((status = 200, body = Vec<AttemptView>), (status = "default", body = Problem)))]
+pub async fn of_sale(State(hub): State<Hub>, staff: Staff, At(sale): At<SaleId>) -> Result<Json<Vec<AttemptView>>> {
+    staff.may(Permission::ReadSales)?;
+    let mut tx = ReadTx::begin(&hub.journal.pools.app, staff.caller()).await?;
+    let outlet = sales::get(tx.sql(), staff.merchant, sale).await?.outlet;
+    staff.may_at(Permission::ReadSales, outlet)?;
+    let attempts = payments::of_sale(tx.sql(), staff.merchant, sale).await?;
+    Ok(Json(attempts.into_iter().map(AttemptView::from).collect()))
+}
+
+/// The QR code of a payment, as SVG: only while it can be paid.
+#[utoipa::path(get, path = "/v1/payments/{payment}/qr.svg", tag = "payments", params(("payment" = PaymentId, Path)),
+    responses((status = 200, content_type = "image/svg+xml", body = String), (status = "default", body = Problem)))]
+pub async fn svg(State(hub): State<Hub>, staff: Staff, At(payment): At<PaymentId>) -> Result<Response> {
+    let qr = code(&found(&hub, &staff, payment).await?)?;
+    Ok(([(header::CONTENT_TYPE, "image/svg+xml"), (header::CACHE_CONTROL, "no-store")], qr.svg()).into_response())
+}
+
+/// The QR code of a payment, as PNG: only while it can be paid.
+#[utoipa::path(get, path = "/v1/payments/{payment}/qr.png", tag = "payments", params(("payment" = PaymentId, Path)),
+    responses((status = 200, content_type = "image/png", body = Vec<u8>), (status = "default", body = Problem)))]
+pub async fn png(State(hub): State<Hub>, staff: Staff, At(payment): At<PaymentId>) -> Result<Response> {
+    let qr = code(&found(&hub, &staff, payment).await?)?;
+    Ok(([(header::CONTENT_TYPE, "image/png"), (header::CACHE_CONTROL, "no-store")], qr.png()?).into_response())
+}
+
+fn code(view: &AttemptView) -> Result<Qr> {
+    match &view.shown {
+        Some(PaymentShown::Qr { text }) if view.state == Standing::Pending => Ok(Qr::of(text)?),
+        _ => Err(Error::NotFound("QR code")),
+    }
+}
+
+/// Calls a payment off. Its provider is told and has the last word: it may have been paid meanwhile. The answer is how it stands
+/// then, or soon after.
+#[utoipa::path(post, path = "/v1/payments/{payment}/cancel", tag = "payments",
+    params(("payment" = PaymentId, Path),
+           ("Idempotency-Key" = String, Header, description = "New for each attempt that is not a repetition.")),
+    responses((status = 200, body = AttemptView), (status = "default", body = Problem)))]
+pub async fn cancel(
+    State(hub): State<Hub>,
+    staff: Staff,
+    At(payment): At<PaymentId>,
+    key: IdempotencyKey,
+) -> Result<Written> {
+    staff.may(Permission::Sell)?;
+    let once = key.once("POST /v1/payments/{payment}/cancel", b"");
+    let seller = staff.clone();
+    let written = hub
+        .journal
+        .write(staff.caller(), Some(once), 200, move |tx| {
+            let staff = seller.clone();
+            async move {
+                let merchant = tx.merchant();
+                let sale = payments::get(tx.sql(), merchant, payment).await?.sale;
+                let sale = sales::lock(tx, sale).await?;
+                may_sell(&staff, &sale)?;
+                Ok(AttemptView::from(payments::close(tx, payment, Closing::Canceled).await?))
+            }
+            .boxed()
+        })
+        .await?;
+    let view = attended(&hub, &staff, payment).await?;
+    Ok(Written { reply: serde_json::to_string(&view)?, ..written })
+}
+
+/// Asks a payment's provider how it stands, for a cashier who does not want to wait: at most every ten seconds, or else the
+/// answer is how it stood.
+#[utoipa::path(post, path = "/v1/payments/{payment}/check", tag = "payments", params(("payment" = PaymentId, Path)),
+    responses((status = 200, body = AttemptView), (status = "default", body = Problem)))]
+pub async fn check(State(hub): State<Hub>, staff: Staff, At(payment): At<PaymentId>) -> Result<Json<AttemptView>> {
+    staff.may(Permission::Sell)?;
+    found(&hub, &staff, payment).await?;
+    let mut sql = crate::journal::pool::begin_of(&hub.journal.pools.app, staff.merchant).await?;
+    payments::attempts::prompt(&mut sql, staff.merchant, payment).await?;
+    sql.commit().await?;
+    attended(&hub, &staff, payment).await.map(Json)
+}
+
+/// Attends to a payment now, and gives it as it stands then.
+async fn attended(hub: &Hub, staff: &Staff, payment: PaymentId) -> Result<AttemptView> {
+    let (desk, merchant) = (hub.desk.clone(), staff.merchant);
+    let attending =
+        hub.journal.tasks().spawn(async move { desk.attend_to_end(merchant, payment, Cause::default()).await });
+    _ = tokio::time::timeout(SHOWN_MAX, attending).await;
+    found(hub, staff, payment).await
+}
+
+/// Whose tasks.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct TaskParams {
+    pub outlet: Option<OutletId>,
+    /// How many, at most.
+    pub limit: Option<u32>,
+    /// The `next_cursor` of the page before.
+    pub cursor: Option<String>,
+}
+
+/// What only a person can settle about payments, the oldest first.
+#[utoipa::path(get, path = "/v1/payment-tasks", tag = "payments", params(TaskParams),
+    responses((status = 200, body = Page<TaskView>), (status = "default", body = Problem)))]
+pub async fn list_tasks(
+    State(hub): State<Hub>,
+    staff: Staff,
+    Params(params): Params<TaskParams>,
+) -> Result<Json<Page<TaskView>>> {
+    match params.outlet {
+        Some(outlet) => staff.may_at(Permission::ReadSales, outlet)?,
+        None => staff.may_everywhere(Permission::ReadSales)?,
+    }
+    let limit = bounded(params.limit, 50, tasks::PAGE_MAX)?;
+    let after = cursor(params.cursor.as_deref())?;
+    let mut tx = ReadTx::begin(&hub.journal.pools.app, staff.caller()).await?;
+    let tasks = tasks::list(tx.sql(), staff.merchant, params.outlet, after, limit).await?;
+    Ok(Json(Page::cut(tasks, limit, |task| task.id)))
+}
+
+/// A way to pay at an outlet.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct WayView {
+    pub provider: Provider,
+    pub mode: Mode,
+    #[serde(flatten)]
+    pub ability: Ability,
+}
+
+/// The ways to pay at an outlet, by the accounts that it has: bounds of amounts, expiries and refunds, for a screen to offer no
+/// more than works.
+#[utoipa::path(get, path = "/v1/outlets/{outlet}/payment-methods", tag = "payments", params(("outlet" = OutletId, Path)),
+    responses((status = 200, body = Vec<WayView>), (status = "default", body = Problem)))]
+pub async fn ways(State(hub): State<Hub>, staff: Staff, At(outlet): At<OutletId>) -> Result<Json<Vec<WayView>>> {
+    staff.may_at(Permission::ReadSales, outlet)?;
+    let mut tx = ReadTx::begin(&hub.journal.pools.app, staff.caller()).await?;
+    outlets::get(tx.sql(), staff.merchant, outlet).await?;
+    let accounts = accounts::kept::of_outlet(tx.sql(), staff.merchant, outlet).await?;
+    let ways = accounts.into_iter().flat_map(|(provider, mode)| {
+        ability::abilities(provider).iter().map(move |ability| WayView { provider, mode, ability: *ability })
+    });
+    Ok(Json(ways.collect()))
 }

@@ -4,19 +4,24 @@ use axum::Json;
 use axum::extract::State;
 use futures_util::FutureExt;
 use garde::Validate;
-use serde::Deserialize;
+use secrecy::SecretString;
+use serde::{Deserialize, Serialize};
 use tillwire_channels::event::Method;
 use tillwire_channels::{Moment, OutletId, PaymentId, Quantity, RegisterId, SaleId, VariantId};
 use utoipa::ToSchema;
 
 use super::extract::{At, IdempotencyKey, Params, Valid, printable};
+use super::payments::{By, LIFE_SECONDS, LIFE_SECONDS_MAX, LIFE_SECONDS_MIN, Wanted};
 use super::problem::Problem;
 use super::reply::{Page, PageParams};
 use crate::commerce::money::AMOUNT_MAX_MINOR;
+use crate::commerce::payments::AttemptView;
 use crate::commerce::sales::{
     self, Draft, DraftLine, DraftTender, LINES_MAX, Locked, OPEN_SECONDS, OPEN_SECONDS_MAX, OPEN_SECONDS_MIN, PAGE_MAX,
     PaidView, SaleSummary, SaleView, TENDERS_MAX,
 };
+use crate::connectors::credentials::{Mode, Provider};
+use crate::connectors::payment::Bank;
 use crate::error::{Error, Result};
 use crate::hub::Hub;
 use crate::identity::{Permission, Staff};
@@ -97,7 +102,7 @@ fn positive(quantity: &Quantity, _: &()) -> garde::Result {
     if *quantity > Quantity::ZERO { Ok(()) } else { Err(garde::Error::new("must be more than nothing")) }
 }
 
-/// Takes a payment for an open sale, or a part of one.
+/// Takes a payment for an open sale, or a part of one: by hand, or by a provider.
 #[derive(Clone, Debug, Deserialize, Validate, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TakePayment {
@@ -106,12 +111,29 @@ pub struct TakePayment {
     pub id: Option<PaymentId>,
     #[garde(skip)]
     pub method: Method,
-    /// What it pays of the sale: no more than is due.
-    #[garde(range(min = 1, max = AMOUNT_MAX_MINOR))]
-    pub amount_minor: i64,
+    /// What it pays of the sale: no more than is due. By a provider it may be left out, for all that is due.
+    #[garde(inner(range(min = 1, max = AMOUNT_MAX_MINOR)))]
+    pub amount_minor: Option<i64>,
     /// What was handed over, if it is more: only cash gives change.
     #[garde(inner(range(min = 1, max = AMOUNT_MAX_MINOR)))]
     pub tendered_minor: Option<i64>,
+    /// The provider that carries it, by the account of the outlet or of the merchant. Without one it was taken by hand: in cash,
+    /// or as a terminal of one's own says.
+    #[garde(skip)]
+    pub provider: Option<Provider>,
+    /// By a provider: whether money moves. It does unless this is `test`.
+    #[garde(skip)]
+    pub mode: Option<Mode>,
+    /// By a provider, for a transfer: to which bank.
+    #[garde(skip)]
+    pub bank: Option<Bank>,
+    /// By a provider: for how long the customer can pay. A quarter of an hour, if it is left out.
+    #[garde(inner(range(min = LIFE_SECONDS_MIN, max = LIFE_SECONDS_MAX)))]
+    pub expires_in_seconds: Option<u32>,
+    /// For a card at Midtrans: what its script in the browser made of it. It is kept nowhere.
+    #[garde(skip)]
+    #[schema(value_type = Option<String>)]
+    pub card_token: Option<SecretString>,
 }
 
 /// Voids an open sale.
@@ -166,7 +188,7 @@ impl CompleteSale {
 }
 
 /// Whether somebody may sell where this sale is: at its outlet, and whoever is bound to a register at that.
-fn may_sell(staff: &Staff, sale: &Locked) -> Result<()> {
+pub(super) fn may_sell(staff: &Staff, sale: &Locked) -> Result<()> {
     staff.may_at(Permission::Sell, sale.outlet)?;
     if staff.register.is_some_and(|own| own != sale.register) {
         return Err(Error::Denied(Permission::Sell));
@@ -196,12 +218,22 @@ pub async fn complete(
     hub.journal.write(staff.caller(), Some(once), 201, move |tx| sales::sell(tx, draft.clone()).boxed()).await
 }
 
-/// Takes a payment for an open sale: cash, or what a terminal of one's own says. The one that covers what is due completes the
-/// sale.
+/// What a payment answers: one by hand is there at once, one by a provider is on its way.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(untagged)]
+#[allow(dead_code)] // It is a description.
+pub enum Taken {
+    ByHand(PaidView),
+    ByProvider(AttemptView),
+}
+
+/// Takes a payment for an open sale. By hand, cash or what a terminal of one's own says, it is there at once. By a provider it is
+/// asked for: the answer has what the customer is shown, if the provider says so within ten seconds; what becomes of it is told
+/// on `payments`. The one that covers what is due completes the sale.
 #[utoipa::path(post, path = "/v1/sales/{sale}/payments", tag = "sales", request_body = TakePayment,
     params(("sale" = SaleId, Path),
            ("Idempotency-Key" = String, Header, description = "New for each attempt that is not a repetition.")),
-    responses((status = 201, body = PaidView), (status = "default", body = Problem)))]
+    responses((status = 201, body = Taken), (status = "default", body = Problem)))]
 pub async fn pay(
     State(hub): State<Hub>,
     staff: Staff,
@@ -211,8 +243,31 @@ pub async fn pay(
 ) -> Result<Written> {
     staff.may(Permission::Sell)?;
     let once = key.once("POST /v1/sales/{sale}/payments", &bytes);
-    let TakePayment { id, method, amount_minor, tendered_minor } = body;
-    let tender = DraftTender { id: id.unwrap_or_else(PaymentId::new), method, amount_minor, tendered_minor };
+    let TakePayment { id, method, amount_minor, tendered_minor, provider, mode, bank, expires_in_seconds, card_token } =
+        body;
+    let id = id.unwrap_or_else(PaymentId::new);
+    if let Some(provider) = provider {
+        if tendered_minor.is_some() {
+            let detail = "Only what is taken by hand is handed over.";
+            return Err(Error::invalid("tendered_mismatch", "/tendered_minor", detail));
+        }
+        let mode = mode.unwrap_or(Mode::Live);
+        let by = By { provider, mode, bank, life_seconds: expires_in_seconds.unwrap_or(LIFE_SECONDS), card_token };
+        return super::payments::ask(&hub, staff, once, Wanted { payment: id, sale, method, amount_minor, by }).await;
+    }
+    let unexpected = [
+        ("/mode", mode.is_some()),
+        ("/bank", bank.is_some()),
+        ("/expires_in_seconds", expires_in_seconds.is_some()),
+        ("/card_token", card_token.is_some()),
+    ];
+    if let Some((pointer, _)) = unexpected.into_iter().find(|(_, is_there)| *is_there) {
+        return Err(Error::invalid("provider_missing", pointer, "This is for a payment by a provider: which?"));
+    }
+    let Some(amount_minor) = amount_minor else {
+        return Err(Error::invalid("amount_missing", "/amount_minor", "How much was taken?"));
+    };
+    let tender = DraftTender { id, method, amount_minor, tendered_minor };
     hub.journal
         .write(staff.caller(), Some(once), 201, move |tx| {
             let (staff, tender) = (staff.clone(), tender.clone());

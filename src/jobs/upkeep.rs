@@ -1,5 +1,5 @@
 //! Upkeep: partitions ahead of time; old idempotency keys, screens, what was seen on them, attempts at webhooks and their
-//! redeliveries, marks of handlers and gateways that are gone out.
+//! redeliveries, marks of handlers, what providers told and gateways that are gone out.
 
 use std::time::Duration;
 
@@ -42,6 +42,9 @@ pub fn jobs() -> Vec<Job> {
             Box::pin(sqlx::query_scalar!("select push_devices_expire($1)", BATCH).fetch_one(sql))
         }),
         forgets("push_told", |sql| Box::pin(sqlx::query_scalar!("select push_told_expire($1)", BATCH).fetch_one(sql))),
+        forgets("provider_inbox", |sql| {
+            Box::pin(sqlx::query_scalar!("select provider_inbox_expire($1)", BATCH).fetch_one(sql))
+        }),
         Job::new("gateways", HOURLY, gateways),
     ]
 }

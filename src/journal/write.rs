@@ -53,6 +53,11 @@ impl Journal {
         Self { pools, announce, tasks }
     }
 
+    /// What owns whatever is begun here and must not be cut off.
+    pub fn tasks(&self) -> &TaskTracker {
+        &self.tasks
+    }
+
     /// The same journal, written over connections of one's own.
     pub fn over(&self, pools: Pools) -> Self {
         Self { pools, ..self.clone() }

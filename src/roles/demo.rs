@@ -55,6 +55,7 @@ async fn open(postgres: &Postgres, config: Demo, stop: CancellationToken) -> any
         listen: config.listen,
         webhooks: config.webhooks,
         push: config::Push::default(),
+        providers: config::Providers::default(),
         vault: config::VaultKeys { vault_key_file: vec![vault_key], vault_keys: Vec::new() },
     };
     // Told after the tills have stopped, and before the database does.

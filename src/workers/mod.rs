@@ -3,6 +3,7 @@
 
 pub mod expiry;
 pub mod handlers;
+pub mod payments;
 pub mod push;
 pub mod redeliveries;
 pub mod subscribers;

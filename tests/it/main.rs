@@ -25,6 +25,7 @@ mod nemesis;
 mod open_sales;
 mod operating;
 mod page;
+mod payments;
 mod presence;
 mod process;
 mod push;

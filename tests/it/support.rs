@@ -10,6 +10,7 @@ pub mod ledger;
 pub mod line;
 pub mod metrics;
 pub mod process;
+pub mod providers;
 pub mod push;
 pub mod receiver;
 pub mod screen;

@@ -139,6 +139,22 @@ async fn with_everything<'a>(hub: &'a TestHub, name: &str) -> Shop<'a> {
         shop.merchant
     );
     hub.database.psql(&sealed).await;
+    let carried = format!(
+        "insert into payment_attempts (merchant_id, payment_id, sale_id, outlet_id, register_id, account_id, provider, mode,
+                                       method, amount_minor, currency, expires_at, actor_id)
+         select merchant_id, gen_random_uuid(), sale_id, outlet_id, register_id, account_id, 'midtrans', 'test', 'qris', 7500,
+                'IDR', now(), actor_id
+         from sales join provider_accounts using (merchant_id) where merchant_id = '{0}' and state = 'open';
+         insert into payment_tasks (merchant_id, task_id, kind, payment_id, sale_id, outlet_id, detail)
+         select merchant_id, payment_id, 'conflict', payment_id, sale_id, outlet_id, '' from payment_attempts
+         where merchant_id = '{0}';
+         insert into provider_inbox (merchant_id, inbox_id, account_id, headers, body, outcome)
+         select merchant_id, payment_id, account_id, '{{}}', '', 'ignored' from payment_attempts where merchant_id = '{0}';
+         insert into provider_notices (merchant_id, account_id, dedupe, inbox_id)
+         select merchant_id, account_id, 'key', payment_id from payment_attempts where merchant_id = '{0}'",
+        shop.merchant
+    );
+    hub.database.psql(&carried).await;
     shop
 }
 
@@ -296,11 +312,15 @@ tillwire_app: journal_heads insert select update
 tillwire_app: merchants insert select
 tillwire_app: outlets insert select
 tillwire_app: parked_entries delete insert select update
+tillwire_app: payment_attempts insert select update
+tillwire_app: payment_tasks insert select update
 tillwire_app: payments insert select
 tillwire_app: payments_seen insert select update(event) update(seen_at) update(seq) update(tag)
 tillwire_app: presence delete insert select update
 tillwire_app: products insert select update
 tillwire_app: provider_accounts insert select update
+tillwire_app: provider_inbox insert select update
+tillwire_app: provider_notices insert select
 tillwire_app: push_devices delete insert select update
 tillwire_app: push_told insert select
 tillwire_app: registers insert select update(last_receipt)
@@ -333,7 +353,10 @@ const DOORS: &str = "\
 handled_events_expire: tillwire_app
 idempotency_keys_expire: tillwire_app
 journal_partitions_ahead: tillwire_app tillwire_relay
+payments_due: tillwire_app
 payments_seen_expire: tillwire_app
+provider_inbox_due: tillwire_app
+provider_inbox_expire: tillwire_app
 push_devices_expire: tillwire_app
 push_told_expire: tillwire_app
 sales_due: tillwire_app
@@ -371,7 +394,7 @@ async fn doors(sql: &mut PgConnection) -> String {
 
 /// Tables that merchants have rows in and that are not walled as they should be: forced, and with this one policy for the
 /// application. Six more are known: feed and relay read all journals, the relay keeps its cursors, and the owner forgets what is
-/// old, looks which sales are open, at journals and cursors while it says that it prunes, and sees which merchants have
+/// old, looks which sales are open, which payments and notifications are to be attended to, at journals and cursors while it says that it prunes, and sees which merchants have
 /// something to be sealed, or sealed anew.
 async fn open_tables(sql: &mut PgConnection) -> Vec<String> {
     let query = "select relname::text from pg_class
@@ -398,11 +421,15 @@ async fn open_tables(sql: &mut PgConnection) -> Vec<String> {
                                 or relname = 'webhook_secrets' and qual = '(secret IS NOT NULL)'
                                 or relname = 'push_devices' and qual = '(registration IS NOT NULL)')
                        when 'due' then roles = array[pg_get_userbyid(relowner)] and cmd = 'SELECT'
-                           and relname = 'sales' and qual = '(state = ''open''::text)'
+                           and (relname = 'sales' and qual = '(state = ''open''::text)'
+                                or relname = 'payment_attempts' and qual = '(next_at IS NOT NULL)'
+                                or relname = 'provider_inbox')
                        when 'old' then roles = array[pg_get_userbyid(relowner)]
                            and (relname in ('idempotency_keys', 'payments_seen', 'push_devices', 'push_told', 'screens',
-                                            'webhook_attempts', 'webhook_redeliveries', 'handled_events')
-                                or relname = 'parked_entries' and cmd = 'SELECT')
+                                            'webhook_attempts', 'webhook_redeliveries', 'handled_events',
+                                            'provider_notices')
+                                or relname = 'parked_entries' and cmd = 'SELECT'
+                                or relname = 'provider_inbox' and cmd = 'DELETE')
                        else false end)
                or not relispartition and not exists (
                    select from pg_policies

@@ -6,9 +6,9 @@ use uuid::Uuid;
 use crate::Moment;
 use crate::envelope::{Envelope, Stored};
 use crate::event::{
-    AccessRevoked, AlertRaised, Event, Method, OutletOpened, PaymentCaptured, ProductChanged, RegisterEnrolled,
-    ReservedLevel, SaleCompleted, SaleLine, SaleOpened, SaleVoided, Severity, StockChanged, StockReason, StockReserved,
-    Tender, VariantState, VoidReason,
+    AccessRevoked, AlertRaised, Event, Method, OutletOpened, PaymentCaptured, PaymentChanged, PaymentShown,
+    PaymentState, ProductChanged, RegisterEnrolled, ReservedLevel, SaleCompleted, SaleLine, SaleOpened, SaleVoided,
+    Severity, StockChanged, StockReason, StockReserved, Tender, VariantState, VoidReason,
 };
 use crate::ids::{EndpointId, OutletId, PaymentId, ProductId, RegisterId, SaleId, StaffId, VariantId};
 use crate::position::Position;
@@ -61,6 +61,21 @@ pub fn events() -> Vec<Event> {
             amount_minor: 45_000,
             tendered_minor: 50_000,
             change_minor: 5_000,
+        }),
+        Event::PaymentChanged(PaymentChanged {
+            payment: PAYMENT,
+            sale: SALE,
+            outlet: OUTLET,
+            register: REGISTER,
+            provider: "midtrans".into(),
+            method: "bank_transfer".into(),
+            bank: Some("bni".into()),
+            currency: "IDR".into(),
+            amount_minor: 45_000,
+            state: PaymentState::Pending,
+            shown: Some(PaymentShown::VirtualAccount { bank: "bni".into(), number: "9888552010000088".into() }),
+            expires_at: EXPIRES_AT,
+            failure: None,
         }),
         Event::StockChanged(StockChanged {
             outlet: OUTLET,

@@ -1,3 +1,16 @@
-//! Payments: what a provider carries for a sale.
+//! Payments that a provider carries: what is written down of them, and what follows from what a provider says.
+//!
+//! A payment belongs to a sale that is open. It is written down before anybody is asked, and whatever is heard of it since, by
+//! whatever way and however often, goes through [one function](seen::apply): under the lock of its sale and its own, by the
+//! table of [states](state). Nothing here calls anybody; who does finds out [what is to be done](held) and says what came of it.
 
+pub mod attempts;
+pub mod held;
+pub mod looks;
+pub mod seen;
 pub mod state;
+pub mod tasks;
+
+pub use attempts::{Attempt, AttemptView, NewAttempt, begin, close, get, of_sale};
+pub use seen::{Applied, Seen, apply};
+pub use state::State;

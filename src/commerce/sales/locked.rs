@@ -34,6 +34,12 @@ impl Locked {
         self.state.due(self.total_minor, self.paid_minor)
     }
 
+    /// # Errors
+    /// `sale_not_open`.
+    pub fn require_open(&self) -> Result<()> {
+        if self.state == SaleState::Open { Ok(()) } else { Err(self.is_over()) }
+    }
+
     /// That it is not open any more.
     pub(super) fn is_over(&self) -> Error {
         Error::conflict("sale_not_open", format!("{} is {}.", self.number, self.state.as_str()))

@@ -53,6 +53,11 @@ fn summary(event: &Stored) -> String {
             format!("{}: {}{note}", sale.number, sale.reason.as_str())
         }
         Ok(Event::PaymentCaptured(payment)) => of_payment(&payment),
+        Ok(Event::PaymentChanged(payment)) => {
+            let state = serde_json::to_value(payment.state).unwrap_or_default();
+            let (amount, currency, method) = (payment.amount_minor, payment.currency, payment.method);
+            format!("{amount} {currency}, {method} by {}: {}", payment.provider, state.as_str().unwrap_or_default())
+        }
         Ok(Event::StockChanged(level)) => of_stock(&level),
         Ok(Event::StockReserved(reserved)) => {
             let level =

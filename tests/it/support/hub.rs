@@ -70,14 +70,25 @@ impl TestHub {
         Self::start_on(database, proxy).await
     }
 
+    /// A hub of one node with both faces and these flags.
+    pub async fn start_with(flags: &[&str]) -> Self {
+        let postgres = Postgres::shared().await;
+        let database = postgres.database(async |url| tillwire::schema::up(&url).await.expect("migrations")).await;
+        Self::start_as(database, None, flags).await
+    }
+
     /// A hub on this database.
     pub async fn start_on(database: Database, proxy: Option<u16>) -> Self {
+        Self::start_as(database, proxy, &[]).await
+    }
+
+    async fn start_as(database: Database, proxy: Option<u16>, flags: &[&str]) -> Self {
         install_crypto();
         let key: PathBuf = dir("keys").join(unique("key"));
         write_new_key(&key, false).expect("a key");
         let signer = Signer::open(&key, realm()).expect("a signer");
         let pools = Pools::open(&database.url("tillwire_app"), &database.url("tillwire_feed"), 8).expect("pools");
-        let first = start_node(&database, &signer, BOTH_FACES, proxy, &[]).await;
+        let first = start_node(&database, &signer, BOTH_FACES, proxy, flags).await;
         Self { database, pools, address: first.address, signer, signing_key: key, _first: first }
     }
 

@@ -1,0 +1,446 @@
+//! Attempts: payments that a provider was asked for, or is to be.
+
+use serde::{Deserialize, Serialize};
+use sqlx::PgConnection;
+use tillwire_channels::event::{PaymentChanged, PaymentShown, PaymentState};
+use tillwire_channels::{Event, MerchantId, Moment, OutletId, PaymentId, RegisterId, SaleId, StaffId};
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use super::state::State;
+use crate::commerce::sales::{self, Locked};
+use crate::error::{Error, OnConstraint, Result};
+use crate::journal::MerchantTx;
+
+/// The most attempts at the payments of one sale.
+pub const OF_SALE_MAX: i64 = 50;
+/// For how long a sale is kept from expiring for an attempt that nobody has heard the end of. It is longer than anybody asks.
+const HOLD_MAX: time::Duration = time::Duration::hours(25);
+
+/// How long an attempt is left to whoever has begun it: they have what is kept nowhere, as the token of a card.
+const BEGUN_HOLD: time::Duration = time::Duration::seconds(3);
+
+/// An attempt that is to be made.
+#[derive(Clone, Debug)]
+pub struct NewAttempt {
+    pub payment: PaymentId,
+    /// The merchant's account at the provider, and what it is.
+    pub account: Uuid,
+    pub provider: &'static str,
+    pub mode: &'static str,
+    pub method: &'static str,
+    pub bank: Option<&'static str>,
+    /// None for all that is due and not asked for elsewhere.
+    pub amount_minor: Option<i64>,
+    /// For how long the provider gives the customer, where that can be chosen.
+    pub expires_in_seconds: Option<u32>,
+    /// For how long we do.
+    pub life: time::Duration,
+}
+
+/// An attempt, as it is kept.
+#[derive(Clone, Debug)]
+pub struct Attempt {
+    pub payment: PaymentId,
+    pub sale: SaleId,
+    pub outlet: OutletId,
+    pub register: RegisterId,
+    pub account: Uuid,
+    pub provider: String,
+    pub mode: String,
+    pub method: String,
+    pub bank: Option<String>,
+    pub amount_minor: i64,
+    pub currency: String,
+    pub state: State,
+    pub there: There,
+    pub shown: Option<PaymentShown>,
+    pub expires_in_seconds: Option<u32>,
+    pub expires_at: Moment,
+    pub closing: Option<Closing>,
+    pub called_at: Option<Moment>,
+    pub paid_at: Option<Moment>,
+    pub failure: Option<String>,
+    pub issuer: Option<String>,
+    pub fee_minor: Option<i64>,
+    pub looks: i32,
+    pub actor: StaffId,
+    pub created_at: Moment,
+    pub changed_at: Moment,
+    pub version: i64,
+}
+
+/// As the provider names it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct There {
+    /// What was asked for.
+    pub request: Option<String>,
+    /// The payment itself.
+    pub payment: Option<String>,
+    /// The page on which it is made.
+    pub session: Option<String>,
+}
+
+/// Why an attempt is called off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Closing {
+    Canceled,
+    Expired,
+}
+
+impl Closing {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Canceled => "canceled",
+            Self::Expired => "expired",
+        }
+    }
+
+    /// What an attempt is that came to this.
+    pub const fn state(self) -> State {
+        match self {
+            Self::Canceled => State::Canceled,
+            Self::Expired => State::Expired,
+        }
+    }
+
+    fn of(text: &str) -> Option<Self> {
+        [Self::Canceled, Self::Expired].into_iter().find(|it| it.as_str() == text)
+    }
+}
+
+/// An attempt, as answered.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct AttemptView {
+    pub id: PaymentId,
+    pub sale: SaleId,
+    pub outlet: OutletId,
+    pub register: RegisterId,
+    /// Who carries it.
+    pub provider: String,
+    /// `test` or `live`.
+    pub mode: String,
+    pub method: String,
+    pub bank: Option<String>,
+    pub amount_minor: i64,
+    pub currency: String,
+    pub state: State,
+    /// What the customer is shown, as soon as the provider has said it.
+    pub shown: Option<PaymentShown>,
+    /// When it is called off by itself.
+    #[serde(with = "time::serde::rfc3339")]
+    #[schema(value_type = String, format = DateTime)]
+    pub expires_at: Moment,
+    /// That it is being called off, and why. The provider has the last word.
+    pub closing: Option<Closing>,
+    #[serde(with = "time::serde::rfc3339::option")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub paid_at: Option<Moment>,
+    /// Why it failed, as the provider names it.
+    pub failure: Option<String>,
+    /// Whose app or card paid, if the provider says so.
+    pub issuer: Option<String>,
+    #[serde(with = "time::serde::rfc3339")]
+    #[schema(value_type = String, format = DateTime)]
+    pub created_at: Moment,
+    /// Grows with every change.
+    pub version: i64,
+}
+
+impl From<Attempt> for AttemptView {
+    fn from(it: Attempt) -> Self {
+        Self {
+            id: it.payment,
+            sale: it.sale,
+            outlet: it.outlet,
+            register: it.register,
+            provider: it.provider,
+            mode: it.mode,
+            method: it.method,
+            bank: it.bank,
+            amount_minor: it.amount_minor,
+            currency: it.currency,
+            state: it.state,
+            shown: it.shown,
+            expires_at: it.expires_at,
+            closing: it.closing,
+            paid_at: it.paid_at,
+            failure: it.failure,
+            issuer: it.issuer,
+            created_at: it.created_at,
+            version: it.version,
+        }
+    }
+}
+
+impl Attempt {
+    /// What screens are told of it.
+    pub(super) fn changed(&self) -> PaymentChanged {
+        PaymentChanged {
+            payment: self.payment,
+            sale: self.sale,
+            outlet: self.outlet,
+            register: self.register,
+            provider: self.provider.clone(),
+            method: self.method.clone(),
+            bank: self.bank.clone(),
+            amount_minor: self.amount_minor,
+            currency: self.currency.clone(),
+            state: self.state.into(),
+            shown: self.shown.clone().filter(|_| self.state.is_open()),
+            expires_at: self.expires_at,
+            failure: self.failure.clone(),
+        }
+    }
+}
+
+/// As screens are told it.
+impl From<State> for PaymentState {
+    fn from(state: State) -> Self {
+        match state {
+            State::Created => Self::Created,
+            State::Unknown => Self::Unknown,
+            State::Pending => Self::Pending,
+            State::Review => Self::Review,
+            State::Authorized => Self::Authorized,
+            State::Paid => Self::Paid,
+            State::Settled => Self::Settled,
+            State::PartiallyRefunded => Self::PartiallyRefunded,
+            State::Refunded => Self::Refunded,
+            State::Failed => Self::Failed,
+            State::Canceled => Self::Canceled,
+            State::Expired => Self::Expired,
+            State::PaidLate => Self::PaidLate,
+            State::Reversed => Self::Reversed,
+            State::ChargedBack => Self::ChargedBack,
+        }
+    }
+}
+
+/// Writes down an attempt at what is due of an open sale, before anybody is asked for it.
+///
+/// # Errors
+/// `sale_not_open`; `amount_exceeds_due`; `nothing_due` if all of it is asked for already; `payment_exists`;
+/// `too_many_attempts`.
+pub async fn begin(tx: &mut MerchantTx, sale: &Locked, new: &NewAttempt) -> Result<Attempt> {
+    let merchant = tx.merchant();
+    sale.require_open()?;
+    let others = sqlx::query!(
+        r#"select count(*) as "all!",
+                  -- Not what nobody can find out, nor what is called off already: a customer waits.
+                  coalesce(sum(amount_minor) filter (where closing is null and state in
+                      ('created', 'pending', 'review', 'authorized')), 0)::bigint as "asked_minor!"
+           from payment_attempts where merchant_id = $1 and sale_id = $2"#,
+        merchant.0,
+        sale.id.0,
+    )
+    .fetch_one(tx.sql())
+    .await?;
+    if others.all >= OF_SALE_MAX {
+        let detail = format!("{OF_SALE_MAX} payments were tried for this sale.");
+        return Err(Error::conflict("too_many_attempts", detail));
+    }
+    let left_minor = sale.due_minor() - others.asked_minor;
+    if left_minor <= 0 {
+        let detail = "All that is due is being paid already: call that off first.";
+        return Err(Error::conflict("nothing_due", detail));
+    }
+    let amount_minor = new.amount_minor.unwrap_or(left_minor);
+    if amount_minor > left_minor {
+        let detail = format!("{left_minor} is due, and not being paid already.");
+        return Err(Error::conflict_at("amount_exceeds_due", "/amount_minor", detail));
+    }
+    let (actor, expires_at) = (tx.actor()?, tx.now() + new.life);
+    let inserted = sqlx::query!(
+        "insert into payment_attempts (merchant_id, payment_id, sale_id, outlet_id, register_id, account_id, provider, mode,
+                                       method, bank, amount_minor, currency, expires_in_s, expires_at, next_at, actor_id)
+         select $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, now() + make_interval(secs => $16), $15
+         where not exists (select from payments where merchant_id = $1 and payment_id = $2)",
+        merchant.0,
+        new.payment.0,
+        sale.id.0,
+        sale.outlet.0,
+        sale.register.0,
+        new.account,
+        new.provider,
+        new.mode,
+        new.method,
+        new.bank,
+        amount_minor,
+        sale.currency,
+        new.expires_in_seconds.map(i32::try_from).transpose()?,
+        expires_at,
+        actor.0,
+        BEGUN_HOLD.as_seconds_f64(),
+    )
+    .execute(tx.sql())
+    .await
+    .on_constraint("payment_attempts_pkey", exists)?;
+    if inserted.rows_affected() == 0 {
+        return Err(exists());
+    }
+    sales::hold(tx, sale, Some(expires_at + HOLD_MAX)).await?;
+    get(tx.sql(), merchant, new.payment).await
+}
+
+fn exists() -> Error {
+    Error::conflict_at("payment_exists", "/id", "There is a payment with this id.")
+}
+
+/// Asks for an attempt to be called off. It is due to be attended to at once; one that has ended is left as it is.
+pub async fn close(tx: &mut MerchantTx, payment: PaymentId, why: Closing) -> Result<Attempt> {
+    let merchant = tx.merchant();
+    sqlx::query!(
+        "update payment_attempts
+         set closing = coalesce(closing, $3), next_at = now(), looks = 0, version = version + 1
+         where merchant_id = $1 and payment_id = $2 and closing is null
+           and state in ('created', 'unknown', 'pending', 'review', 'authorized')",
+        merchant.0,
+        payment.0,
+        why.as_str(),
+    )
+    .execute(tx.sql())
+    .await?;
+    get(tx.sql(), merchant, payment).await
+}
+
+/// Asks for an attempt to be looked at now, because its provider or a person said that there is something new.
+pub async fn prompt(sql: &mut PgConnection, merchant: MerchantId, payment: PaymentId) -> Result<()> {
+    sqlx::query!(
+        "update payment_attempts set next_at = now() where merchant_id = $1 and payment_id = $2 and called_at is not null",
+        merchant.0,
+        payment.0,
+    )
+    .execute(sql)
+    .await?;
+    Ok(())
+}
+
+struct Row {
+    payment_id: Uuid,
+    sale_id: Uuid,
+    outlet_id: Uuid,
+    register_id: Uuid,
+    account_id: Uuid,
+    provider: String,
+    mode: String,
+    method: String,
+    bank: Option<String>,
+    amount_minor: i64,
+    currency: String,
+    state: String,
+    request_there: Option<String>,
+    payment_there: Option<String>,
+    session_there: Option<String>,
+    shown: Option<serde_json::Value>,
+    expires_in_s: Option<i32>,
+    expires_at: Moment,
+    closing: Option<String>,
+    called_at: Option<Moment>,
+    paid_at: Option<Moment>,
+    failure: Option<String>,
+    issuer: Option<String>,
+    fee_minor: Option<i64>,
+    looks: i32,
+    actor_id: Uuid,
+    created_at: Moment,
+    changed_at: Moment,
+    version: i64,
+}
+
+impl TryFrom<Row> for Attempt {
+    type Error = Error;
+
+    fn try_from(row: Row) -> Result<Self> {
+        let state = State::of(&row.state).ok_or_else(|| anyhow::anyhow!("an unknown state: {}", row.state))?;
+        Ok(Self {
+            payment: PaymentId(row.payment_id),
+            sale: SaleId(row.sale_id),
+            outlet: OutletId(row.outlet_id),
+            register: RegisterId(row.register_id),
+            account: row.account_id,
+            provider: row.provider,
+            mode: row.mode,
+            method: row.method,
+            bank: row.bank,
+            amount_minor: row.amount_minor,
+            currency: row.currency,
+            state,
+            there: There { request: row.request_there, payment: row.payment_there, session: row.session_there },
+            shown: row.shown.map(serde_json::from_value).transpose()?,
+            expires_in_seconds: row.expires_in_s.map(i32::unsigned_abs),
+            expires_at: row.expires_at,
+            closing: row.closing.as_deref().and_then(Closing::of),
+            called_at: row.called_at,
+            paid_at: row.paid_at,
+            failure: row.failure,
+            issuer: row.issuer,
+            fee_minor: row.fee_minor,
+            looks: row.looks,
+            actor: StaffId(row.actor_id),
+            created_at: row.created_at,
+            changed_at: row.changed_at,
+            version: row.version,
+        })
+    }
+}
+
+/// One attempt.
+pub async fn get(sql: &mut PgConnection, merchant: MerchantId, payment: PaymentId) -> Result<Attempt> {
+    sqlx::query_as!(
+        Row,
+        "select payment_id, sale_id, outlet_id, register_id, account_id, provider, mode, method, bank, amount_minor, currency,
+                state, request_there, payment_there, session_there, shown, expires_in_s, expires_at, closing, called_at,
+                paid_at, failure, issuer, fee_minor, looks, actor_id, created_at, changed_at, version
+         from payment_attempts where merchant_id = $1 and payment_id = $2",
+        merchant.0,
+        payment.0,
+    )
+    .fetch_optional(sql)
+    .await?
+    .ok_or(Error::NotFound("payment"))?
+    .try_into()
+}
+
+/// Those of a sale, the first first.
+pub async fn of_sale(sql: &mut PgConnection, merchant: MerchantId, sale: SaleId) -> Result<Vec<Attempt>> {
+    sqlx::query_as!(
+        Row,
+        "select payment_id, sale_id, outlet_id, register_id, account_id, provider, mode, method, bank, amount_minor, currency,
+                state, request_there, payment_there, session_there, shown, expires_in_s, expires_at, closing, called_at,
+                paid_at, failure, issuer, fee_minor, looks, actor_id, created_at, changed_at, version
+         from payment_attempts where merchant_id = $1 and sale_id = $2 order by created_at, payment_id limit $3",
+        merchant.0,
+        sale.0,
+        OF_SALE_MAX,
+    )
+    .fetch_all(sql)
+    .await?
+    .into_iter()
+    .map(Attempt::try_from)
+    .collect()
+}
+
+/// Locks an attempt and its sale, in this order.
+pub(super) async fn lock(tx: &mut MerchantTx, payment: PaymentId) -> Result<(Locked, Attempt)> {
+    let merchant = tx.merchant();
+    // Which sale it is of never changes.
+    let sale = get(tx.sql(), merchant, payment).await?.sale;
+    let sale = sales::lock(tx, sale).await?;
+    let locked = sqlx::query_scalar!(
+        "select payment_id from payment_attempts where merchant_id = $1 and payment_id = $2 for no key update",
+        merchant.0,
+        payment.0,
+    )
+    .fetch_optional(tx.sql())
+    .await?;
+    locked.ok_or(Error::NotFound("payment"))?;
+    Ok((sale, get(tx.sql(), merchant, payment).await?))
+}
+
+/// Tells screens of it.
+pub(super) fn tell(tx: &mut MerchantTx, attempt: &Attempt) -> Result<()> {
+    let now = tx.now();
+    tx.append(&Event::PaymentChanged(attempt.changed()), now)
+}

@@ -1,0 +1,181 @@
+//! Attending to a payment: one at a time, and what is to be done for it.
+//!
+//! Whoever attends holds a lease, so that no two ask the provider for the same at once. It saves calls and is no fence: what a
+//! provider says goes by the table of states, whoever asked, and a charge is asked for under one reference, however often.
+
+use std::time::Duration;
+
+use sqlx::{PgConnection, PgPool};
+use tillwire_channels::{MerchantId, PaymentId};
+use uuid::Uuid;
+
+use super::attempts::{self, Attempt, Closing};
+use super::state::State;
+use crate::error::Result;
+use crate::journal::pool;
+
+/// For how long a payment is held: longer than a call may take.
+pub const LEASE: Duration = Duration::from_secs(30);
+
+/// A payment that is ours to attend to.
+#[derive(Clone, Debug)]
+pub struct Held {
+    pub merchant: MerchantId,
+    pub attempt: Attempt,
+    pub todo: Todo,
+    lease: Uuid,
+}
+
+/// What is to be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Todo {
+    /// Ask the provider for it: it has certainly never heard of it.
+    Charge,
+    /// Ask the provider how it stands.
+    Look,
+    /// Call it off.
+    Close(Closing),
+    /// It is called off, or its time is over, and no provider has ever heard of it.
+    Drop(Closing),
+}
+
+/// Payments that are to be attended to, of all merchants: so many at most, and so many of one. `sql` is the application's.
+pub async fn due(app: &PgPool, of_one_max: i32, due_max: i32) -> Result<Vec<(MerchantId, PaymentId)>> {
+    let rows = sqlx::query!(
+        r#"select merchant as "merchant!", payment as "payment!" from payments_due($1, $2)"#,
+        of_one_max,
+        due_max,
+    )
+    .fetch_all(app)
+    .await?;
+    Ok(rows.into_iter().map(|row| (MerchantId(row.merchant), PaymentId(row.payment))).collect())
+}
+
+/// Takes a payment if nobody has it, and it is to be attended to by now, or at once.
+pub async fn take(app: &PgPool, merchant: MerchantId, payment: PaymentId, at_once: bool) -> Result<Option<Held>> {
+    let lease = Uuid::new_v4();
+    let mut sql = pool::begin_of(app, merchant).await?;
+    let taken = sqlx::query_scalar!(
+        "update payment_attempts set lease = $3, leased_until = now() + make_interval(secs => $4)
+         where merchant_id = $1 and payment_id = $2 and (next_at <= clock_timestamp() or $5 and next_at is not null)
+           and coalesce(leased_until, '-infinity') <= now()
+         returning payment_id",
+        merchant.0,
+        payment.0,
+        lease,
+        LEASE.as_secs_f64(),
+        at_once,
+    )
+    .fetch_optional(&mut *sql)
+    .await?;
+    if taken.is_none() {
+        return Ok(None);
+    }
+    let attempt = attempts::get(&mut sql, merchant, payment).await?;
+    let is_over =
+        sqlx::query_scalar!(r#"select $1::timestamptz <= clock_timestamp() as "is_over!""#, attempt.expires_at)
+            .fetch_one(&mut *sql)
+            .await?;
+    let todo = todo(&attempt, is_over);
+    if todo == Todo::Charge {
+        // Before it is asked for: whoever finds it so does not know what came of that.
+        sqlx::query!(
+            "update payment_attempts set called_at = clock_timestamp() where merchant_id = $1 and payment_id = $2",
+            merchant.0,
+            payment.0
+        )
+        .execute(&mut *sql)
+        .await?;
+    }
+    sql.commit().await?;
+    Ok(Some(Held { merchant, attempt, todo, lease }))
+}
+
+/// Whether somebody attends to a payment.
+pub async fn is_held(app: &PgPool, merchant: MerchantId, payment: PaymentId) -> Result<bool> {
+    let mut sql = pool::begin_of(app, merchant).await?;
+    let is_held = sqlx::query_scalar!(
+        r#"select exists (select from payment_attempts
+                          where merchant_id = $1 and payment_id = $2 and leased_until > clock_timestamp()) as "is_held!""#,
+        merchant.0,
+        payment.0,
+    )
+    .fetch_one(&mut *sql)
+    .await?;
+    Ok(is_held)
+}
+
+/// What is to be done for an attempt, whose time may be over.
+fn todo(attempt: &Attempt, is_over: bool) -> Todo {
+    let closing = attempt.closing.or(is_over.then_some(Closing::Expired));
+    match (closing, attempt.called_at, attempt.state) {
+        (Some(why), None, State::Created) => Todo::Drop(why),
+        (None, None, State::Created) => Todo::Charge,
+        // A card's hold is given back by a person's word, or runs out at the bank.
+        (Some(why), _, State::Pending) => Todo::Close(why),
+        (Some(Closing::Canceled), _, State::Authorized) => Todo::Close(Closing::Canceled),
+        // Whoever does not know whether it is there asks that first.
+        _ => Todo::Look,
+    }
+}
+
+impl Held {
+    /// The provider was not told of it: whoever comes next finds it as it was.
+    pub async fn not_called(&self, app: &PgPool, pause: Duration) -> Result<()> {
+        self.leave(app, pause, self.todo == Todo::Charge).await
+    }
+
+    /// Nobody knows more than before.
+    pub async fn put_off(&self, app: &PgPool, pause: Duration) -> Result<()> {
+        self.leave(app, pause, false).await
+    }
+
+    /// The provider is sure that it has never heard of it: it can be asked for once more.
+    pub async fn never_arrived(&self, app: &PgPool) -> Result<()> {
+        let mut sql = pool::begin_of(app, self.merchant).await?;
+        sqlx::query!(
+            "update payment_attempts
+             set lease = null, leased_until = null, next_at = now(), looks = 0, state = 'created', called_at = null,
+                 version = version + 1
+             where merchant_id = $1 and payment_id = $2 and lease = $3 and state in ('created', 'unknown')",
+            self.merchant.0,
+            self.attempt.payment.0,
+            self.lease,
+        )
+        .execute(&mut *sql)
+        .await?;
+        Ok(sql.commit().await?)
+    }
+
+    async fn leave(&self, app: &PgPool, pause: Duration, uncalled: bool) -> Result<()> {
+        let mut sql = pool::begin_of(app, self.merchant).await?;
+        sqlx::query!(
+            "update payment_attempts
+             set lease = null, leased_until = null, next_at = now() + make_interval(secs => $4),
+                 called_at = case when $5 and state = 'created' then null else called_at end
+             where merchant_id = $1 and payment_id = $2 and lease = $3",
+            self.merchant.0,
+            self.attempt.payment.0,
+            self.lease,
+            pause.as_secs_f64(),
+            uncalled,
+        )
+        .execute(&mut *sql)
+        .await?;
+        Ok(sql.commit().await?)
+    }
+
+    /// Lets go of it, in the transaction that says what came of it.
+    pub(super) async fn release(&self, sql: &mut PgConnection) -> Result<()> {
+        sqlx::query!(
+            "update payment_attempts set lease = null, leased_until = null
+             where merchant_id = $1 and payment_id = $2 and lease = $3",
+            self.merchant.0,
+            self.attempt.payment.0,
+            self.lease,
+        )
+        .execute(sql)
+        .await?;
+        Ok(())
+    }
+}

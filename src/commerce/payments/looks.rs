@@ -1,0 +1,127 @@
+//! When a payment is looked at again, if nobody says anything by then.
+//!
+//! Notifications bring most of what is to be known. These looks find what they did not: soon while a customer stands at the
+//! till, seldom when it is unlikely, and for a while after the end, for who scanned in time may pay late. The shortest pause is
+//! the ten seconds that Midtrans asks for.
+
+use std::time::Duration;
+
+use tillwire_channels::Moment;
+
+use super::state::State;
+
+/// The pauses while the customer can pay: so many of each, and the last until the time is over.
+const PENDING_SECONDS: [(u32, u64); 3] = [(6, 10), (12, 20), (u32::MAX, 60)];
+/// The pauses while nobody knows whether the provider has heard of it: so many of each, the second for about a day.
+const UNKNOWN_SECONDS: [(u32, u64); 3] = [(8, 15), (288, 5 * 60), (u32::MAX, 60 * 60)];
+/// For how long somebody tries to find out what became of a payment.
+const OPEN_MAX: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+/// When one that ended unpaid is looked at, after it did: somebody may pay what they scanned before.
+const ENDED_SECONDS: [u64; 3] = [60, 4 * 60, 25 * 60];
+/// How long after a payment it is looked at whether the bank has taken it back, where banks do: they have five minutes.
+const REVERSIBLE: Duration = Duration::from_secs(6 * 60);
+
+/// What the next look depends on.
+#[derive(Clone, Copy, Debug)]
+pub struct Standing {
+    pub state: State,
+    /// How often it was looked at since it came to this state.
+    pub looks: u32,
+    pub now: Moment,
+    pub created_at: Moment,
+    pub expires_at: Moment,
+    /// Whether its bank may take back what it has confirmed.
+    pub reversible: bool,
+}
+
+/// When it is next attended to; none if nothing more is expected.
+pub fn next(standing: Standing) -> Option<Moment> {
+    let Standing { state, looks, now, created_at, expires_at, reversible } = standing;
+    match state {
+        _ if state.is_open() && now > created_at.max(expires_at) + OPEN_MAX => None,
+        // It is called off at its time, and not later.
+        State::Created => Some((now + pause(&PENDING_SECONDS, looks)).min(expires_at.max(now))),
+        State::Pending | State::Authorized | State::Review => {
+            let again = now + pause(&PENDING_SECONDS, looks);
+            Some(if now < expires_at { again.min(expires_at) } else { again })
+        }
+        State::Unknown => Some(now + pause(&UNKNOWN_SECONDS, looks)),
+        State::Failed | State::Canceled | State::Expired => {
+            ENDED_SECONDS.get(looks as usize).map(|seconds| now + Duration::from_secs(*seconds))
+        }
+        State::Paid if reversible && looks == 0 => Some(now + REVERSIBLE),
+        _ => None,
+    }
+}
+
+/// The pause after so many looks.
+fn pause(pauses: &[(u32, u64)], looks: u32) -> Duration {
+    let mut before = 0_u32;
+    for (many, seconds) in pauses {
+        before = before.saturating_add(*many);
+        if looks < before {
+            return Duration::from_secs(*seconds);
+        }
+    }
+    Duration::from_secs(pauses.last().map_or(60, |(_, seconds)| *seconds))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIFE: Duration = Duration::from_secs(15 * 60);
+
+    fn standing(state: State, looks: u32, after_seconds: u64) -> Standing {
+        let created_at = Moment::from_unix_timestamp(1_800_000_000).unwrap();
+        Standing {
+            state,
+            looks,
+            now: created_at + Duration::from_secs(after_seconds),
+            created_at,
+            expires_at: created_at + LIFE,
+            reversible: false,
+        }
+    }
+
+    /// Seconds after it was made, of each look.
+    fn looks(state: State, bound: usize) -> Vec<i64> {
+        let mut at = standing(state, 0, 0);
+        let mut found = Vec::new();
+        while let Some(next) = next(at).filter(|_| found.len() < bound) {
+            found.push((next - at.created_at).whole_seconds());
+            (at.now, at.looks) = (next, at.looks + 1);
+        }
+        found
+    }
+
+    #[test]
+    fn a_customer_at_the_till_is_looked_after_every_ten_seconds_and_never_sooner() {
+        let looks = looks(State::Pending, 40);
+        assert_eq!(looks[..8], [10, 20, 30, 40, 50, 60, 80, 100]);
+        assert!(looks.windows(2).all(|two| two[1] - two[0] >= 10), "{looks:?}");
+        assert!(looks.contains(&900), "its time is over at a look: {looks:?}");
+    }
+
+    #[test]
+    fn what_ended_is_looked_at_one_five_and_thirty_minutes_later() {
+        for state in [State::Canceled, State::Expired, State::Failed] {
+            assert_eq!(looks(state, 40), [60, 300, 1_800]);
+        }
+    }
+
+    #[test]
+    fn what_nobody_knows_is_asked_for_a_week() {
+        let looks = looks(State::Unknown, 10_000);
+        assert_eq!(looks[..9], [15, 30, 45, 60, 75, 90, 105, 120, 420]);
+        assert!((604_800..610_000).contains(looks.last().unwrap()), "{:?}", looks.last());
+    }
+
+    #[test]
+    fn what_is_paid_is_looked_at_once_where_a_bank_may_take_it_back() {
+        assert_eq!(next(standing(State::Paid, 0, 60)), None);
+        let reversible = Standing { reversible: true, ..standing(State::Paid, 0, 60) };
+        assert_eq!(next(reversible), Some(reversible.now + REVERSIBLE));
+        assert_eq!(next(Standing { looks: 1, ..reversible }), None);
+    }
+}

@@ -1,0 +1,268 @@
+//! What was heard of a payment, and what follows from it. Whoever hears something says it here: who asked, who was told, who
+//! looks up what was missed.
+
+use serde::{Deserialize, Serialize};
+use tillwire_channels::event::{Method, PaymentShown, Severity};
+use tillwire_channels::{Moment, PaymentId};
+
+use super::attempts::{self, Attempt, AttemptView, Closing, There, lock, tell};
+use super::held::Held;
+use super::looks::{self, Standing};
+use super::state::{State, Verdict, judge, steps};
+use super::tasks::{self, Kind};
+use crate::commerce::sales::{self, Captured, Locked, Settled};
+use crate::error::Result;
+use crate::journal::MerchantTx;
+
+/// What a provider says of a payment, or what is known without it.
+#[derive(Clone, Debug, Default)]
+pub struct Seen {
+    /// None if nothing is said of that.
+    pub state: Option<State>,
+    /// A bank's refusal, which takes back what it had confirmed.
+    pub may_reverse: bool,
+    /// Whether it is the answer to a question, and so the provider's last word. A notification may be an old one.
+    pub asked: bool,
+    pub there: There,
+    pub amount_minor: Option<i64>,
+    pub captured_minor: Option<i64>,
+    pub currency: Option<String>,
+    pub shown: Option<PaymentShown>,
+    /// That what the customer would be shown is not for this payment, and why.
+    pub unfit: Option<String>,
+    pub paid_at: Option<Moment>,
+    pub failure: Option<String>,
+    pub issuer: Option<String>,
+    pub fee_minor: Option<i64>,
+    /// Whether its bank may take it back for some minutes.
+    pub reversible: bool,
+}
+
+/// What came of it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Applied {
+    pub outcome: Outcome,
+    pub attempt: AttemptView,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// The payment has come to another state.
+    Moved,
+    /// It stands as it stood.
+    Same,
+    /// It came late, and nothing follows from it.
+    Stale,
+    /// It cannot be, as far as we know: a person is told.
+    Conflict,
+    /// It does not fit the payment, and nothing follows from it: a person is told.
+    Parked,
+}
+
+/// Writes down what was heard of a payment, with all that follows: for its sale, its stock, its screens and, if need be, a
+/// person. It can be said twice, and out of turn.
+///
+/// # Errors
+/// [`Error::NotFound`](crate::error::Error::NotFound) if the merchant has no such payment.
+pub async fn apply(tx: &mut MerchantTx, payment: PaymentId, seen: &Seen, held: Option<&Held>) -> Result<Applied> {
+    let (sale, mut attempt) = lock(tx, payment).await?;
+    if let Some(held) = held {
+        held.release(tx.sql()).await?;
+    }
+    let (merchant, was) = (tx.merchant(), attempt.clone());
+    know(&mut attempt.there, &seen.there);
+    let outcome = match misfit(&attempt, seen) {
+        Some((kind, detail)) => {
+            tasks::open(tx, &attempt, kind, Severity::Critical, detail).await?;
+            Outcome::Parked
+        }
+        None => {
+            learn(&mut attempt, seen);
+            let outcome = follow(tx, &sale, &mut attempt, seen).await?;
+            if let Some(detail) = &seen.unfit {
+                // Nobody is shown it, so nobody could pay.
+                attempt.closing = attempt.closing.or(Some(Closing::Canceled));
+                tasks::open(tx, &attempt, Kind::CodeDiffers, Severity::Critical, detail.clone()).await?;
+            }
+            outcome
+        }
+    };
+    attempt.looks =
+        if attempt.state == was.state { attempt.looks.saturating_add(i32::from(held.is_some())) } else { 0 };
+    let standing = Standing {
+        state: attempt.state,
+        looks: attempt.looks.unsigned_abs(),
+        now: tx.now(),
+        created_at: attempt.created_at,
+        expires_at: attempt.expires_at,
+        reversible: seen.reversible,
+    };
+    let is_closing = attempt.closing.is_some() && was.closing.is_none();
+    let next_at = if is_closing && attempt.state.is_open() { Some(tx.now()) } else { looks::next(standing) };
+    save(tx, &attempt, next_at).await?;
+    if attempt.state != was.state && !attempt.state.is_open() {
+        let of_sale = attempts::of_sale(tx.sql(), merchant, sale.id).await?;
+        if of_sale.iter().all(|it| !it.state.is_open()) {
+            sales::hold(tx, &sale, None).await?;
+        }
+    }
+    // That it is paid was told together with what it pays.
+    let is_news = attempt.state != was.state && !matches!(attempt.state, State::Paid | State::Settled);
+    if is_news || attempt.shown != was.shown {
+        tell(tx, &attempt)?;
+    }
+    Ok(Applied { outcome, attempt: attempt.into() })
+}
+
+/// Why what was heard is not of this payment, if it is not.
+pub(crate) fn misfit(attempt: &Attempt, seen: &Seen) -> Option<(Kind, String)> {
+    if let Some(currency) = &seen.currency
+        && !currency.eq_ignore_ascii_case(&attempt.currency)
+    {
+        return Some((Kind::CurrencyDiffers, format!("It is of {}, and {currency} was paid.", attempt.currency)));
+    }
+    // What was asked for, and what was paid, if that is said.
+    let told = [seen.amount_minor, seen.captured_minor];
+    let other = told.into_iter().flatten().find(|amount| *amount != attempt.amount_minor);
+    if let Some(other) = other {
+        let detail =
+            format!("It is of {} {}, and the provider tells of {other}.", attempt.amount_minor, attempt.currency);
+        return Some((Kind::AmountDiffers, detail));
+    }
+    None
+}
+
+/// Keeps how its provider names it: by that it can be asked about, whatever else is the matter.
+fn know(there: &mut There, newer: &There) {
+    let keep = |old: &mut Option<String>, new: &Option<String>| *old = new.clone().or(old.take());
+    keep(&mut there.request, &newer.request);
+    keep(&mut there.payment, &newer.payment);
+    keep(&mut there.session, &newer.session);
+}
+
+/// Keeps what else is new about it, whatever its state.
+fn learn(attempt: &mut Attempt, seen: &Seen) {
+    attempt.issuer = seen.issuer.clone().or(attempt.issuer.take());
+    attempt.shown = seen.shown.clone().filter(|_| seen.unfit.is_none()).or(attempt.shown.take());
+    attempt.fee_minor = seen.fee_minor.or(attempt.fee_minor);
+}
+
+/// Goes where the payment is said to stand, by the states in between.
+async fn follow(tx: &mut MerchantTx, sale: &Locked, attempt: &mut Attempt, seen: &Seen) -> Result<Outcome> {
+    let had_money = matches!(attempt.state, State::Paid | State::Settled);
+    let Some(state) = (if seen.may_reverse && had_money { Some(State::Reversed) } else { seen.state }) else {
+        return Ok(Outcome::Same);
+    };
+    let verdict = judge(attempt.state, state);
+    let path = match verdict {
+        Verdict::Moves(next) => vec![next],
+        Verdict::Conflict if seen.asked => steps(attempt.state, state),
+        _ => Vec::new(),
+    };
+    if path.is_empty() {
+        return match verdict {
+            Verdict::Same => Ok(Outcome::Same),
+            Verdict::Conflict if seen.asked => {
+                let detail = format!("It is {} here, and the provider says {state}.", attempt.state);
+                tasks::open(tx, attempt, Kind::Conflict, Severity::Critical, detail).await?;
+                Ok(Outcome::Conflict)
+            }
+            Verdict::Conflict => Ok(Outcome::Conflict),
+            _ => Ok(Outcome::Stale),
+        };
+    }
+    for next in path {
+        go(tx, sale, attempt, next, seen).await?;
+    }
+    Ok(Outcome::Moved)
+}
+
+/// One move.
+async fn go(tx: &mut MerchantTx, sale: &Locked, attempt: &mut Attempt, next: State, seen: &Seen) -> Result<()> {
+    let now = tx.now();
+    attempt.state = next;
+    match next {
+        State::Paid => {
+            attempt.paid_at = seen.paid_at.or(Some(now));
+            pay(tx, sale, attempt, now).await?;
+        }
+        State::PaidLate => {
+            attempt.paid_at = seen.paid_at.or(Some(now));
+            late(tx, attempt, Kind::PaidLate, "It was paid after it had ended.").await?;
+        }
+        State::Failed => attempt.failure = seen.failure.clone(),
+        State::Reversed => {
+            let detail = "The bank has taken back what it had confirmed: the goods are not paid for.".to_owned();
+            tasks::open(tx, attempt, Kind::Reversed, Severity::Critical, detail).await?;
+        }
+        State::ChargedBack => {
+            let detail = "The customer's bank has taken the money back.".to_owned();
+            tasks::open(tx, attempt, Kind::ChargedBack, Severity::Critical, detail).await?;
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+/// The money is there: the sale is paid, or else a person has to say what becomes of it.
+async fn pay(tx: &mut MerchantTx, sale: &Locked, attempt: &mut Attempt, now: Moment) -> Result<()> {
+    let captured = Captured {
+        payment: attempt.payment,
+        method: match attempt.method.as_str() {
+            "qris" => Method::Qris,
+            "card" => Method::Card,
+            _ => Method::Transfer,
+        },
+        amount_minor: attempt.amount_minor,
+        tendered_minor: attempt.amount_minor,
+        at: attempt.paid_at.filter(|at| *at < now).unwrap_or(now),
+    };
+    match sales::settle(tx, sale, captured).await? {
+        Settled::Part { .. } | Settled::Completed(_) => Ok(()),
+        Settled::NotOpen(state) => {
+            let detail = format!("It was paid when its sale was {} already.", state.as_str());
+            attempt.state = State::PaidLate;
+            late(tx, attempt, Kind::PaidLate, &detail).await
+        }
+        Settled::TooMuch { due_minor } => {
+            let detail = format!("It was paid when only {due_minor} {} were due.", attempt.currency);
+            attempt.state = State::PaidLate;
+            late(tx, attempt, Kind::PaidTooMuch, &detail).await
+        }
+    }
+}
+
+async fn late(tx: &mut MerchantTx, attempt: &Attempt, kind: Kind, detail: &str) -> Result<()> {
+    let detail = format!("{detail} Take it for another sale, or give it back.");
+    tasks::open(tx, attempt, kind, Severity::Warning, detail).await
+}
+
+async fn save(tx: &mut MerchantTx, it: &Attempt, next_at: Option<Moment>) -> Result<()> {
+    let merchant = tx.merchant();
+    let shown = it.shown.as_ref().map(serde_json::to_value).transpose()?;
+    sqlx::query!(
+        "update payment_attempts
+         set state = $3, request_there = $4, payment_there = $5, session_there = $6, shown = $7, paid_at = $8, failure = $9,
+             issuer = $10, fee_minor = $11, looks = $12, next_at = $13, closing = $14, version = version + 1,
+             changed_at = case when state = $3 then changed_at else clock_timestamp() end
+         where merchant_id = $1 and payment_id = $2",
+        merchant.0,
+        it.payment.0,
+        it.state.as_str(),
+        it.there.request,
+        it.there.payment,
+        it.there.session,
+        shown,
+        it.paid_at,
+        it.failure,
+        it.issuer,
+        it.fee_minor,
+        it.looks,
+        next_at,
+        it.closing.map(Closing::as_str),
+    )
+    .execute(tx.sql())
+    .await?;
+    Ok(())
+}

@@ -1,0 +1,49 @@
+//! `/v1/providers`: what payment providers tell by themselves. The one door that no token opens: what comes through it proves
+//! itself, and is a claim all the same.
+
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use tillwire_channels::MerchantId;
+use tracing::error;
+use uuid::Uuid;
+
+use super::extract::At;
+use super::problem::Problem;
+use crate::error::{Error, Result};
+use crate::hub::Hub;
+use crate::payments::inbox::{ANSWER_MAX, BODY_BYTES_MAX};
+
+/// A payment provider's notification. Its provider signs it or brings its token; nobody else has a use for this. Whatever is
+/// answered with 2xx is kept.
+#[utoipa::path(post, path = "/v1/providers/{merchant}/{account}/webhook", tag = "payments",
+    params(("merchant" = MerchantId, Path), ("account" = Uuid, Path)),
+    request_body(content = String, content_type = "application/json", description = "As the provider words it."),
+    responses((status = 200, description = "Kept, and dealt with as far as it is of any use."),
+              (status = "default", body = Problem)),
+    security(()))]
+pub async fn notified(
+    State(hub): State<Hub>,
+    At((merchant, account)): At<(MerchantId, Uuid)>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<StatusCode> {
+    if body.len() > BODY_BYTES_MAX {
+        return Err(Error::TooLarge { limit_bytes: BODY_BYTES_MAX });
+    }
+    let desk = hub.desk.clone();
+    // A provider that hangs up cancels nothing half-way.
+    let receiving = hub.journal.tasks().spawn(async move { desk.receive(merchant, account, &headers, &body).await });
+    match tokio::time::timeout(ANSWER_MAX, receiving).await {
+        Ok(received) => match received? {
+            Ok(_) => Ok(StatusCode::OK),
+            Err(error @ (Error::Unauthenticated(_) | Error::NotFound(_))) => Err(error),
+            // After 503 providers come again more often than after 500.
+            Err(error) => {
+                error!(%merchant, %account, "A notification was not dealt with: {:#}", error.into_anyhow());
+                Err(Error::Busy { retry_after: ANSWER_MAX })
+            }
+        },
+        Err(_) => Err(Error::Busy { retry_after: ANSWER_MAX }),
+    }
+}

@@ -1,0 +1,383 @@
+//! The desk: attends to payments, each by one call to its provider, and says what came of it.
+//!
+//! Whoever is killed here loses nothing: what was to be done is in the database, and that a provider may have been asked is
+//! written there before it is. What nobody knows is never asked for again before the provider has said that it has not heard
+//! of it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use secrecy::SecretString;
+use tillwire_channels::event::PaymentShown;
+use tillwire_channels::{MerchantId, PaymentId};
+use tracing::{debug, info, warn};
+
+use crate::accounts::{self, Account};
+use crate::commerce::outlets;
+use crate::commerce::payments::attempts::{Attempt, There};
+use crate::commerce::payments::held::{self, Held, Todo};
+use crate::commerce::payments::{self, Applied, Seen, State};
+use crate::connectors::ability::ability;
+use crate::connectors::caller::{Call, Caller, Outcome};
+use crate::connectors::credentials::Provider;
+use crate::connectors::payment::{Bank, Card, Charge, Id, Ids, Known, Method};
+use crate::connectors::qris;
+use crate::connectors::refusal::{Again, Code, Refusal};
+use crate::connectors::report::{Report, Shown};
+use crate::connectors::request::Request;
+use crate::error::{Error, Result};
+use crate::journal::{Journal, pool};
+use crate::vault::Vault;
+
+/// How long a payment rests after a call that could not be made, if nobody says for how long.
+const NOT_SENT_PAUSE: Duration = Duration::from_secs(2);
+/// How long after a call that came to nothing.
+const PAUSE: Duration = Duration::from_secs(10);
+/// How long when only a person can mend what is in the way: the merchant's keys, say.
+const LONG_PAUSE: Duration = Duration::from_secs(5 * 60);
+
+/// How often a provider is asked in one look.
+const LOOKS_MAX: u32 = 4;
+/// How long whoever waits for a payment to be attended to waits between two looks whether it was.
+const WATCH_EVERY: Duration = Duration::from_millis(50);
+
+/// Cheap to clone.
+#[derive(Clone)]
+pub struct Desk {
+    pub journal: Journal,
+    pub vault: Arc<Vault>,
+    caller: Arc<Caller>,
+}
+
+/// Why somebody attends to a payment.
+#[derive(Clone, Debug, Default)]
+pub struct Cause {
+    /// Its provider has just told of it.
+    pub prompted: bool,
+    /// Whoever has just begun it need not wait for its turn.
+    pub at_once: bool,
+    /// As the provider has named it then. It is a claim.
+    pub hint: Ids,
+    /// What the provider's script made of a card. It is kept nowhere.
+    pub card: Option<Card>,
+}
+
+impl Desk {
+    pub fn new(journal: Journal, vault: Arc<Vault>, caller: Arc<Caller>) -> Self {
+        Self { journal, vault, caller }
+    }
+
+    /// The same, over a journal with connections of its own.
+    pub fn over(&self, journal: Journal) -> Self {
+        Self { journal, ..self.clone() }
+    }
+
+    /// Does what is to be done for a payment, if somebody is to attend to it by now and nobody does. Gives what came of it, if
+    /// anything was said.
+    ///
+    /// # Errors
+    /// If the database does not answer, or the account cannot be opened. The payment is attended to later.
+    pub async fn attend(&self, merchant: MerchantId, payment: PaymentId, cause: Cause) -> Result<Option<Applied>> {
+        let app = &self.journal.pools.app;
+        let Some(held) = held::take(app, merchant, payment, cause.at_once).await? else { return Ok(None) };
+        let account = match self.account(&held).await {
+            Ok(account) => account,
+            Err(error) => {
+                held.not_called(app, LONG_PAUSE).await?;
+                return Err(error);
+            }
+        };
+        match held.todo {
+            Todo::Drop(why) => self.say(&held, Seen { state: Some(why.state()), asked: true, ..Seen::default() }).await,
+            Todo::Charge => self.charge(&held, &account, cause).await,
+            Todo::Look => self.look(&held, &account, &cause).await,
+            Todo::Close(_) => self.close(&held, &account, &cause).await,
+        }
+    }
+
+    /// The same, and if somebody else is at it waits until they are done.
+    pub async fn attend_to_end(&self, merchant: MerchantId, payment: PaymentId, cause: Cause) -> Result<()> {
+        while self.attend(merchant, payment, cause.clone()).await?.is_none()
+            && held::is_held(&self.journal.pools.app, merchant, payment).await?
+        {
+            tokio::time::sleep(WATCH_EVERY).await;
+        }
+        Ok(())
+    }
+
+    async fn account(&self, held: &Held) -> Result<Account> {
+        let mut sql = pool::begin_of(&self.journal.pools.app, held.merchant).await?;
+        accounts::open(&mut sql, &self.vault, held.merchant, held.attempt.account).await
+    }
+
+    async fn charge(&self, held: &Held, account: &Account, cause: Cause) -> Result<Option<Applied>> {
+        let app = &self.journal.pools.app;
+        let charge = self.asked_for(held, cause.card).await?;
+        if account.provider == Provider::Midtrans && charge.method == Method::Card && charge.card.is_none() {
+            return self.failed(held, "card_token_lost").await; // Whoever had it died before it was used.
+        }
+        let request = match account.credentials.connector().charge(&charge) {
+            Ok(request) => request,
+            Err(_) => return self.failed(held, "not_offered").await,
+        };
+        match self.carry(held, account, &request, false).await {
+            Outcome::Answered(answer) => match account.credentials.connector().read(&request.asked, &answer) {
+                Ok(report) => self.told(held, account, report).await,
+                Err(refusal) => match (refusal.code, refusal.again) {
+                    // It has it: of an attempt whose end we did not live to hear.
+                    (Code::Duplicate | Code::InFlight, _) | (_, Again::Unknown) => self.unknown(held).await,
+                    (_, Again::Later(pause)) => {
+                        held.not_called(app, pause.unwrap_or(NOT_SENT_PAUSE)).await?;
+                        Ok(None)
+                    }
+                    (_, Again::Never) => self.refused(held, &refusal).await,
+                },
+            },
+            Outcome::NotSent(why) => {
+                held.not_called(app, why.after().unwrap_or(NOT_SENT_PAUSE)).await?;
+                Ok(None)
+            }
+            Outcome::Unknown(_) => self.unknown(held).await,
+        }
+    }
+
+    /// Asks how it stands: by the most specific name that is known, and by the one that an answer tells of, for what was asked
+    /// for may be over while its payment has come.
+    async fn look(&self, held: &Held, account: &Account, cause: &Cause) -> Result<Option<Applied>> {
+        let (app, connector) = (&self.journal.pools.app, account.credentials.connector());
+        let (own, mut prompted) = (known(&held.attempt)?, cause.prompted);
+        // What a notification names is a claim: it is asked for by it, and else without.
+        let mut asked_by = Known { ids: own.ids.clone().and(cause.hint.clone()), ..own.clone() };
+        let mut report = None;
+        for _ in 0..LOOKS_MAX {
+            let Ok(request) = connector.status(&asked_by) else { break };
+            let Outcome::Answered(answer) = self.carry(held, account, &request, prompted).await else {
+                held.put_off(app, PAUSE).await?;
+                return Ok(None);
+            };
+            match connector.read(&request.asked, &answer) {
+                Ok(read) if read.reference.as_deref().is_some_and(|it| it != own.reference.as_str()) => {
+                    if asked_by.ids == own.ids {
+                        break;
+                    }
+                    asked_by.ids = own.ids.clone();
+                }
+                Ok(read) => {
+                    let newer = asked_by.ids.clone().and(read.ids.clone());
+                    let leads_on = newer != asked_by.ids && read.state != Some(State::Pending);
+                    asked_by.ids = newer;
+                    report = Some(read);
+                    if !leads_on {
+                        break;
+                    }
+                }
+                Err(_) if asked_by.ids != own.ids && report.is_none() => asked_by.ids = own.ids.clone(),
+                Err(_) if report.is_some() => break,
+                Err(refusal) if refusal.code == Code::NotFound => return self.not_found(held, account).await,
+                Err(refusal) => {
+                    debug!(payment = %held.attempt.payment, "A provider does not say how a payment stands: {}", refusal.theirs);
+                    let pause = match refusal.again {
+                        Again::Later(pause) => pause.unwrap_or(PAUSE),
+                        Again::Unknown => PAUSE,
+                        Again::Never => LONG_PAUSE,
+                    };
+                    held.put_off(app, pause).await?;
+                    return Ok(None);
+                }
+            }
+            prompted = true; // It is one look.
+        }
+        match report {
+            Some(report) => self.told(held, account, report).await,
+            None => {
+                held.put_off(app, LONG_PAUSE).await?; // The provider names it in a notification first.
+                Ok(None)
+            }
+        }
+    }
+
+    /// The provider has never heard of it. Midtrans knows every reference and takes each once; at Xendit what was sent may still
+    /// arrive, so there it is only looked for again.
+    async fn not_found(&self, held: &Held, account: &Account) -> Result<Option<Applied>> {
+        let attempt = &held.attempt;
+        match (account.provider, attempt.state, attempt.closing) {
+            (Provider::Midtrans, State::Created | State::Unknown, None) => {
+                held.never_arrived(&self.journal.pools.app).await?;
+                Ok(None)
+            }
+            (Provider::Midtrans, State::Created | State::Unknown, Some(why)) => {
+                self.say(held, Seen { state: Some(why.state()), asked: true, ..Seen::default() }).await
+            }
+            _ => self.say(held, Seen { asked: true, ..Seen::default() }).await,
+        }
+    }
+
+    async fn close(&self, held: &Held, account: &Account, cause: &Cause) -> Result<Option<Applied>> {
+        let (connector, known) = (account.credentials.connector(), known(&held.attempt)?);
+        let request = match held.todo {
+            Todo::Close(payments::attempts::Closing::Expired) => {
+                connector.expire(&known).or_else(|_| connector.cancel(&known))
+            }
+            _ => connector.cancel(&known),
+        };
+        let Ok(request) = request else { return self.look(held, account, cause).await };
+        match self.carry(held, account, &request, true).await {
+            Outcome::Answered(answer) => match connector.read(&request.asked, &answer) {
+                Ok(report) if report.state.is_some() => self.told(held, account, report).await,
+                // It has gone on meanwhile, most likely because it was paid.
+                _ => self.look(held, account, &Cause { prompted: true, ..Cause::default() }).await,
+            },
+            Outcome::NotSent(_) | Outcome::Unknown(_) => {
+                held.put_off(&self.journal.pools.app, PAUSE).await?;
+                Ok(None)
+            }
+        }
+    }
+
+    async fn carry(&self, held: &Held, account: &Account, request: &Request, prompted: bool) -> Outcome {
+        let Account { provider, mode, .. } = *account;
+        self.caller.carry(Call { merchant: held.merchant, provider, mode, request, prompted }).await
+    }
+
+    /// The provider has said something of it.
+    async fn told(&self, held: &Held, account: &Account, report: Report) -> Result<Option<Applied>> {
+        self.say(held, seen(&held.attempt, account, report, true)?).await
+    }
+
+    async fn unknown(&self, held: &Held) -> Result<Option<Applied>> {
+        self.say(held, Seen { state: Some(State::Unknown), ..Seen::default() }).await
+    }
+
+    async fn refused(&self, held: &Held, refusal: &Refusal) -> Result<Option<Applied>> {
+        let said = refusal.said.as_deref().unwrap_or("no words");
+        info!(payment = %held.attempt.payment, "{} refuses a payment: {} ({said})", held.attempt.provider, refusal.theirs);
+        let code = serde_json::to_value(refusal.code)?;
+        self.failed(held, code.as_str().unwrap_or("refused")).await
+    }
+
+    async fn failed(&self, held: &Held, why: &str) -> Result<Option<Applied>> {
+        let failure = Some(why.to_owned());
+        self.say(held, Seen { state: Some(State::Failed), asked: true, failure, ..Seen::default() }).await
+    }
+
+    async fn say(&self, held: &Held, seen: Seen) -> Result<Option<Applied>> {
+        let (payment, held) = (held.attempt.payment, held.clone());
+        let merchant = held.merchant;
+        let said = self
+            .journal
+            .act(merchant, move |tx| {
+                let (seen, held) = (seen.clone(), held.clone());
+                async move { payments::apply(tx, payment, &seen, Some(&held)).await }.boxed()
+            })
+            .await;
+        if let Err(error) = &said {
+            warn!(%payment, "What is known of a payment is not written down yet: {error:?}");
+        }
+        said.map(Some)
+    }
+
+    async fn asked_for(&self, held: &Held, card: Option<Card>) -> Result<Charge> {
+        let attempt = &held.attempt;
+        let mut sql = pool::begin_of(&self.journal.pools.app, held.merchant).await?;
+        let outlet = outlets::get(&mut sql, held.merchant, attempt.outlet).await?;
+        Ok(Charge {
+            reference: reference(attempt.payment)?,
+            method: method(attempt)?,
+            amount_minor: attempt.amount_minor,
+            currency: attempt.currency.clone(),
+            expires_in: attempt.expires_in_seconds.map(|seconds| Duration::from_secs(seconds.into())),
+            at: tillwire_channels::Moment::now_utc(),
+            shop: outlet.name,
+            card,
+            notify_url: None,
+            labels: BTreeMap::from([("outlet".to_owned(), outlet.code), ("sale".to_owned(), attempt.sale.to_string())]),
+        })
+    }
+}
+
+/// What a report says, for a payment of ours.
+pub(super) fn seen(attempt: &Attempt, account: &Account, report: Report, asked: bool) -> Result<Seen> {
+    let text = |id: &Option<Id>| id.as_ref().map(ToString::to_string);
+    let ability = ability(account.provider, method(attempt)?);
+    // What a QR code says is checked before anybody sees it.
+    let unfit = match &report.shown {
+        Some(Shown::Qr { text }) => {
+            qris::check(text, attempt.amount_minor).err().map(|why| format!("The QR code is not shown: {why}."))
+        }
+        _ => None,
+    };
+    Ok(Seen {
+        state: report.state,
+        may_reverse: report.may_reverse,
+        asked,
+        there: There {
+            request: text(&report.ids.request),
+            payment: text(&report.ids.payment),
+            session: text(&report.ids.session),
+        },
+        amount_minor: report.amount_minor,
+        captured_minor: report.captured_minor,
+        currency: report.currency,
+        shown: report.shown.map(shown),
+        unfit,
+        paid_at: report.paid_at,
+        failure: report.failure.or(report.said),
+        issuer: report.issuer,
+        fee_minor: report.fee_minor,
+        reversible: ability.is_some_and(|it| it.reversible_seconds.is_some()),
+    })
+}
+
+fn shown(shown: Shown) -> PaymentShown {
+    match shown {
+        Shown::Qr { text } => PaymentShown::Qr { text },
+        Shown::VirtualAccount { bank, number } => {
+            PaymentShown::VirtualAccount { bank: bank.as_str().to_owned(), number }
+        }
+        Shown::Bill { biller_code, bill_key } => PaymentShown::Bill { biller_code, bill_key },
+        Shown::Redirect { url } => PaymentShown::Redirect { url },
+    }
+}
+
+/// As the provider knows it: by its own id.
+pub(crate) fn reference(payment: PaymentId) -> Result<Id> {
+    Id::parse(&payment.to_string()).ok_or_else(|| anyhow::anyhow!("a payment's id that is none").into())
+}
+
+fn known(attempt: &Attempt) -> Result<Known> {
+    let id = |text: &Option<String>| text.as_deref().and_then(Id::parse);
+    let There { request, payment, session } = &attempt.there;
+    Ok(Known {
+        reference: reference(attempt.payment)?,
+        ids: Ids { request: id(request), payment: id(payment), session: id(session) },
+        method: method(attempt)?,
+        state: attempt.state,
+    })
+}
+
+fn method(attempt: &Attempt) -> Result<Method> {
+    let bank = attempt.bank.as_deref().and_then(Bank::of);
+    match (attempt.method.as_str(), bank) {
+        ("qris", _) => Ok(Method::Qris),
+        ("card", _) => Ok(Method::Card),
+        ("bank_transfer", Some(bank)) => Ok(Method::BankTransfer(bank)),
+        (other, _) => Err(anyhow::anyhow!("an unknown way to pay: {other}").into()),
+    }
+}
+
+impl Cause {
+    /// That it was just begun, perhaps with a token of a card.
+    pub fn begun(token: Option<SecretString>) -> Self {
+        let card = token.map(|token| Card { token: Some(token), ..Card::default() });
+        Self { at_once: true, card, ..Self::default() }
+    }
+}
+
+/// Whether a payment of this provider may be read at all.
+impl From<crate::connectors::Unreadable> for Error {
+    fn from(unreadable: crate::connectors::Unreadable) -> Self {
+        Self::invalid("unreadable", "", unreadable.to_string())
+    }
+}

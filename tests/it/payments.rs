@@ -1,0 +1,370 @@
+//! Payments that a provider carries, from the cashier's "QRIS, please" to LUNAS on the screen, with simulated providers.
+
+use serde_json::{Value, json};
+use tillwire_channels::PaymentId;
+
+use super::support::hub::{Answer, Shop};
+use super::support::providers::{Market, XENDIT_TOKEN, comes_to};
+
+/// A sale of one loaf that is open.
+async fn opens(shop: &Shop<'_>, variant: &str) -> Value {
+    let sale = json!({ "register": shop.register, "open": true, "lines": [{ "variant": variant, "quantity": "1" }] });
+    let opened = shop.post(&shop.sales(), sale).await.created();
+    assert_eq!(opened["state"], "open", "{opened}");
+    opened
+}
+
+async fn asks(shop: &Shop<'_>, sale: &Value, mut payment: Value) -> Answer {
+    payment["mode"] = json!("test");
+    shop.post(&format!("/v1/sales/{}/payments", sale["id"].as_str().expect("an id")), payment).await
+}
+
+fn qris(provider: &str) -> Value {
+    json!({ "method": "qris", "provider": provider })
+}
+
+async fn sale_of(shop: &Shop<'_>, sale: &Value) -> Value {
+    shop.get(&format!("/v1/sales/{}", sale["id"].as_str().expect("an id"))).await.ok()
+}
+
+async fn tasks(shop: &Shop<'_>) -> Vec<Value> {
+    let page = shop.get("/v1/payment-tasks").await.ok();
+    page["items"].as_array().expect("tasks").clone()
+}
+
+fn kinds(tasks: &[Value]) -> Vec<&str> {
+    tasks.iter().map(|task| task["kind"].as_str().expect("a kind")).collect()
+}
+
+#[tokio::test]
+async fn a_customer_scans_and_the_cashiers_screen_says_that_it_is_paid() {
+    let market = Market::opens().await;
+    let shop = market.shop("Toko Roti").await;
+    let bread = shop.stocked("roti", 48_500, "10").await;
+    for (provider, left) in [("midtrans", "9.000"), ("xendit", "8.000")] {
+        let sale = opens(&shop, &bread).await;
+        let mut screen = shop.screen(&[&format!("payments/{}/{}", shop.outlet, shop.register)]).await;
+        let payment = asks(&shop, &sale, qris(provider)).await.created();
+        assert_eq!((&payment["state"], &payment["amount_minor"]), (&json!("pending"), &json!(48_500)), "{payment}");
+        let shown = screen.hears_next("payment.changed").await;
+        assert_eq!((&shown.data()["state"], &shown.data()["shown"]), (&json!("pending"), &payment["shown"]));
+        assert!(payment["shown"]["text"].as_str().expect("a code").starts_with("000201"), "{payment}");
+        let image = |kind: &str| format!("/v1/payments/{}/qr.{kind}", payment["id"].as_str().unwrap());
+        assert!(shop.get(&image("png")).await.body.starts_with(b"\x89PNG"));
+        assert!(shop.get(&image("svg")).await.body.starts_with(b"<svg"));
+
+        market.pays(&payment).await;
+        let paid = screen.hears_next("payment.captured").await;
+        assert_eq!((&paid.data()["payment"], &paid.data()["method"]), (&payment["id"], &json!("qris")));
+        let paid = comes_to(&shop, &payment, "paid").await;
+        assert!(paid["paid_at"].is_string() && paid["issuer"].is_string(), "{paid}");
+        let sold = sale_of(&shop, &sale).await;
+        assert_eq!((&sold["state"], &sold["tenders"][0]["payment"]), (&json!("completed"), &payment["id"]));
+        let level = shop.get(&format!("/v1/outlets/{}/stock/{bread}", shop.outlet)).await.ok();
+        assert_eq!((&level["on_hand"], &level["reserved"]), (&json!(left), &json!("0.000")));
+        shop.get(&image("svg")).await.refused(404, "not_found");
+    }
+    assert!(tasks(&shop).await.is_empty());
+    market.hub.ledgers_add_up().await;
+}
+
+#[tokio::test]
+async fn transfers_show_a_number_or_a_bill() {
+    let market = Market::opens().await;
+    let shop = market.shop("Toko Roti").await;
+    let bread = shop.stocked("roti", 48_500, "10").await;
+    for (provider, bank, kind) in [
+        ("midtrans", "bni", "virtual_account"),
+        ("midtrans", "permata", "virtual_account"),
+        ("midtrans", "mandiri", "bill"),
+        ("xendit", "bri", "virtual_account"),
+    ] {
+        let sale = opens(&shop, &bread).await;
+        let payment = json!({ "method": "transfer", "provider": provider, "bank": bank });
+        let payment = asks(&shop, &sale, payment).await.created();
+        assert_eq!((&payment["state"], &payment["shown"]["type"]), (&json!("pending"), &json!(kind)), "{payment}");
+        market.pays(&payment).await;
+        comes_to(&shop, &payment, "paid").await;
+        assert_eq!(sale_of(&shop, &sale).await["state"], "completed");
+    }
+}
+
+#[tokio::test]
+async fn p4_what_no_notification_brings_is_asked_for() {
+    let market = Market::opens().await;
+    let shop = market.shop("Toko Roti").await;
+    let bread = shop.stocked("roti", 48_500, "10").await;
+    market.says("faults", json!({ "fault": "drop_webhook", "times": null })).await;
+    for provider in ["midtrans", "xendit"] {
+        let sale = opens(&shop, &bread).await;
+        let payment = asks(&shop, &sale, qris(provider)).await.created();
+        market.pays(&payment).await;
+        comes_to(&shop, &payment, "paid").await;
+        assert_eq!(sale_of(&shop, &sale).await["state"], "completed");
+    }
+    assert_eq!(market.hub.database.psql("select count(*) from provider_inbox").await.trim(), "0");
+}
+
+#[tokio::test]
+async fn p3_a_charge_that_is_never_answered_is_made_once() {
+    let market = Market::opens().await;
+    let shop = market.shop("Toko Roti").await;
+    let bread = shop.stocked("roti", 48_500, "10").await;
+    for (provider, charge) in [("midtrans", "charge"), ("xendit", "create")] {
+        let id = PaymentId::new();
+        let fault = json!({ "fault": "timeout_after_commit", "on": charge, "provider": provider, "seconds": 1 });
+        market.says("faults", fault).await;
+        let sale = opens(&shop, &bread).await;
+        let mut payment = qris(provider);
+        payment["id"] = json!(id);
+        let payment = asks(&shop, &sale, payment).await.created();
+        assert_eq!(payment["state"], "unknown", "{payment}");
+        market.pays(&payment).await;
+        comes_to(&shop, &payment, "paid").await;
+        assert_eq!(market.asked(provider, charge).await, 1);
+        assert_eq!(sale_of(&shop, &sale).await["state"], "completed");
+    }
+}
+
+#[tokio::test]
+async fn p5_what_is_paid_after_its_end_is_for_a_person() {
+    let market = Market::opens().await;
+    let shop = market.shop("Toko Roti").await;
+    let bread = shop.stocked("roti", 48_500, "10").await;
+    for provider in ["midtrans", "xendit"] {
+        let sale = opens(&shop, &bread).await;
+        let payment = asks(&shop, &sale, qris(provider)).await.created();
+        let cancel = format!("/v1/payments/{}/cancel", payment["id"].as_str().unwrap());
+        let canceled = shop.post(&cancel, json!({})).await.ok();
+        assert_eq!(canceled["state"], "canceled", "{canceled}");
+        market.says("pay", json!({ "id": payment["id"], "late": true })).await;
+        comes_to(&shop, &payment, "paid_late").await;
+        assert_eq!(sale_of(&shop, &sale).await["state"], "open", "nothing is completed by itself");
+        // The customer pays in cash meanwhile.
+        let cash = json!({ "method": "cash", "amount_minor": 48_500 });
+        shop.post(&format!("/v1/sales/{}/payments", sale["id"].as_str().unwrap()), cash).await.created();
+        assert_eq!(sale_of(&shop, &sale).await["state"], "completed");
+    }
+    assert_eq!(kinds(&tasks(&shop).await), ["paid_late", "paid_late"]);
+}
+
+#[tokio::test]
+async fn p6_forgeries_move_no_money() {
+    let market = Market::opens().await;
+    let shop = market.shop("Toko Roti").await;
+    let bread = shop.stocked("roti", 48_500, "10").await;
+    let accounts = shop.get("/v1/provider-accounts").await.ok();
+    for provider in ["midtrans", "xendit"] {
+        let sale = opens(&shop, &bread).await;
+        let payment = asks(&shop, &sale, qris(provider)).await.created();
+        let account = accounts["items"].as_array().unwrap().iter().find(|it| it["provider"] == provider).unwrap();
+        let path = account["webhook_path"].as_str().unwrap();
+        // Signed with somebody else's key, or not at all.
+        let body = json!({ "order_id": payment["id"], "status_code": "200", "gross_amount": "48500.00",
+                           "transaction_status": "settlement", "signature_key": "0".repeat(128),
+                           "event": "payment.capture", "data": { "reference_id": payment["id"], "status": "SUCCEEDED" } });
+        for headers in [&[][..], &[("x-callback-token", "not-the-token")]] {
+            assert_eq!(market.notifies(path, headers, &body.to_string()).await, 401);
+        }
+        // Rightly signed, and not true: another state, another amount.
+        let paid = if provider == "midtrans" { "settlement" } else { "SUCCEEDED" };
+        market.says("forge", json!({ "id": payment["id"], "status": paid, "amount": 1 })).await;
+        market.says("forge", json!({ "id": payment["id"], "status": paid })).await;
+        // Another merchant's.
+        if provider == "xendit" {
+            let body = json!({ "event": "payment.capture", "business_id": "somebody-else", "api_version": "v3",
+                               "data": { "reference_id": payment["id"], "status": "SUCCEEDED", "currency": "IDR",
+                                         "payment_id": "py-1", "payment_request_id": "pr-1", "request_amount": 48_500 } });
+            let token = [("x-callback-token", XENDIT_TOKEN)];
+            assert_eq!(market.notifies(path, &token, &body.to_string()).await, 200);
+        }
+        let elsewhere = path.replace(&shop.merchant.to_string(), &tillwire_channels::MerchantId::new().to_string());
+        assert_eq!(market.notifies(&elsewhere, &[("x-callback-token", XENDIT_TOKEN)], &body.to_string()).await, 404);
+        let check = format!("/v1/payments/{}/check", payment["id"].as_str().unwrap());
+        assert_eq!(shop.post(&check, json!({})).await.ok()["state"], "pending");
+        assert_eq!(sale_of(&shop, &sale).await["state"], "open");
+        // The truth is heard all the same.
+        market.pays(&payment).await;
+        comes_to(&shop, &payment, "paid").await;
+    }
+    let kinds_of = tasks(&shop).await;
+    assert!(
+        kinds(&kinds_of).contains(&"amount_differs") && kinds(&kinds_of).contains(&"merchant_differs"),
+        "{kinds_of:?}"
+    );
+    let forged = market.hub.database.psql("select count(*) from provider_inbox where outcome = 'forged'").await;
+    assert_eq!(forged.trim(), "4");
+}
+
+#[tokio::test]
+async fn p6_money_of_another_amount_is_never_taken_for_it() {
+    let market = Market::opens().await;
+    let shop = market.shop("Toko Roti").await;
+    let bread = shop.stocked("roti", 48_500, "10").await;
+    for provider in ["midtrans", "xendit"] {
+        let sale = opens(&shop, &bread).await;
+        let payment = asks(&shop, &sale, qris(provider)).await.created();
+        market.says("faults", json!({ "fault": "amount_mismatch", "payment": payment["id"], "amount": 1_000 })).await;
+        market.pays(&payment).await;
+        let check = format!("/v1/payments/{}/check", payment["id"].as_str().unwrap());
+        while !tasks(&shop).await.iter().any(|task| task["payment"] == payment["id"]) {
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        }
+        let checked = shop.post(&check, json!({})).await.ok();
+        assert_eq!(checked["state"], "pending", "{checked}");
+        assert_eq!(sale_of(&shop, &sale).await["state"], "open");
+    }
+    assert_eq!(kinds(&tasks(&shop).await), ["amount_differs", "amount_differs"]);
+}
+
+#[tokio::test]
+async fn a_code_of_another_payment_is_shown_to_nobody() {
+    let market = Market::opens().await;
+    let shop = market.shop("Toko Roti").await;
+    let bread = shop.stocked("roti", 48_500, "10").await;
+    for (provider, fault) in [("midtrans", "qr_wrong_amount"), ("xendit", "qr_bad_crc")] {
+        let sale = opens(&shop, &bread).await;
+        market.says("faults", json!({ "fault": fault, "provider": provider })).await;
+        let payment = asks(&shop, &sale, qris(provider)).await.created();
+        assert_eq!(payment["shown"], Value::Null, "{payment}");
+        comes_to(&shop, &payment, "canceled").await;
+        // The next attempt is a good one.
+        let payment = asks(&shop, &sale, qris(provider)).await.created();
+        assert_eq!(payment["state"], "pending", "{payment}");
+    }
+    assert_eq!(kinds(&tasks(&shop).await), ["code_differs", "code_differs"]);
+}
+
+#[tokio::test]
+async fn a_payment_that_nobody_makes_is_called_off_in_its_time() {
+    let market = Market::opens().await;
+    let shop = market.shop("Toko Roti").await;
+    let bread = shop.stocked("roti", 48_500, "10").await;
+    for provider in ["midtrans", "xendit"] {
+        let sale = opens(&shop, &bread).await;
+        let payment = asks(&shop, &sale, qris(provider)).await.created();
+        let id = payment["id"].as_str().unwrap();
+        let over = format!("update payment_attempts set expires_at = now(), next_at = now() where payment_id = '{id}'");
+        market.hub.database.psql(&over).await;
+        let ended = comes_to(&shop, &payment, if provider == "midtrans" { "expired" } else { "canceled" }).await;
+        assert_eq!(ended["closing"], Value::Null, "nobody asked for it: its time was over");
+        assert_eq!(sale_of(&shop, &sale).await["state"], "open", "the customer may pay in another way");
+    }
+    assert!(tasks(&shop).await.is_empty());
+}
+
+#[tokio::test]
+async fn what_a_provider_cannot_do_is_refused_before_it_is_asked() {
+    let market = Market::opens().await;
+    let shop = market.shop("Toko Roti").await;
+    let gold = shop.stocked("emas", 20_000_000, "10").await;
+    let sale = opens(&shop, &gold).await;
+    let refused = async |body: Value, code: &str, pointer: &str| {
+        let problem = asks(&shop, &sale, body).await;
+        let status = problem.status;
+        let problem = problem.refused(status, code);
+        assert_eq!(problem["errors"][0]["pointer"], pointer, "{problem}");
+    };
+    refused(qris("midtrans"), "amount_too_large", "/amount_minor").await;
+    refused(
+        json!({ "method": "qris", "provider": "xendit", "amount_minor": 30_000_000 }),
+        "amount_too_large",
+        "/amount_minor",
+    )
+    .await;
+    refused(json!({ "method": "transfer", "provider": "midtrans" }), "bank_missing", "/bank").await;
+    refused(json!({ "method": "transfer", "provider": "midtrans", "bank": "bsi" }), "unsupported_bank", "/bank").await;
+    refused(json!({ "method": "cash", "provider": "midtrans" }), "unsupported_method", "/method").await;
+    refused(json!({ "method": "card", "provider": "midtrans" }), "card_token_required", "/card_token").await;
+    refused(json!({ "method": "cash", "amount_minor": 1 }), "provider_missing", "/mode").await;
+    // Of what is due, what is being paid already is asked for nowhere else.
+    asks(&shop, &sale, json!({ "method": "qris", "provider": "xendit", "amount_minor": 9_000_000 })).await.created();
+    refused(
+        json!({ "method": "transfer", "provider": "xendit", "bank": "bri", "amount_minor": 11_000_001 }),
+        "amount_exceeds_due",
+        "/amount_minor",
+    )
+    .await;
+    assert_eq!(market.asked("midtrans", "charge").await, 0);
+    let ways = shop.get(&format!("/v1/outlets/{}/payment-methods", shop.outlet)).await.ok();
+    let ways = ways.as_array().unwrap();
+    assert!(
+        ways.iter()
+            .any(|way| way["provider"] == "midtrans" && way["method"] == "bank_transfer" && way["bank"] == "mandiri"),
+        "{ways:?}"
+    );
+}
+
+#[tokio::test]
+async fn what_the_page_shows_is_done() {
+    let market = Market::opens().await;
+    let shop = market.shop("Toko Roti").await;
+    let bread = shop.stocked("roti", 48_500, "10").await;
+    let page = include_str!("../../docs/payments.md");
+    let shown: Vec<&str> =
+        page.split("```json\n").skip(1).map(|rest| rest.split("```").next().expect("its end")).collect();
+    assert_eq!(shown.len(), 2);
+    for body in shown {
+        let sale = opens(&shop, &bread).await;
+        let path = format!("/v1/sales/{}/payments", sale["id"].as_str().unwrap());
+        let payment = shop.post(&path, serde_json::from_str(body).expect("JSON")).await.created();
+        assert_eq!(payment["state"], "pending", "{payment}");
+        market.pays(&payment).await;
+        comes_to(&shop, &payment, "paid").await;
+    }
+    let word = |state: tillwire::commerce::payments::State| format!("`{}`", state.as_str());
+    for state in tillwire::commerce::payments::State::ALL {
+        assert!(page.contains(&word(state)), "the page does not know {state}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_told_twice_at_once_and_out_of_order_is_done_once() {
+    let market = Market::opens().await;
+    let shop = market.shop("Toko Roti").await;
+    let bread = shop.stocked("roti", 48_500, "20").await;
+    for (provider, paid) in [("midtrans", "settlement"), ("xendit", "payment.capture")] {
+        for fault in [
+            json!({ "fault": "duplicate", "n": 5, "concurrent": true, "on": paid }),
+            json!({ "fault": "reorder", "provider": provider }),
+            json!({ "fault": "late_failure", "provider": provider }),
+            json!({ "fault": "case_change", "provider": provider }),
+            json!({ "fault": "extra_fields", "provider": provider }),
+            json!({ "fault": "null_fields", "provider": provider }),
+            json!({ "fault": "unknown_event", "provider": provider }),
+            json!({ "fault": "hub_503", "provider": provider }),
+        ] {
+            market.says("faults", fault.clone()).await;
+            let sale = opens(&shop, &bread).await;
+            let payment = asks(&shop, &sale, qris(provider)).await.created();
+            market.pays(&payment).await;
+            comes_to(&shop, &payment, "paid").await;
+            let sold = sale_of(&shop, &sale).await;
+            assert_eq!(
+                (&sold["state"], sold["tenders"].as_array().map(Vec::len)),
+                (&json!("completed"), Some(1)),
+                "{fault}"
+            );
+        }
+    }
+    let captured = shop.journal_of(&["payment.captured"]).await;
+    assert_eq!(captured.len(), 16, "each once");
+    assert!(tasks(&shop).await.is_empty());
+    market.hub.ledgers_add_up().await;
+}
+
+#[tokio::test]
+async fn p11_what_the_bank_takes_back_is_said_aloud() {
+    let market = Market::opens().await;
+    let shop = market.shop("Toko Roti").await;
+    let bread = shop.stocked("roti", 48_500, "10").await;
+    let sale = opens(&shop, &bread).await;
+    let transfer = json!({ "method": "transfer", "provider": "midtrans", "bank": "permata" });
+    let payment = asks(&shop, &sale, transfer).await.created();
+    market.says("faults", json!({ "fault": "reversal", "payment": payment["id"], "seconds": 1 })).await;
+    market.pays(&payment).await;
+    comes_to(&shop, &payment, "reversed").await;
+    assert_eq!(kinds(&tasks(&shop).await), ["reversed"]);
+    let alerts = shop.journal_of(&["alert.raised"]).await;
+    assert_eq!((alerts.len(), &alerts[0].1["data"]["alert"]), (1, &json!("payment_reversed")));
+}
