@@ -259,6 +259,17 @@ async fn a_provider_that_fails_is_left_alone_and_then_tried_with_one_call() {
 }
 
 #[tokio::test]
+async fn a_bank_that_is_away_takes_no_provider_with_it() {
+    let answer = Does::Answers(503, "", r#"{"error_code":"CHANNEL_UNAVAILABLE","message":"away"}"#.to_owned());
+    let server = Server::start(move |_| answer.clone()).await;
+    let caller = server.caller();
+    for _ in 0..2 * breaker::FAILURES_MAX {
+        let outcome = carries(&caller, Provider::Xendit, &charge()).await;
+        assert!(matches!(&outcome, Outcome::Answered(answer) if answer.status == 503), "{outcome:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_trial_is_one_call_however_many_want_to() {
     let server = Server::start(|at| if at < 5 { Does::answers(500) } else { Does::Hangs }).await;
     let caller = server.caller();
