@@ -22,6 +22,7 @@ use self::breaker::Breaker;
 use self::budget::{Budget, Rules};
 use super::credentials::{Mode, Provider};
 use super::request::{Answer, Request, TOO_MANY};
+use super::xendit;
 use crate::egress::client::{Client, plain};
 use crate::turns::Turns;
 
@@ -139,16 +140,6 @@ impl Outcome {
             Self::Unknown(_) => "unknown",
         }
     }
-
-    /// Whether the provider was there. Nobody knows of what was not sent on purpose.
-    fn was_there(&self) -> Option<bool> {
-        match self {
-            Self::Answered(answer) => Some(answer.status < 500),
-            Self::NotSent(NotSent::Unreachable) | Self::Unknown(Unknown::TimedOut | Unknown::Cut) => Some(false),
-            Self::Unknown(Unknown::TooLong) => Some(true),
-            Self::NotSent(_) => None,
-        }
-    }
 }
 
 /// Carries requests out.
@@ -258,7 +249,7 @@ impl Line {
         if let Outcome::Answered(answer) = &outcome {
             self.budget.answered(call.merchant, call.request, answer, Instant::now());
         }
-        if let Some(was_there) = outcome.was_there() {
+        if let Some(was_there) = self.was_there(&outcome) {
             pass.ended(was_there, Instant::now());
         }
         histogram!("tillwire_provider_call_seconds", "provider" => self.provider.as_str()).record(took.as_secs_f64());
@@ -267,6 +258,18 @@ impl Line {
             outcome = outcome.word(), seconds = took.as_secs_f64(), "Called a provider"
         );
         outcome
+    }
+
+    /// Whether the provider was there. Nobody knows of what was not sent on purpose.
+    fn was_there(&self, outcome: &Outcome) -> Option<bool> {
+        match outcome {
+            Outcome::Answered(answer) if answer.status < 500 => Some(true),
+            // Midtrans says so of banks in answers of 200.
+            Outcome::Answered(answer) => Some(self.provider == Provider::Xendit && xendit::is_a_banks(answer)),
+            Outcome::NotSent(NotSent::Unreachable) | Outcome::Unknown(Unknown::TimedOut | Unknown::Cut) => Some(false),
+            Outcome::Unknown(Unknown::TooLong) => Some(true),
+            Outcome::NotSent(_) => None,
+        }
     }
 
     async fn send(&self, request: &Request) -> Outcome {

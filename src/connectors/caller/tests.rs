@@ -259,6 +259,17 @@ async fn a_provider_that_fails_is_left_alone_and_then_tried_with_one_call() {
 }
 
 #[tokio::test]
+async fn a_bank_that_is_away_takes_no_provider_with_it() {
+    let answer = Does::Answers(503, "", r#"{"error_code":"CHANNEL_UNAVAILABLE","message":"away"}"#.to_owned());
+    let server = Server::start(move |_| answer.clone()).await;
+    let caller = server.caller();
+    for _ in 0..2 * breaker::FAILURES_MAX {
+        let outcome = carries(&caller, Provider::Xendit, &charge()).await;
+        assert!(matches!(&outcome, Outcome::Answered(answer) if answer.status == 503), "{outcome:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_trial_is_one_call_however_many_want_to() {
     let server = Server::start(|at| if at < 5 { Does::answers(500) } else { Does::Hangs }).await;
     let caller = server.caller();
@@ -368,11 +379,42 @@ async fn a_call_that_is_given_up_gives_its_turn_back() {
     assert!(matches!(charges(&caller).await, Outcome::Answered(_)));
 }
 
+/// A log that is kept.
+#[derive(Clone, Default)]
+struct Log(Arc<std::sync::Mutex<Vec<u8>>>);
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
 #[tokio::test]
-async fn p16_no_outcome_shows_a_key() {
-    let server = Server::start(|_| Does::Answers(401, "", SECRET.to_owned())).await;
-    let outcome = charges(&server.caller()).await;
-    assert!(!format!("{outcome:?} {:?}", charge()).contains("hush"));
+async fn p16_no_outcome_and_no_log_shows_a_key_or_a_payment() {
+    let log = Log::default();
+    let kept = log.clone();
+    let logging = tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).with_writer(move || kept.clone());
+    let logging = logging.finish();
+    let guard = tracing::subscriber::set_default(logging);
+    for does in [Does::Answers(401, "", SECRET.to_owned()), Does::Leaves, Does::Hangs] {
+        let server = Server::start(move |_| does.clone()).await;
+        let caller = server.caller();
+        for request in [charge(), status("A-1")] {
+            let outcome = carries(&caller, Provider::Midtrans, &request).await;
+            assert!(!format!("{outcome:?} {request:?}").contains("hush"));
+        }
+    }
+    drop(guard);
+    let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    assert!(log.contains("Called a provider") && log.contains("A provider did not answer"), "{log}");
+    for secret in ["hush", "U0ItTWlk", "A-1"] {
+        assert!(!log.contains(secret), "{secret} in {log}");
+    }
 }
 
 #[test]

@@ -65,3 +65,4 @@ impl Connector for XenditKeys {
 }
 
 pub use notice::read as notice;
+pub use say::is_a_banks;

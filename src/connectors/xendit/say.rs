@@ -46,6 +46,12 @@ fn accepted<'a>(keys: &XenditKeys, asked: &Asked, answer: &'a Answer) -> Result<
     Err(Refusal::new(again, code, theirs).saying(fields.text("message"), keys.secret_key.expose_secret()))
 }
 
+/// Whether an answer of 5xx is a bank's trouble: Xendit itself is there, and so are the other banks.
+pub fn is_a_banks(answer: &Answer) -> bool {
+    let code = Fields::parse(&answer.body).and_then(|fields| fields.text("error_code"));
+    code.is_some_and(|code| matches!(code.as_str(), "CHANNEL_UNAVAILABLE" | "ISSUER_UNAVAILABLE"))
+}
+
 fn refusal(asked: &Asked, answer: &Answer, theirs: &str) -> (Again, Code) {
     let later = Again::Later(answer.wait());
     // Something stands in the way for now. What was asked for may have been begun.
