@@ -197,7 +197,7 @@ pub async fn complete(
 }
 
 /// Takes a payment for an open sale: cash, or what a terminal of one's own says. The one that covers what is due completes the
-/// sale.
+/// sale. As long as it is open it can be paid: one whose time is over until the hub has ended it, which takes a second or two.
 #[utoipa::path(post, path = "/v1/sales/{sale}/payments", tag = "sales", request_body = TakePayment,
     params(("sale" = SaleId, Path),
            ("Idempotency-Key" = String, Header, description = "New for each attempt that is not a repetition.")),
