@@ -229,7 +229,8 @@ pub enum Taken {
 
 /// Takes a payment for an open sale. By hand, cash or what a terminal of one's own says, it is there at once. By a provider it is
 /// asked for: the answer has what the customer is shown, if the provider says so within ten seconds; what becomes of it is told
-/// on `payments`. The one that covers what is due completes the sale.
+/// on `payments`. The one that covers what is due completes the sale. As long as it is open it can be paid: one whose time is over
+/// until the hub has ended it, which takes a second or two.
 #[utoipa::path(post, path = "/v1/sales/{sale}/payments", tag = "sales", request_body = TakePayment,
     params(("sale" = SaleId, Path),
            ("Idempotency-Key" = String, Header, description = "New for each attempt that is not a repetition.")),

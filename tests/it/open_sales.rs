@@ -108,6 +108,46 @@ async fn adds_up(database: &Database) {
     assert_ne!(database.psql("select count(*) from sales").await.trim(), "0", "there is something to add up");
 }
 
+#[tokio::test]
+async fn what_does_not_add_up_is_found() {
+    let hub = TestHub::start().await;
+    let shop = hub.merchant("Toko Roti").await;
+    let bread = shop.stocked("roti", 7_500, "10").await;
+    let (open, paid, voided) =
+        (shop.opens(&bread, "1").await, shop.opens(&bread, "1").await, shop.opens(&bread, "1").await);
+    shop.pays(&open, cash(2_500)).await.created();
+    shop.pays(&paid, cash(7_500)).await.created();
+    shop.voids(&voided).await.ok();
+    adds_up(&hub.database).await;
+    let mut sql = PgConnection::connect(&hub.database.url("postgres")).await.unwrap();
+    for (number, harm) in [
+        (0, "update stock_levels set on_hand = on_hand + 1"),
+        (1, "update stock_levels set reserved = 0"),
+        (1, "update reservations set state = 'expired', ended_at = now() where state = 'pending'"),
+        (2, "update reservations set state = 'voided' where state = 'posted'"),
+        (2, "update sales set state = 'expired', void_note = null where state = 'voided'"),
+        (3, "update reservations set quantity = quantity + 1"),
+        (3, "delete from reservations where state = 'voided'"),
+        (4, "delete from payments"),
+        (4, "update sales set state = 'completed' where state = 'open'"),
+        (4, "update payments set place = place + 1"),
+        (5, "delete from journal_entries where seq = (select max(seq) from journal_entries)"),
+        (
+            5,
+            "insert into payments select merchant_id, gen_random_uuid(), sale_id, 7, method, 1, 1, 0, now() from payments limit 1",
+        ),
+        (6, "update registers set last_receipt = last_receipt + 1"),
+    ] {
+        sqlx::raw_sql(AssertSqlSafe(format!("begin; {harm}"))).execute(&mut sql).await.unwrap();
+        let (what, query) = INVARIANTS[number];
+        let count = format!("select count(*) from ({query}) wrong");
+        let wrong: i64 = sqlx::query_scalar(AssertSqlSafe(count)).fetch_one(&mut sql).await.unwrap();
+        assert!(wrong > 0, "{what}: {harm} is not found");
+        sqlx::raw_sql("rollback").execute(&mut sql).await.unwrap();
+    }
+    adds_up(&hub.database).await;
+}
+
 /// The journal alone, for commands that no route has.
 fn journal_of(hub: &TestHub) -> Journal {
     let (announce, _) = tokio::sync::mpsc::channel(8);
