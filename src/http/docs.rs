@@ -42,12 +42,14 @@ pub fn description() -> OpenApi {
 /// Adds what is alike at every route and is said at none: names that are unique, what an answer means, where a write
 /// stands, and that problems are problem+json.
 pub fn complete(openapi: &mut OpenApi) {
-    for path in openapi.paths.paths.values_mut() {
+    for (name, path) in &mut openapi.paths.paths {
         if let Some(read) = &mut path.get {
             complete_one(read, false);
         }
+        // What a provider tells is no write of somebody's, who would want to know where it stands.
+        let is_write = !name.starts_with("/v1/providers/");
         for write in [&mut path.post, &mut path.put, &mut path.patch, &mut path.delete].into_iter().flatten() {
-            complete_one(write, true);
+            complete_one(write, is_write);
         }
     }
 }

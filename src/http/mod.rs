@@ -99,7 +99,6 @@ fn routes_of_one() -> OpenApiRouter<Hub> {
         .routes(routes!(payments::svg))
         .routes(routes!(payments::png))
         .routes(routes!(payments::cancel))
-        .routes(routes!(payments::check))
         .routes(routes!(payments::list_tasks))
         .routes(routes!(payments::ways))
         .routes(routes!(providers::notified))

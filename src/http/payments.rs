@@ -31,7 +31,7 @@ use crate::error::{Error, Result};
 use crate::hub::Hub;
 use crate::identity::{Permission, Staff};
 use crate::journal::read::ReadTx;
-use crate::journal::{Once, Written};
+use crate::journal::{Once, Written, pool};
 use crate::payments::desk::{Cause, reference};
 use crate::screens::seen::{self, SCREENS_MAX, SeenOn};
 
@@ -205,11 +205,34 @@ fn new_attempt(
     })
 }
 
+/// How to look at a payment.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct LookParams {
+    /// Whether its provider is asked first: as often as the provider allows, which at Midtrans is every ten seconds.
+    #[serde(default)]
+    pub ask: bool,
+}
+
 /// One payment that a provider carries, as it stands. A till that hears nothing asks for it every few seconds.
-#[utoipa::path(get, path = "/v1/payments/{payment}", tag = "payments", params(("payment" = PaymentId, Path)),
+#[utoipa::path(get, path = "/v1/payments/{payment}", tag = "payments",
+    params(("payment" = PaymentId, Path), LookParams),
     responses((status = 200, body = AttemptView), (status = "default", body = Problem)))]
-pub async fn get(State(hub): State<Hub>, staff: Staff, At(payment): At<PaymentId>) -> Result<Json<AttemptView>> {
-    found(&hub, &staff, payment).await.map(Json)
+pub async fn get(
+    State(hub): State<Hub>,
+    staff: Staff,
+    At(payment): At<PaymentId>,
+    Params(params): Params<LookParams>,
+) -> Result<Json<AttemptView>> {
+    let view = found(&hub, &staff, payment).await?;
+    if !params.ask {
+        return Ok(Json(view));
+    }
+    let mut sql = pool::begin_of(&hub.journal.pools.app, staff.merchant).await?;
+    payments::attempts::prompt(&mut sql, staff.merchant, payment).await?;
+    sql.commit().await?;
+    attended(&hub, &staff, payment).await.map(Json)
 }
 
 async fn found(hub: &Hub, staff: &Staff, payment: PaymentId) -> Result<AttemptView> {
@@ -286,19 +309,6 @@ pub async fn cancel(
         .await?;
     let view = attended(&hub, &staff, payment).await?;
     Ok(Written { reply: serde_json::to_string(&view)?, ..written })
-}
-
-/// Asks a payment's provider how it stands, for a cashier who does not want to wait: at most every ten seconds, or else the
-/// answer is how it stood.
-#[utoipa::path(post, path = "/v1/payments/{payment}/check", tag = "payments", params(("payment" = PaymentId, Path)),
-    responses((status = 200, body = AttemptView), (status = "default", body = Problem)))]
-pub async fn check(State(hub): State<Hub>, staff: Staff, At(payment): At<PaymentId>) -> Result<Json<AttemptView>> {
-    staff.may(Permission::Sell)?;
-    found(&hub, &staff, payment).await?;
-    let mut sql = crate::journal::pool::begin_of(&hub.journal.pools.app, staff.merchant).await?;
-    payments::attempts::prompt(&mut sql, staff.merchant, payment).await?;
-    sql.commit().await?;
-    attended(&hub, &staff, payment).await.map(Json)
 }
 
 /// Attends to a payment now, and gives it as it stands then.

@@ -1,11 +1,14 @@
 //! `/v1/providers`: what payment providers tell by themselves. The one door that no token opens: what comes through it proves
 //! itself, and is a claim all the same.
 
+use axum::Json;
 use axum::body::Bytes;
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::HeaderMap;
+use serde::Serialize;
 use tillwire_channels::MerchantId;
 use tracing::error;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::extract::At;
@@ -14,12 +17,18 @@ use crate::error::{Error, Result};
 use crate::hub::Hub;
 use crate::payments::inbox::{ANSWER_MAX, BODY_BYTES_MAX};
 
+/// What a provider is told, whatever its notification was good for.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Kept {
+    pub kept: bool,
+}
+
 /// A payment provider's notification. Its provider signs it or brings its token; nobody else has a use for this. Whatever is
 /// answered with 2xx is kept.
 #[utoipa::path(post, path = "/v1/providers/{merchant}/{account}/webhook", tag = "payments",
     params(("merchant" = MerchantId, Path), ("account" = Uuid, Path)),
     request_body(content = String, content_type = "application/json", description = "As the provider words it."),
-    responses((status = 200, description = "Kept, and dealt with as far as it is of any use."),
+    responses((status = 200, body = Kept, description = "Kept, and dealt with as far as it is of any use."),
               (status = "default", body = Problem)),
     security(()))]
 pub async fn notified(
@@ -27,7 +36,7 @@ pub async fn notified(
     At((merchant, account)): At<(MerchantId, Uuid)>,
     headers: HeaderMap,
     body: Bytes,
-) -> Result<StatusCode> {
+) -> Result<Json<Kept>> {
     if body.len() > BODY_BYTES_MAX {
         return Err(Error::TooLarge { limit_bytes: BODY_BYTES_MAX });
     }
@@ -36,7 +45,7 @@ pub async fn notified(
     let receiving = hub.journal.tasks().spawn(async move { desk.receive(merchant, account, &headers, &body).await });
     match tokio::time::timeout(ANSWER_MAX, receiving).await {
         Ok(received) => match received? {
-            Ok(_) => Ok(StatusCode::OK),
+            Ok(_) => Ok(Json(Kept { kept: true })),
             Err(error @ (Error::Unauthenticated(_) | Error::NotFound(_))) => Err(error),
             // After 503 providers come again more often than after 500.
             Err(error) => {

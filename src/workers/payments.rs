@@ -54,9 +54,12 @@ impl Attending {
     /// If the URL, which is the application's, makes no sense.
     pub fn new(app_url: &SecretString, journal: &Journal, desk: &Desk) -> anyhow::Result<Self> {
         // What first appears when it happens has not risen, says Prometheus.
-        for (provider, outcome) in Provider::ALL.iter().flat_map(|provider| inbox::Outcome::ALL.map(|it| (provider, it))) {
+        for (provider, outcome) in
+            Provider::ALL.iter().flat_map(|provider| inbox::Outcome::ALL.map(|it| (provider, it)))
+        {
             let (provider, outcome) = (provider.as_str(), outcome.as_str());
-            metrics::counter!("tillwire_provider_notices_total", "provider" => provider, "outcome" => outcome).increment(0);
+            metrics::counter!("tillwire_provider_notices_total", "provider" => provider, "outcome" => outcome)
+                .increment(0);
         }
         let app = pool::open(app_url.expose_secret(), POOL_MAX)?;
         let journal = journal.over(Pools { app: app.clone(), feed: journal.pools.feed.clone() });

@@ -180,8 +180,8 @@ async fn p6_forgeries_move_no_money() {
         }
         let elsewhere = path.replace(&shop.merchant.to_string(), &tillwire_channels::MerchantId::new().to_string());
         assert_eq!(market.notifies(&elsewhere, &[("x-callback-token", XENDIT_TOKEN)], &body.to_string()).await, 404);
-        let check = format!("/v1/payments/{}/check", payment["id"].as_str().unwrap());
-        assert_eq!(shop.post(&check, json!({})).await.ok()["state"], "pending");
+        let check = format!("/v1/payments/{}?ask=true", payment["id"].as_str().unwrap());
+        assert_eq!(shop.get(&check).await.ok()["state"], "pending");
         assert_eq!(sale_of(&shop, &sale).await["state"], "open");
         // The truth is heard all the same.
         market.pays(&payment).await;
@@ -206,11 +206,11 @@ async fn p6_money_of_another_amount_is_never_taken_for_it() {
         let payment = asks(&shop, &sale, qris(provider)).await.created();
         market.says("faults", json!({ "fault": "amount_mismatch", "payment": payment["id"], "amount": 1_000 })).await;
         market.pays(&payment).await;
-        let check = format!("/v1/payments/{}/check", payment["id"].as_str().unwrap());
+        let check = format!("/v1/payments/{}?ask=true", payment["id"].as_str().unwrap());
         while !tasks(&shop).await.iter().any(|task| task["payment"] == payment["id"]) {
             tokio::time::sleep(std::time::Duration::from_millis(100)).await;
         }
-        let checked = shop.post(&check, json!({})).await.ok();
+        let checked = shop.get(&check).await.ok();
         assert_eq!(checked["state"], "pending", "{checked}");
         assert_eq!(sale_of(&shop, &sale).await["state"], "open");
     }
@@ -251,6 +251,30 @@ async fn a_payment_that_nobody_makes_is_called_off_in_its_time() {
         assert_eq!(sale_of(&shop, &sale).await["state"], "open", "the customer may pay in another way");
     }
     assert!(tasks(&shop).await.is_empty());
+}
+
+#[tokio::test]
+async fn a_sale_is_voided_when_nobody_can_pay_for_it_any_more() {
+    let market = Market::opens().await;
+    let shop = market.shop("Toko Roti").await;
+    let bread = shop.stocked("roti", 48_500, "10").await;
+    let sale = opens(&shop, &bread).await;
+    let void = format!("/v1/sales/{}/void", sale["id"].as_str().unwrap());
+    let reason = json!({ "reason": "Berubah pikiran" });
+    let payment = asks(&shop, &sale, qris("xendit")).await.created();
+    shop.post(&void, reason.clone()).await.refused(409, "payment_under_way");
+    // Nor does it expire meanwhile.
+    market.hub.database.psql("update sales set expires_at = now()").await;
+    tokio::time::sleep(std::time::Duration::from_secs(3)).await;
+    assert_eq!(sale_of(&shop, &sale).await["state"], "open");
+    market.hub.database.psql("update sales set expires_at = now() + interval '1 hour'").await;
+    let cancel = format!("/v1/payments/{}/cancel", payment["id"].as_str().unwrap());
+    assert_eq!(shop.post(&cancel, json!({})).await.ok()["state"], "canceled");
+    assert_eq!(shop.post(&void, reason).await.ok()["state"], "voided");
+    // Who scanned before is heard all the same.
+    market.says("pay", json!({ "id": payment["id"], "late": true })).await;
+    comes_to(&shop, &payment, "paid_late").await;
+    assert_eq!(kinds(&tasks(&shop).await), ["paid_late"]);
 }
 
 #[tokio::test]

@@ -18,7 +18,8 @@ pub const NOT_PAID: &str = "sale_not_paid";
 /// Voids an open sale, and frees what it kept back.
 ///
 /// # Errors
-/// `sale_not_open`; `sale_has_payments` if money was taken for it.
+/// `sale_not_open`; `sale_has_payments` if money was taken for it; `payment_under_way` if somebody outside has still to say
+/// whether it was.
 pub async fn void(tx: &mut MerchantTx, sale: &Locked, note: Option<String>) -> Result<SaleView> {
     if sale.state != SaleState::Open {
         return Err(sale.is_over());
@@ -29,6 +30,10 @@ pub async fn void(tx: &mut MerchantTx, sale: &Locked, note: Option<String>) -> R
             "{paid_minor} {currency} were taken for {number}, and there are no refunds yet: take the rest, which completes it."
         );
         return Err(Error::conflict("sale_has_payments", detail));
+    }
+    if sale.held_until.is_some_and(|until| until > tx.now()) {
+        let detail = format!("A payment for {} is under way: call it off first.", sale.number);
+        return Err(Error::conflict("payment_under_way", detail));
     }
     come_to_nothing(tx, sale, VoidReason::Voided, note).await
 }
