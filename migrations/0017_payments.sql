@@ -34,12 +34,14 @@ create table payment_attempts (
     called_at     timestamptz,
     paid_at       timestamptz,
     -- Why it failed, as the provider names it; whose app or card paid; what the provider keeps.
-    failure       text        constraint payment_attempts_failure_check check (octet_length(failure) <= 200),
-    issuer        text        constraint payment_attempts_issuer_check check (octet_length(issuer) <= 100),
+    failure       text        constraint payment_attempts_failure_check check (octet_length(failure) <= 600),
+    issuer        text        constraint payment_attempts_issuer_check check (octet_length(issuer) <= 255),
     fee_minor     bigint,
     -- When it is next attended to, and how often it was since it came to this state; null for never again.
     next_at       timestamptz,
     looks         integer     not null default 0,
+    -- That somebody has said since that there is something new: whoever attends to it then may have asked too early.
+    prompted      boolean     not null default false,
     -- Who attends to it, and until when that is believed.
     lease         uuid,
     leased_until  timestamptz,
@@ -57,6 +59,8 @@ create unique index payment_attempts_payment_there_key on payment_attempts (merc
     where payment_there is not null;
 create unique index payment_attempts_request_there_key on payment_attempts (merchant_id, account_id, request_there)
     where request_there is not null;
+create index payment_attempts_session_there_idx on payment_attempts (merchant_id, account_id, session_there)
+    where session_there is not null;
 create index payment_attempts_next_at_idx on payment_attempts (next_at) where next_at is not null;
 
 -- What a provider has told by itself, as it came, before anybody has read it. What proves to be a stranger's is kept as well,
@@ -72,14 +76,15 @@ create table provider_inbox (
     -- What came of it; null while nobody has come to that.
     outcome     text        constraint provider_inbox_outcome_check
         check (outcome in ('applied', 'duplicate', 'unmatched', 'ignored', 'forged', 'unreadable', 'parked')),
-    detail      text        constraint provider_inbox_detail_check check (octet_length(detail) <= 1024),
     payment_id  uuid,
-    -- How often it was begun.
+    -- How often somebody came back to it, and when somebody does next, if nobody has dealt with it by then.
     tries       integer     not null default 0,
+    due_at      timestamptz not null default clock_timestamp() + interval '5 seconds',
     constraint provider_inbox_pkey primary key (merchant_id, inbox_id),
     constraint provider_inbox_account_fkey foreign key (merchant_id, account_id) references provider_accounts
 );
-create index provider_inbox_open_idx on provider_inbox (received_at) where outcome is null;
+create index provider_inbox_due_at_idx on provider_inbox (due_at) where outcome is null;
+create index provider_inbox_forged_idx on provider_inbox (received_at) where outcome = 'forged';
 create index provider_inbox_received_at_idx on provider_inbox (received_at);
 
 -- What was told is told again and again: by these its repetitions are known. Written in the transaction of the effect.
@@ -139,10 +144,9 @@ create function provider_inbox_due(of_one_max integer, due_max integer) returns 
 as $$
     select merchant_id, inbox_id
     from (select merchant_id, inbox_id,
-                 row_number() over (partition by merchant_id order by received_at, inbox_id) as place
+                 row_number() over (partition by merchant_id order by due_at, inbox_id) as place
           from provider_inbox
-          -- Each try waits longer than the one before.
-          where outcome is null and received_at <= now() - make_interval(secs => 5 * power(3, least(tries, 8)))) due
+          where outcome is null and due_at <= now()) due
     where place <= least(of_one_max, 1000)
     order by place, merchant_id limit least(due_max, 10000)
 $$;
@@ -156,17 +160,20 @@ create function provider_inbox_expire(batch integer) returns integer
 as $$
 declare
     gone integer;
-    more integer;
+    forged integer;
+    noticed integer;
 begin
     delete from provider_inbox where ctid in (
-        select ctid from provider_inbox
-        where received_at < now() - interval '18 months' or (outcome = 'forged' and received_at < now() - interval '7 days')
-        limit least(batch, 10000));
+        select ctid from provider_inbox where received_at < now() - interval '18 months' limit least(batch, 10000));
     get diagnostics gone = row_count;
+    delete from provider_inbox where ctid in (
+        select ctid from provider_inbox
+        where outcome = 'forged' and received_at < now() - interval '7 days' limit least(batch, 10000));
+    get diagnostics forged = row_count;
     delete from provider_notices where ctid in (
         select ctid from provider_notices where noticed_at < now() - interval '30 days' limit least(batch, 10000));
-    get diagnostics more = row_count;
-    return gone + more;
+    get diagnostics noticed = row_count;
+    return greatest(gone, forged, noticed);
 end $$;
 revoke all on function provider_inbox_expire(integer) from public;
 grant execute on function provider_inbox_expire(integer) to tillwire_app;
@@ -183,7 +190,10 @@ begin
         execute format('grant select, insert on %I to tillwire_app', walled);
     end loop;
 end $$;
-grant update on payment_attempts, provider_inbox, payment_tasks to tillwire_app;
+grant update on payment_attempts to tillwire_app;
+-- What came of it, and not what came.
+grant update (outcome, payment_id, tries, due_at) on provider_inbox to tillwire_app;
+grant update (closed_at, closed_by, resolution, note) on payment_tasks to tillwire_app;
 -- For the functions above, which run as the owner.
 create policy due on payment_attempts for select to current_user using (next_at is not null);
 create policy due on provider_inbox for select to current_user using (true);

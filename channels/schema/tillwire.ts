@@ -163,8 +163,40 @@ export interface PaymentCaptured {
   change_minor: number;
 }
 
+/**
+ * A payment that a provider carries has come to another state, or has something new to show. That it is paid is told by
+ * `payment.captured`.
+ */
+export interface PaymentChanged {
+  payment: PaymentId;
+  sale: SaleId;
+  outlet: OutletId;
+  register: RegisterId;
+  /** Who carries it: `midtrans`, `xendit`. There will be others. */
+  provider: string;
+  /** `qris`, `bank_transfer` or `card`. There will be others. */
+  method: string;
+  /** Which bank a transfer goes to. */
+  bank: string | null;
+  currency: string;
+  amount_minor: number;
+  state: PaymentState;
+  /** What the customer is shown to pay with, while they can. */
+  shown: PaymentShown | null;
+  /** When it is called off by itself. */
+  expires_at: string;
+  /** Why it failed, as its provider names it. */
+  failure: string | null;
+}
+
 /** A payment of a sale. */
 export type PaymentId = string;
+
+/** What a customer is shown to pay with. */
+export type PaymentShown = { "type": "qr", text: string, } | { "type": "virtual_account", bank: string, number: string, } | { "type": "bill", biller_code: string, bill_key: string, } | { "type": "redirect", url: string, };
+
+/** Where a payment stands that a provider carries. */
+export type PaymentState = "created" | "unknown" | "pending" | "review" | "authorized" | "paid" | "settled" | "partially_refunded" | "refunded" | "failed" | "canceled" | "expired" | "paid_late" | "reversed" | "charged_back";
 
 /**
  * `1041.2-9f3ac2d1`: event 2 of entry 1041, whose chain hash begins with `9f3ac2d1`. `1041-9f3ac2d1` is the whole
@@ -481,6 +513,7 @@ export interface Payloads {
   "sale.completed": SaleCompleted;
   "sale.voided": SaleVoided;
   "payment.captured": PaymentCaptured;
+  "payment.changed": PaymentChanged;
   "stock.changed": StockChanged;
   "stock.reserved": StockReserved;
   "product.changed": ProductChanged;
@@ -507,6 +540,7 @@ export const VIEWS = {
     "sale.completed": ["sale", "number", "business_date", "currency", "subtotal_minor", "discount_minor", "total_minor", "lines.line", "lines.variant", "lines.sku", "lines.name", "lines.quantity", "lines.unit_price_minor", "lines.discount_minor", "lines.total_minor", "tenders.payment", "tenders.method", "tenders.amount_minor", "tenders.change_minor"],
     "sale.voided": ["sale", "number", "currency", "total_minor", "reason", "note"],
     "payment.captured": ["payment", "sale", "method", "currency", "amount_minor", "tendered_minor", "change_minor"],
+    "payment.changed": ["payment", "sale", "provider", "method", "bank", "currency", "amount_minor", "state", "shown", "expires_at", "failure"],
     "stock.changed": ["variant", "sku", "name", "on_hand", "change", "reason"],
     "stock.reserved": ["levels.variant", "levels.sku", "levels.name", "levels.reserved", "levels.change"],
     "product.changed": ["product", "name", "department", "category", "brand", "package", "currency", "active", "version", "variants.variant", "variants.sku", "variants.name", "variants.price_minor", "variants.barcodes"],
@@ -518,6 +552,7 @@ export const VIEWS = {
     "sale.completed": null,
     "sale.voided": null,
     "payment.captured": null,
+    "payment.changed": null,
     "stock.changed": null,
     "stock.reserved": null,
     "product.changed": null,
@@ -542,8 +577,8 @@ export const TOPICS = {
     snapshot: "The day's count and total of completed sales for each outlet.",
   },
   payments: {
-    about: "Money that arrived.",
-    events: ["payment.captured"],
+    about: "Money that arrived, and payments on their way.",
+    events: ["payment.captured", "payment.changed"],
     latest_by: null,
     narrows: "register",
     roles: ["owner", "manager", "cashier", "accountant", "auditor"],

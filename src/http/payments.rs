@@ -126,6 +126,7 @@ pub(super) async fn ask(hub: &Hub, staff: Staff, once: Once, wanted: Wanted) -> 
             async move {
                 let sale = sales::lock(tx, sale).await?;
                 may_sell(&staff, &sale)?;
+                sale.require_open()?;
                 let account =
                     accounts::for_outlet(tx.sql(), &desk.vault, merchant, sale.outlet, by.provider, by.mode).await?;
                 let account = account.ok_or_else(|| {
@@ -141,9 +142,9 @@ pub(super) async fn ask(hub: &Hub, staff: Staff, once: Once, wanted: Wanted) -> 
         .await?;
     // The stored answer is of when it was begun; what is answered is how it stands.
     let payment = serde_json::from_str::<AttemptView>(&written.reply)?.id;
-    let desk = hub.desk.clone();
-    let attending =
-        hub.journal.tasks().spawn(async move { desk.attend_to_end(merchant, payment, Cause::begun(token)).await });
+    let (desk, mut cause) = (hub.desk.clone(), Cause::begun(token));
+    cause.at_once = !written.replayed;
+    let attending = hub.journal.tasks().spawn(async move { desk.attend_to_end(merchant, payment, cause).await });
     _ = tokio::time::timeout(SHOWN_MAX, attending).await;
     let mut tx = ReadTx::begin(&hub.journal.pools.app, staff.caller()).await?;
     let view = AttemptView::from(payments::get(tx.sql(), merchant, payment).await?);

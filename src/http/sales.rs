@@ -15,7 +15,7 @@ use super::payments::{By, LIFE_SECONDS, LIFE_SECONDS_MAX, LIFE_SECONDS_MIN, Want
 use super::problem::Problem;
 use super::reply::{Page, PageParams};
 use crate::commerce::money::AMOUNT_MAX_MINOR;
-use crate::commerce::payments::AttemptView;
+use crate::commerce::payments::{AttemptView, by_hand};
 use crate::commerce::sales::{
     self, Draft, DraftLine, DraftTender, LINES_MAX, Locked, OPEN_SECONDS, OPEN_SECONDS_MAX, OPEN_SECONDS_MIN, PAGE_MAX,
     PaidView, SaleSummary, SaleView, TENDERS_MAX,
@@ -275,7 +275,7 @@ pub async fn pay(
             async move {
                 let sale = sales::lock(tx, sale).await?;
                 may_sell(&staff, &sale)?;
-                sales::pay(tx, &sale, &tender).await
+                by_hand::take(tx, &sale, &tender).await
             }
             .boxed()
         })

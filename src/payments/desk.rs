@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
 use secrecy::SecretString;
@@ -20,14 +20,14 @@ use crate::commerce::payments::attempts::{Attempt, There};
 use crate::commerce::payments::held::{self, Held, Todo};
 use crate::commerce::payments::{self, Applied, Seen, State};
 use crate::connectors::ability::ability;
-use crate::connectors::caller::{Call, Caller, Outcome};
+use crate::connectors::caller::{Call, Caller, NotSent, Outcome};
 use crate::connectors::credentials::Provider;
 use crate::connectors::payment::{Bank, Card, Charge, Id, Ids, Known, Method};
 use crate::connectors::qris;
 use crate::connectors::refusal::{Again, Code, Refusal};
 use crate::connectors::report::{Report, Shown};
 use crate::connectors::request::Request;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::journal::{Journal, pool};
 use crate::vault::Vault;
 
@@ -38,10 +38,16 @@ const PAUSE: Duration = Duration::from_secs(10);
 /// How long when only a person can mend what is in the way: the merchant's keys, say.
 const LONG_PAUSE: Duration = Duration::from_secs(5 * 60);
 
+/// How long a look that somebody waits for waits for the provider's pace.
+const SOON_MAX: Duration = Duration::from_secs(1);
+/// How often what a provider said is tried to be written down, and how long after a failure. It may not say it again.
+const SAY_TRIES_MAX: u32 = 3;
+const SAY_AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// How often a provider is asked in one look.
 const LOOKS_MAX: u32 = 4;
 /// How long whoever waits for a payment to be attended to waits between two looks whether it was.
 const WATCH_EVERY: Duration = Duration::from_millis(50);
+const WATCH_MAX: Duration = Duration::from_secs(10);
 
 /// Cheap to clone.
 #[derive(Clone)]
@@ -81,7 +87,15 @@ impl Desk {
     /// If the database does not answer, or the account cannot be opened. The payment is attended to later.
     pub async fn attend(&self, merchant: MerchantId, payment: PaymentId, cause: Cause) -> Result<Option<Applied>> {
         let app = &self.journal.pools.app;
+        // Whoever cannot open an account would only keep others from it.
+        if self.vault.keys().is_empty() {
+            return Ok(None);
+        }
         let Some(held) = held::take(app, merchant, payment, cause.at_once).await? else { return Ok(None) };
+        let cause = Cause { prompted: cause.prompted || held.prompted, ..cause };
+        if let Todo::Drop(why) = held.todo {
+            return self.say(&held, Seen { state: Some(why.state()), asked: true, ..Seen::default() }).await;
+        }
         let account = match self.account(&held).await {
             Ok(account) => account,
             Err(error) => {
@@ -90,7 +104,7 @@ impl Desk {
             }
         };
         match held.todo {
-            Todo::Drop(why) => self.say(&held, Seen { state: Some(why.state()), asked: true, ..Seen::default() }).await,
+            Todo::Drop(_) => Ok(None), // It was.
             Todo::Charge => self.charge(&held, &account, cause).await,
             Todo::Look => self.look(&held, &account, &cause).await,
             Todo::Close(_) => self.close(&held, &account, &cause).await,
@@ -98,10 +112,15 @@ impl Desk {
     }
 
     /// The same, and if somebody else is at it waits until they are done.
-    pub async fn attend_to_end(&self, merchant: MerchantId, payment: PaymentId, cause: Cause) -> Result<()> {
-        while self.attend(merchant, payment, cause.clone()).await?.is_none()
-            && held::is_held(&self.journal.pools.app, merchant, payment).await?
-        {
+    pub async fn attend_to_end(&self, merchant: MerchantId, payment: PaymentId, mut cause: Cause) -> Result<()> {
+        let began = Instant::now();
+        while began.elapsed() < WATCH_MAX {
+            let is_held = held::is_held(&self.journal.pools.app, merchant, payment).await?;
+            if self.attend(merchant, payment, cause.clone()).await?.is_some() || !is_held {
+                break;
+            }
+            // Whoever was at it may have done it, or have come too early for what is new.
+            cause.at_once = false;
             tokio::time::sleep(WATCH_EVERY).await;
         }
         Ok(())
@@ -114,7 +133,13 @@ impl Desk {
 
     async fn charge(&self, held: &Held, account: &Account, cause: Cause) -> Result<Option<Applied>> {
         let app = &self.journal.pools.app;
-        let charge = self.asked_for(held, cause.card).await?;
+        let charge = match self.asked_for(held, cause.card).await {
+            Ok(charge) => charge,
+            Err(error) => {
+                held.not_called(app, NOT_SENT_PAUSE).await?;
+                return Err(error);
+            }
+        };
         if account.provider == Provider::Midtrans && charge.method == Method::Card && charge.card.is_none() {
             return self.failed(held, "card_token_lost").await; // Whoever had it died before it was used.
         }
@@ -153,12 +178,22 @@ impl Desk {
         let mut report = None;
         for _ in 0..LOOKS_MAX {
             let Ok(request) = connector.status(&asked_by) else { break };
-            let Outcome::Answered(answer) = self.carry(held, account, &request, prompted).await else {
-                held.put_off(app, PAUSE).await?;
-                return Ok(None);
+            let answer = match self.carry_soon(held, account, &request, prompted).await {
+                Outcome::Answered(answer) => answer,
+                Outcome::NotSent(why) => {
+                    held.put_off(app, why.after().unwrap_or(NOT_SENT_PAUSE)).await?;
+                    return Ok(None);
+                }
+                Outcome::Unknown(_) => {
+                    held.put_off(app, PAUSE).await?;
+                    return Ok(None);
+                }
             };
             match connector.read(&request.asked, &answer) {
-                Ok(read) if read.reference.as_deref().is_some_and(|it| it != own.reference.as_str()) => {
+                // Of another, or nobody knows of which.
+                Ok(read)
+                    if read.reference.as_deref().map_or(asked_by.ids != own.ids, |it| it != own.reference.as_str()) =>
+                {
                     if asked_by.ids == own.ids {
                         break;
                     }
@@ -210,7 +245,10 @@ impl Desk {
             (Provider::Midtrans, State::Created | State::Unknown, Some(why)) => {
                 self.say(held, Seen { state: Some(why.state()), asked: true, ..Seen::default() }).await
             }
-            _ => self.say(held, Seen { asked: true, ..Seen::default() }).await,
+            _ => {
+                let state = (attempt.state == State::Created).then_some(State::Unknown);
+                self.say(held, Seen { state, asked: true, ..Seen::default() }).await
+            }
         }
     }
 
@@ -229,7 +267,11 @@ impl Desk {
                 // It has gone on meanwhile, most likely because it was paid.
                 _ => self.look(held, account, &Cause { prompted: true, ..Cause::default() }).await,
             },
-            Outcome::NotSent(_) | Outcome::Unknown(_) => {
+            Outcome::NotSent(why) => {
+                held.put_off(&self.journal.pools.app, why.after().unwrap_or(NOT_SENT_PAUSE)).await?;
+                Ok(None)
+            }
+            Outcome::Unknown(_) => {
                 held.put_off(&self.journal.pools.app, PAUSE).await?;
                 Ok(None)
             }
@@ -239,6 +281,17 @@ impl Desk {
     async fn carry(&self, held: &Held, account: &Account, request: &Request, prompted: bool) -> Outcome {
         let Account { provider, mode, .. } = *account;
         self.caller.carry(Call { merchant: held.merchant, provider, mode, request, prompted }).await
+    }
+
+    /// The same, and if the provider's pace allows it a moment later then: somebody waits for what it has just told of.
+    async fn carry_soon(&self, held: &Held, account: &Account, request: &Request, prompted: bool) -> Outcome {
+        match self.carry(held, account, request, prompted).await {
+            Outcome::NotSent(NotSent::Held(after)) if prompted && after <= SOON_MAX => {
+                tokio::time::sleep(after).await;
+                self.carry(held, account, request, prompted).await
+            }
+            outcome => outcome,
+        }
     }
 
     /// The provider has said something of it.
@@ -263,19 +316,30 @@ impl Desk {
     }
 
     async fn say(&self, held: &Held, seen: Seen) -> Result<Option<Applied>> {
-        let (payment, held) = (held.attempt.payment, held.clone());
-        let merchant = held.merchant;
-        let said = self
-            .journal
-            .act(merchant, move |tx| {
-                let (seen, held) = (seen.clone(), held.clone());
-                async move { payments::apply(tx, payment, &seen, Some(&held)).await }.boxed()
-            })
-            .await;
-        if let Err(error) = &said {
-            warn!(%payment, "What is known of a payment is not written down yet: {error:?}");
+        let (payment, merchant) = (held.attempt.payment, held.merchant);
+        let mut tried = 1;
+        loop {
+            let (seen, held) = (seen.clone(), held.clone());
+            let said = self
+                .journal
+                .act(merchant, move |tx| {
+                    let (seen, held) = (seen.clone(), held.clone());
+                    async move { payments::apply(tx, payment, &seen, Some(&held)).await }.boxed()
+                })
+                .await;
+            match said {
+                Err(error) if tried < SAY_TRIES_MAX => {
+                    debug!(%payment, "What is known of a payment is written down once more: {error:?}");
+                }
+                Err(error) => {
+                    warn!(%payment, "What is known of a payment is not written down yet: {error:?}");
+                    return Err(error);
+                }
+                Ok(said) => return Ok(Some(said)),
+            }
+            tried += 1;
+            tokio::time::sleep(SAY_AGAIN_AFTER).await;
         }
-        said.map(Some)
     }
 
     async fn asked_for(&self, held: &Held, card: Option<Card>) -> Result<Charge> {
@@ -372,12 +436,5 @@ impl Cause {
     pub fn begun(token: Option<SecretString>) -> Self {
         let card = token.map(|token| Card { token: Some(token), ..Card::default() });
         Self { at_once: true, card, ..Self::default() }
-    }
-}
-
-/// Whether a payment of this provider may be read at all.
-impl From<crate::connectors::Unreadable> for Error {
-    fn from(unreadable: crate::connectors::Unreadable) -> Self {
-        Self::invalid("unreadable", "", unreadable.to_string())
     }
 }

@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 use sqlx::PgPool;
 use tillwire_channels::event::Severity;
 use tillwire_channels::{MerchantId, PaymentId};
-use tracing::{debug, info};
+use tracing::{debug, error, info};
 use uuid::Uuid;
 
 use super::desk::{self, Cause, Desk};
@@ -21,7 +21,8 @@ use crate::accounts::{self, Account, Confirm};
 use crate::commerce::payments::attempts::{self, Attempt};
 use crate::commerce::payments::seen::misfit;
 use crate::commerce::payments::tasks::{self, Kind as TaskKind};
-use crate::commerce::payments::{self, Seen};
+use crate::commerce::payments::{self, Seen, State};
+use crate::connectors::credentials::Provider;
 use crate::connectors::report::{Kind, Notice};
 use crate::error::{Error, Result};
 use crate::journal::{MerchantTx, pool};
@@ -29,10 +30,13 @@ use crate::journal::{MerchantTx, pool};
 /// The largest notification, in bytes. Real ones have a few kilobytes.
 pub const BODY_BYTES_MAX: usize = 256 * 1024;
 /// What is kept of one that is not its provider's.
-const FORGED_BYTES_MAX: i32 = 4 * 1024;
+const FORGED_BYTES_MAX: usize = 4 * 1024;
+/// How often somebody comes back to one that cannot be dealt with: for about four days.
+const TRIES_MAX: i32 = 12;
 /// How many headers of a request are kept, and how much of each.
-const HEADERS_MAX: usize = 30;
-const HEADER_BYTES_MAX: usize = 256;
+const HEADERS_MAX: usize = 20;
+const NAME_BYTES_MAX: usize = 64;
+const HEADER_CHARS_MAX: usize = 256;
 /// Headers that are secrets, or lead to some.
 const SECRETS: [&str; 4] = ["x-callback-token", "authorization", "cookie", "proxy-authorization"];
 
@@ -93,36 +97,40 @@ impl Desk {
         headers: &HeaderMap,
         body: &[u8],
     ) -> Result<Outcome> {
-        let app = &self.journal.pools.app;
-        let mut sql = pool::begin_of(app, merchant).await?;
+        let mut sql = pool::begin_of(&self.journal.pools.app, merchant).await?;
         let account = accounts::open(&mut sql, &self.vault, merchant, account).await?;
+        let connector = account.credentials.connector();
+        let is_forged = connector.verify(headers, body).is_err();
         let inbox = Uuid::now_v7();
         sqlx::query!(
-            "insert into provider_inbox (merchant_id, inbox_id, account_id, headers, body) values ($1, $2, $3, $4, $5)",
+            "insert into provider_inbox (merchant_id, inbox_id, account_id, headers, body, outcome)
+             values ($1, $2, $3, $4, $5, $6)",
             merchant.0,
             inbox,
             account.id,
             kept(headers),
-            body,
+            if is_forged { &body[..body.len().min(FORGED_BYTES_MAX)] } else { body },
+            is_forged.then_some(Outcome::Forged.as_str()),
         )
         .execute(&mut *sql)
         .await?;
         sql.commit().await?;
-        if account.credentials.connector().verify(headers, body).is_err() {
+        if is_forged {
             info!(account = %account.id, "A notification is not {}'s", account.provider);
-            self.mark(merchant, inbox, Outcome::Forged).await?;
+            count(&account, Outcome::Forged);
             return Err(Error::Unauthenticated("not_the_provider"));
         }
         self.deal_with(merchant, inbox, &account, body, account.confirm == Confirm::Fast).await
     }
 
-    /// Deals with a notification that was kept and left. Whether it was its provider's is not known any more, so it is believed
-    /// in nothing: the provider is asked.
+    /// Deals with a notification that was kept and left. It was its provider's; what it says is asked for all the same.
     pub async fn resume(&self, merchant: MerchantId, inbox: Uuid) -> Result<Option<Outcome>> {
         let mut sql = pool::begin_of(&self.journal.pools.app, merchant).await?;
         let row = sqlx::query!(
-            "update provider_inbox set tries = tries + 1 where merchant_id = $1 and inbox_id = $2 and outcome is null
-             returning account_id, body",
+            "update provider_inbox
+             set tries = tries + 1, due_at = clock_timestamp() + make_interval(secs => 5 * power(3, least(tries, 8)))
+             where merchant_id = $1 and inbox_id = $2 and outcome is null and due_at <= clock_timestamp()
+             returning account_id, body, tries",
             merchant.0,
             inbox
         )
@@ -130,6 +138,10 @@ impl Desk {
         .await?;
         sql.commit().await?;
         let Some(row) = row else { return Ok(None) };
+        if row.tries > TRIES_MAX {
+            error!(%inbox, "A notification could not be dealt with, and is left: its payment is asked for anyway");
+            return self.mark_as(merchant, inbox, row.account_id, Outcome::Unreadable).await.map(Some);
+        }
         let mut sql = pool::begin_of(&self.journal.pools.app, merchant).await?;
         let account = accounts::open(&mut sql, &self.vault, merchant, row.account_id).await?;
         drop(sql);
@@ -148,11 +160,11 @@ impl Desk {
             Ok(notice) => notice,
             Err(why) => {
                 info!(account = %account.id, "A notification of {} cannot be read: {why}", account.provider);
-                return self.mark(merchant, inbox, Outcome::Unreadable).await;
+                return self.mark(merchant, inbox, account, Outcome::Unreadable).await;
             }
         };
         if !matches!(notice.kind, Kind::Payment | Kind::Refund | Kind::Session) {
-            return self.mark(merchant, inbox, Outcome::Ignored).await;
+            return self.mark(merchant, inbox, account, Outcome::Ignored).await;
         }
         let (about, hint) = (account.clone(), notice.claims.ids.clone());
         let dealt = self
@@ -177,27 +189,24 @@ impl Desk {
     }
 
     /// Writes down what came of a notification that nothing follows from.
-    async fn mark(&self, merchant: MerchantId, inbox: Uuid, outcome: Outcome) -> Result<Outcome> {
+    async fn mark(&self, merchant: MerchantId, inbox: Uuid, account: &Account, outcome: Outcome) -> Result<Outcome> {
+        count(account, outcome);
+        self.mark_as(merchant, inbox, account.id, outcome).await
+    }
+
+    async fn mark_as(&self, merchant: MerchantId, inbox: Uuid, account: Uuid, outcome: Outcome) -> Result<Outcome> {
         let mut sql = pool::begin_of(&self.journal.pools.app, merchant).await?;
-        let row = sqlx::query!(
-            "update provider_inbox
-             set outcome = $3, body = case when $3 = 'forged' then substring(body from 1 for $4) else body end
-             from provider_accounts account
-             where provider_inbox.merchant_id = $1 and inbox_id = $2 and account.merchant_id = $1
-               and account.account_id = provider_inbox.account_id
-             returning account.provider",
+        sqlx::query!(
+            "update provider_inbox set outcome = $4
+             where merchant_id = $1 and inbox_id = $2 and account_id = $3 and outcome is null",
             merchant.0,
             inbox,
+            account,
             outcome.as_str(),
-            FORGED_BYTES_MAX,
         )
-        .fetch_optional(&mut *sql)
+        .execute(&mut *sql)
         .await?;
         sql.commit().await?;
-        if let Some(row) = row {
-            metrics::counter!("tillwire_provider_notices_total", "provider" => row.provider, "outcome" => outcome.as_str())
-                .increment(1);
-        }
         Ok(outcome)
     }
 }
@@ -238,13 +247,15 @@ async fn deal(
         inbox,
     )
     .execute(tx.sql())
-    .await?;
+    .await?
+    .rows_affected()
+        > 0;
     let attempt = match_up(tx, account, notice).await?;
     let outcome = match &attempt {
         None => Outcome::Unmatched,
-        Some(attempt) if is_new.rows_affected() == 0 => {
-            // Perhaps it was no truth before, and is now: somebody may have said it who could not wait.
-            if attempt.state.is_open() {
+        Some(attempt) if !is_new => {
+            // Perhaps it was no truth before, and is now: somebody may have said it who could not wait. So may money that is late.
+            if attempt.state.is_open() || attempt.state.ended_unpaid() {
                 attempts::prompt(tx.sql(), merchant, attempt.payment).await?;
             }
             Outcome::Duplicate
@@ -272,6 +283,7 @@ async fn follow(
     is_believed: bool,
 ) -> Result<Outcome> {
     let merchant = tx.merchant();
+    attempts::prompt(tx.sql(), merchant, attempt.payment).await?;
     if let Some(other) = &notice.claims.merchant
         && other != account.credentials.merchant_there()
     {
@@ -285,13 +297,13 @@ async fn follow(
             tasks::open(tx, attempt, kind, Severity::Critical, detail).await?;
             Outcome::Parked
         }
-        None if is_believed => {
+        // Of what Midtrans signs, only a code that is good for nothing but money is believed; Xendit signs nothing.
+        None if is_believed && account.provider == Provider::Midtrans && seen.state == Some(State::Paid) => {
             payments::apply(tx, attempt.payment, &seen, None).await?;
             Outcome::Applied
         }
         None => Outcome::Applied,
     };
-    attempts::prompt(tx.sql(), merchant, attempt.payment).await?;
     Ok(outcome)
 }
 
@@ -301,20 +313,29 @@ async fn match_up(tx: &mut MerchantTx, account: &Account, notice: &Notice) -> Re
     let claims = &notice.claims;
     let ours = claims.reference.as_deref().and_then(|text| Uuid::try_parse(text).ok());
     let id = |id: &Option<crate::connectors::payment::Id>| id.as_ref().map(ToString::to_string);
+    if let Some(ours) = ours {
+        match attempts::get(tx.sql(), merchant, PaymentId(ours)).await {
+            Ok(attempt) if attempt.account == account.id => return Ok(Some(attempt)),
+            Ok(_) | Err(Error::NotFound(_)) => {}
+            Err(error) => return Err(error),
+        }
+    }
     let found = sqlx::query_scalar!(
-        "select payment_id from payment_attempts
-         where merchant_id = $1 and account_id = $2
-           and (payment_id = $3 or request_there = $4 or payment_there = $5 or session_there = $6)
-         order by payment_id = $3 desc limit 1",
+        "select payment_id from payment_attempts where merchant_id = $1 and account_id = $2 and request_there = $3
+         union all
+         select payment_id from payment_attempts where merchant_id = $1 and account_id = $2 and payment_there = $4
+         union all
+         select payment_id from payment_attempts where merchant_id = $1 and account_id = $2 and session_there = $5
+         limit 1",
         merchant.0,
         account.id,
-        ours,
         id(&claims.ids.request),
         id(&claims.ids.payment),
         id(&claims.ids.session),
     )
     .fetch_optional(tx.sql())
-    .await?;
+    .await?
+    .flatten();
     match found {
         Some(payment) => attempts::get(tx.sql(), merchant, PaymentId(payment)).await.map(Some),
         None => Ok(None),
@@ -325,12 +346,10 @@ async fn match_up(tx: &mut MerchantTx, account: &Account, notice: &Notice) -> Re
 fn kept(headers: &HeaderMap) -> Value {
     let kept: Map<String, Value> = headers
         .iter()
-        .filter(|(name, _)| !SECRETS.contains(&name.as_str()))
+        .filter(|(name, _)| !SECRETS.contains(&name.as_str()) && name.as_str().len() <= NAME_BYTES_MAX)
+        .filter_map(|(name, value)| value.to_str().ok().map(|value| (name, value)))
         .take(HEADERS_MAX)
-        .map(|(name, value)| {
-            let value = &value.as_bytes()[..value.len().min(HEADER_BYTES_MAX)];
-            (name.to_string(), Value::String(String::from_utf8_lossy(value).replace('\0', "\u{fffd}")))
-        })
+        .map(|(name, value)| (name.to_string(), Value::String(value.chars().take(HEADER_CHARS_MAX).collect())))
         .collect();
     Value::Object(kept)
 }
@@ -354,6 +373,6 @@ mod tests {
         let kept = kept(&headers);
         assert!(!kept.to_string().contains("hush"));
         assert_eq!(kept["user-agent"], "Veritrans");
-        assert_eq!(kept["x-long"].as_str().unwrap().len(), HEADER_BYTES_MAX);
+        assert_eq!(kept["x-long"].as_str().unwrap().len(), HEADER_CHARS_MAX);
     }
 }

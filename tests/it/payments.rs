@@ -207,7 +207,9 @@ async fn p6_money_of_another_amount_is_never_taken_for_it() {
         market.says("faults", json!({ "fault": "amount_mismatch", "payment": payment["id"], "amount": 1_000 })).await;
         market.pays(&payment).await;
         let check = format!("/v1/payments/{}?ask=true", payment["id"].as_str().unwrap());
+        let began = std::time::Instant::now();
         while !tasks(&shop).await.iter().any(|task| task["payment"] == payment["id"]) {
+            assert!(began.elapsed() < std::time::Duration::from_secs(30), "nobody is told");
             tokio::time::sleep(std::time::Duration::from_millis(100)).await;
         }
         let checked = shop.get(&check).await.ok();
@@ -275,6 +277,29 @@ async fn a_sale_is_voided_when_nobody_can_pay_for_it_any_more() {
     market.says("pay", json!({ "id": payment["id"], "late": true })).await;
     comes_to(&shop, &payment, "paid_late").await;
     assert_eq!(kinds(&tasks(&shop).await), ["paid_late"]);
+}
+
+#[tokio::test]
+async fn a_sale_that_is_paid_leaves_no_code_to_be_paid_by() {
+    let market = Market::opens().await;
+    let shop = market.shop("Toko Roti").await;
+    let bread = shop.stocked("roti", 48_500, "10").await;
+    for provider in ["midtrans", "xendit"] {
+        let sale = opens(&shop, &bread).await;
+        let part = json!({ "method": "qris", "provider": provider, "amount_minor": 20_000 });
+        let (part, rest) =
+            (asks(&shop, &sale, part).await.created(), asks(&shop, &sale, qris(provider)).await.created());
+        assert_eq!(rest["amount_minor"], 28_500);
+        market.pays(&part).await;
+        comes_to(&shop, &part, "paid").await;
+        let path = format!("/v1/sales/{}/payments", sale["id"].as_str().unwrap());
+        let cash = |id: &Value| json!({ "id": id, "method": "cash", "amount_minor": 28_500 });
+        shop.post(&path, cash(&rest["id"])).await.refused(409, "payment_exists");
+        shop.post(&path, cash(&json!(PaymentId::new()))).await.created();
+        comes_to(&shop, &rest, "canceled").await;
+        assert_eq!(sale_of(&shop, &sale).await["state"], "completed");
+    }
+    assert!(tasks(&shop).await.is_empty());
 }
 
 #[tokio::test]
@@ -385,8 +410,9 @@ async fn p11_what_the_bank_takes_back_is_said_aloud() {
     let sale = opens(&shop, &bread).await;
     let transfer = json!({ "method": "transfer", "provider": "midtrans", "bank": "permata" });
     let payment = asks(&shop, &sale, transfer).await.created();
-    market.says("faults", json!({ "fault": "reversal", "payment": payment["id"], "seconds": 1 })).await;
+    market.says("faults", json!({ "fault": "reversal", "payment": payment["id"], "seconds": 6 })).await;
     market.pays(&payment).await;
+    comes_to(&shop, &payment, "paid").await;
     comes_to(&shop, &payment, "reversed").await;
     assert_eq!(kinds(&tasks(&shop).await), ["reversed"]);
     let alerts = shop.journal_of(&["alert.raised"]).await;

@@ -142,7 +142,7 @@ async fn with_everything<'a>(hub: &'a TestHub, name: &str) -> Shop<'a> {
     let carried = format!(
         "insert into payment_attempts (merchant_id, payment_id, sale_id, outlet_id, register_id, account_id, provider, mode,
                                        method, amount_minor, currency, expires_at, actor_id)
-         select merchant_id, gen_random_uuid(), sale_id, outlet_id, register_id, account_id, 'midtrans', 'test', 'qris', 7500,
+         select merchant_id, gen_random_uuid(), sale_id, sales.outlet_id, register_id, account_id, 'midtrans', 'test', 'qris', 7500,
                 'IDR', now(), actor_id
          from sales join provider_accounts using (merchant_id) where merchant_id = '{0}' and state = 'open';
          insert into payment_tasks (merchant_id, task_id, kind, payment_id, sale_id, outlet_id, detail)
@@ -313,13 +313,13 @@ tillwire_app: merchants insert select
 tillwire_app: outlets insert select
 tillwire_app: parked_entries delete insert select update
 tillwire_app: payment_attempts insert select update
-tillwire_app: payment_tasks insert select update
+tillwire_app: payment_tasks insert select update(closed_at) update(closed_by) update(note) update(resolution)
 tillwire_app: payments insert select
 tillwire_app: payments_seen insert select update(event) update(seen_at) update(seq) update(tag)
 tillwire_app: presence delete insert select update
 tillwire_app: products insert select update
 tillwire_app: provider_accounts insert select update
-tillwire_app: provider_inbox insert select update
+tillwire_app: provider_inbox insert select update(due_at) update(outcome) update(payment_id) update(tries)
 tillwire_app: provider_notices insert select
 tillwire_app: push_devices delete insert select update
 tillwire_app: push_told insert select

@@ -144,7 +144,7 @@ pub struct AttemptView {
     #[serde(with = "time::serde::rfc3339")]
     #[schema(value_type = String, format = DateTime)]
     pub created_at: Moment,
-    /// Grows with every change.
+    /// Grows with every change, and at times without one.
     pub version: i64,
 }
 
@@ -280,7 +280,8 @@ pub async fn begin(tx: &mut MerchantTx, sale: &Locked, new: &NewAttempt) -> Resu
     if inserted.rows_affected() == 0 {
         return Err(exists());
     }
-    sales::hold(tx, sale, Some(expires_at + HOLD_MAX)).await?;
+    let until = expires_at + HOLD_MAX;
+    sales::hold(tx, sale, Some(sale.held_until.map_or(until, |it| it.max(until)))).await?;
     get(tx.sql(), merchant, new.payment).await
 }
 
@@ -293,7 +294,7 @@ pub async fn close(tx: &mut MerchantTx, payment: PaymentId, why: Closing) -> Res
     let merchant = tx.merchant();
     sqlx::query!(
         "update payment_attempts
-         set closing = coalesce(closing, $3), next_at = now(), looks = 0, version = version + 1
+         set closing = $3, next_at = now(), prompted = true, looks = 0, version = version + 1
          where merchant_id = $1 and payment_id = $2 and closing is null
            and state in ('created', 'unknown', 'pending', 'review', 'authorized')",
         merchant.0,
@@ -305,16 +306,48 @@ pub async fn close(tx: &mut MerchantTx, payment: PaymentId, why: Closing) -> Res
     get(tx.sql(), merchant, payment).await
 }
 
-/// Asks for an attempt to be looked at now, because its provider or a person said that there is something new.
+/// The same for all attempts at the payments of a sale that is paid, but one: nobody is to pay for it any more.
+pub(super) async fn close_all(tx: &mut MerchantTx, sale: SaleId, but: Option<PaymentId>) -> Result<()> {
+    let merchant = tx.merchant();
+    sqlx::query!(
+        "update payment_attempts
+         set closing = 'canceled', next_at = now(), prompted = true, looks = 0, version = version + 1
+         where merchant_id = $1 and sale_id = $2 and closing is null and payment_id is distinct from $3
+           and state in ('created', 'unknown', 'pending', 'review', 'authorized')",
+        merchant.0,
+        sale.0,
+        but.map(|it| it.0),
+    )
+    .execute(tx.sql())
+    .await?;
+    Ok(())
+}
+
+/// Asks for an attempt to be looked at now, because its provider or a person said that there is something new. Whoever is at it
+/// just then looks once more.
 pub async fn prompt(sql: &mut PgConnection, merchant: MerchantId, payment: PaymentId) -> Result<()> {
     sqlx::query!(
-        "update payment_attempts set next_at = now() where merchant_id = $1 and payment_id = $2 and called_at is not null",
+        "update payment_attempts set next_at = now(), prompted = true
+         where merchant_id = $1 and payment_id = $2 and called_at is not null",
         merchant.0,
         payment.0,
     )
     .execute(sql)
     .await?;
     Ok(())
+}
+
+/// Refuses an id that a payment by a provider has.
+pub(super) async fn require_free(sql: &mut PgConnection, merchant: MerchantId, payment: PaymentId) -> Result<()> {
+    let is_taken = sqlx::query_scalar!(
+        r#"select exists (select from payment_attempts
+                          where merchant_id = $1 and payment_id = $2) as "is_taken!""#,
+        merchant.0,
+        payment.0,
+    )
+    .fetch_one(sql)
+    .await?;
+    if is_taken { Err(exists()) } else { Ok(()) }
 }
 
 struct Row {

@@ -23,6 +23,8 @@ pub struct Held {
     pub merchant: MerchantId,
     pub attempt: Attempt,
     pub todo: Todo,
+    /// That somebody has said that there is something new.
+    pub prompted: bool,
     lease: Uuid,
 }
 
@@ -39,7 +41,8 @@ pub enum Todo {
     Drop(Closing),
 }
 
-/// Payments that are to be attended to, of all merchants: so many at most, and so many of one. `sql` is the application's.
+/// Payments that are to be attended to, of all merchants: so many at most, and so many of one. `app` is the
+/// application's pool.
 pub async fn due(app: &PgPool, of_one_max: i32, due_max: i32) -> Result<Vec<(MerchantId, PaymentId)>> {
     let rows = sqlx::query!(
         r#"select merchant as "merchant!", payment as "payment!" from payments_due($1, $2)"#,
@@ -55,22 +58,29 @@ pub async fn due(app: &PgPool, of_one_max: i32, due_max: i32) -> Result<Vec<(Mer
 pub async fn take(app: &PgPool, merchant: MerchantId, payment: PaymentId, at_once: bool) -> Result<Option<Held>> {
     let lease = Uuid::new_v4();
     let mut sql = pool::begin_of(app, merchant).await?;
-    let taken = sqlx::query_scalar!(
-        "update payment_attempts set lease = $3, leased_until = now() + make_interval(secs => $4)
-         where merchant_id = $1 and payment_id = $2 and (next_at <= clock_timestamp() or $5 and next_at is not null)
-           and coalesce(leased_until, '-infinity') <= now()
-         returning payment_id",
+    let free = sqlx::query!(
+        "select prompted from payment_attempts
+         where merchant_id = $1 and payment_id = $2 and (next_at <= clock_timestamp() or $3 and next_at is not null)
+           and coalesce(leased_until, '-infinity') <= clock_timestamp()
+         for no key update skip locked",
         merchant.0,
         payment.0,
-        lease,
-        LEASE.as_secs_f64(),
         at_once,
     )
     .fetch_optional(&mut *sql)
     .await?;
-    if taken.is_none() {
-        return Ok(None);
-    }
+    let Some(free) = free else { return Ok(None) };
+    sqlx::query!(
+        "update payment_attempts
+         set lease = $3, leased_until = clock_timestamp() + make_interval(secs => $4), prompted = false
+         where merchant_id = $1 and payment_id = $2",
+        merchant.0,
+        payment.0,
+        lease,
+        LEASE.as_secs_f64(),
+    )
+    .execute(&mut *sql)
+    .await?;
     let attempt = attempts::get(&mut sql, merchant, payment).await?;
     let is_over =
         sqlx::query_scalar!(r#"select $1::timestamptz <= clock_timestamp() as "is_over!""#, attempt.expires_at)
@@ -88,7 +98,7 @@ pub async fn take(app: &PgPool, merchant: MerchantId, payment: PaymentId, at_onc
         .await?;
     }
     sql.commit().await?;
-    Ok(Some(Held { merchant, attempt, todo, lease }))
+    Ok(Some(Held { merchant, attempt, todo, prompted: free.prompted, lease }))
 }
 
 /// Whether somebody attends to a payment.
@@ -113,7 +123,7 @@ fn todo(attempt: &Attempt, is_over: bool) -> Todo {
         (None, None, State::Created) => Todo::Charge,
         // A card's hold is given back by a person's word, or runs out at the bank.
         (Some(why), _, State::Pending) => Todo::Close(why),
-        (Some(Closing::Canceled), _, State::Authorized) => Todo::Close(Closing::Canceled),
+        (Some(Closing::Canceled), _, State::Authorized | State::Review) => Todo::Close(Closing::Canceled),
         // Whoever does not know whether it is there asks that first.
         _ => Todo::Look,
     }
@@ -151,7 +161,9 @@ impl Held {
         let mut sql = pool::begin_of(app, self.merchant).await?;
         sqlx::query!(
             "update payment_attempts
-             set lease = null, leased_until = null, next_at = now() + make_interval(secs => $4),
+             set lease = null, leased_until = null,
+                 next_at = case when prompted then now() else now() + make_interval(secs => $4) end,
+                 prompted = prompted or $6,
                  called_at = case when $5 and state = 'created' then null else called_at end
              where merchant_id = $1 and payment_id = $2 and lease = $3",
             self.merchant.0,
@@ -159,6 +171,7 @@ impl Held {
             self.lease,
             pause.as_secs_f64(),
             uncalled,
+            self.prompted,
         )
         .execute(&mut *sql)
         .await?;

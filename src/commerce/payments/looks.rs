@@ -16,8 +16,8 @@ const PENDING_SECONDS: [(u32, u64); 3] = [(6, 10), (12, 20), (u32::MAX, 60)];
 const UNKNOWN_SECONDS: [(u32, u64); 3] = [(8, 15), (288, 5 * 60), (u32::MAX, 60 * 60)];
 /// For how long somebody tries to find out what became of a payment.
 const OPEN_MAX: Duration = Duration::from_secs(7 * 24 * 60 * 60);
-/// When one that ended unpaid is looked at, after it did: somebody may pay what they scanned before.
-const ENDED_SECONDS: [u64; 3] = [60, 4 * 60, 25 * 60];
+/// How long after an end without money it is looked at: somebody may pay what they scanned before.
+const ENDED_SECONDS: [u64; 3] = [60, 5 * 60, 30 * 60];
 /// How long after a payment it is looked at whether the bank has taken it back, where banks do: they have five minutes.
 const REVERSIBLE: Duration = Duration::from_secs(6 * 60);
 
@@ -29,6 +29,8 @@ pub struct Standing {
     pub looks: u32,
     pub now: Moment,
     pub created_at: Moment,
+    /// Since when it stands so.
+    pub since: Moment,
     pub expires_at: Moment,
     /// Whether its bank may take back what it has confirmed.
     pub reversible: bool,
@@ -36,20 +38,20 @@ pub struct Standing {
 
 /// When it is next attended to; none if nothing more is expected.
 pub fn next(standing: Standing) -> Option<Moment> {
-    let Standing { state, looks, now, created_at, expires_at, reversible } = standing;
+    let Standing { state, looks, now, created_at, since, expires_at, reversible } = standing;
+    let later = |after: Duration| Some(since + after).filter(|at| *at > now);
     match state {
         _ if state.is_open() && now > created_at.max(expires_at) + OPEN_MAX => None,
         // It is called off at its time, and not later.
-        State::Created => Some((now + pause(&PENDING_SECONDS, looks)).min(expires_at.max(now))),
-        State::Pending | State::Authorized | State::Review => {
+        State::Created | State::Pending | State::Authorized | State::Review => {
             let again = now + pause(&PENDING_SECONDS, looks);
             Some(if now < expires_at { again.min(expires_at) } else { again })
         }
         State::Unknown => Some(now + pause(&UNKNOWN_SECONDS, looks)),
         State::Failed | State::Canceled | State::Expired => {
-            ENDED_SECONDS.get(looks as usize).map(|seconds| now + Duration::from_secs(*seconds))
+            ENDED_SECONDS.into_iter().find_map(|seconds| later(Duration::from_secs(seconds)))
         }
-        State::Paid if reversible && looks == 0 => Some(now + REVERSIBLE),
+        State::Paid if reversible => later(REVERSIBLE),
         _ => None,
     }
 }
@@ -79,6 +81,7 @@ mod tests {
             looks,
             now: created_at + Duration::from_secs(after_seconds),
             created_at,
+            since: created_at,
             expires_at: created_at + LIFE,
             reversible: false,
         }
@@ -97,16 +100,21 @@ mod tests {
 
     #[test]
     fn a_customer_at_the_till_is_looked_after_every_ten_seconds_and_never_sooner() {
-        let looks = looks(State::Pending, 40);
-        assert_eq!(looks[..8], [10, 20, 30, 40, 50, 60, 80, 100]);
-        assert!(looks.windows(2).all(|two| two[1] - two[0] >= 10), "{looks:?}");
-        assert!(looks.contains(&900), "its time is over at a look: {looks:?}");
+        for state in [State::Created, State::Pending, State::Authorized, State::Review] {
+            let looks = looks(state, 60);
+            assert_eq!(looks[..8], [10, 20, 30, 40, 50, 60, 80, 100]);
+            assert!(looks.windows(2).all(|two| two[1] - two[0] >= 10), "{looks:?}");
+            assert!(looks.contains(&900), "its time is over at a look: {looks:?}");
+            assert!(*looks.last().unwrap() > 1_800, "and it is looked at until it has ended: {looks:?}");
+        }
     }
 
     #[test]
-    fn what_ended_is_looked_at_one_five_and_thirty_minutes_later() {
+    fn what_ended_is_looked_at_one_five_and_thirty_minutes_later_however_often_it_was_meanwhile() {
         for state in [State::Canceled, State::Expired, State::Failed] {
             assert_eq!(looks(state, 40), [60, 300, 1_800]);
+            let often = standing(state, 99, 61);
+            assert_eq!(next(often), Some(often.created_at + Duration::from_secs(300)));
         }
     }
 
@@ -120,8 +128,8 @@ mod tests {
     #[test]
     fn what_is_paid_is_looked_at_once_where_a_bank_may_take_it_back() {
         assert_eq!(next(standing(State::Paid, 0, 60)), None);
-        let reversible = Standing { reversible: true, ..standing(State::Paid, 0, 60) };
-        assert_eq!(next(reversible), Some(reversible.now + REVERSIBLE));
-        assert_eq!(next(Standing { looks: 1, ..reversible }), None);
+        let reversible = Standing { reversible: true, ..standing(State::Paid, 7, 60) };
+        assert_eq!(next(reversible), Some(reversible.since + REVERSIBLE));
+        assert_eq!(next(Standing { now: reversible.since + REVERSIBLE, ..reversible }), None);
     }
 }

@@ -5,6 +5,7 @@
 //! table of [states](state). Nothing here calls anybody; who does finds out [what is to be done](held) and says what came of it.
 
 pub mod attempts;
+pub mod by_hand;
 pub mod held;
 pub mod looks;
 pub mod seen;

@@ -71,7 +71,9 @@ pub async fn apply(tx: &mut MerchantTx, payment: PaymentId, seen: &Seen, held: O
         held.release(tx.sql()).await?;
     }
     let (merchant, was) = (tx.merchant(), attempt.clone());
-    know(&mut attempt.there, &seen.there);
+    if seen.asked {
+        know(&mut attempt.there, &seen.there);
+    }
     let outcome = match misfit(&attempt, seen) {
         Some((kind, detail)) => {
             tasks::open(tx, &attempt, kind, Severity::Critical, detail).await?;
@@ -85,21 +87,28 @@ pub async fn apply(tx: &mut MerchantTx, payment: PaymentId, seen: &Seen, held: O
                 attempt.closing = attempt.closing.or(Some(Closing::Canceled));
                 tasks::open(tx, &attempt, Kind::CodeDiffers, Severity::Critical, detail.clone()).await?;
             }
+            // Of an answer that was lost Midtrans tells no code again: nobody could pay, and another payment can be begun.
+            let has_no_code = attempt.method == "qris" && attempt.state == State::Pending && attempt.shown.is_none();
+            if seen.asked && has_no_code {
+                attempt.closing = attempt.closing.or(Some(Closing::Canceled));
+            }
             outcome
         }
     };
     attempt.looks =
         if attempt.state == was.state { attempt.looks.saturating_add(i32::from(held.is_some())) } else { 0 };
+    let now = tx.now();
     let standing = Standing {
         state: attempt.state,
         looks: attempt.looks.unsigned_abs(),
-        now: tx.now(),
+        now,
         created_at: attempt.created_at,
+        since: if attempt.state == was.state { attempt.changed_at } else { now },
         expires_at: attempt.expires_at,
         reversible: seen.reversible,
     };
     let is_closing = attempt.closing.is_some() && was.closing.is_none();
-    let next_at = if is_closing && attempt.state.is_open() { Some(tx.now()) } else { looks::next(standing) };
+    let next_at = if is_closing && attempt.state.is_open() { Some(now) } else { looks::next(standing) };
     save(tx, &attempt, next_at).await?;
     if attempt.state != was.state && !attempt.state.is_open() {
         let of_sale = attempts::of_sale(tx.sql(), merchant, sale.id).await?;
@@ -163,6 +172,12 @@ async fn follow(tx: &mut MerchantTx, sale: &Locked, attempt: &mut Attempt, seen:
     if path.is_empty() {
         return match verdict {
             Verdict::Same => Ok(Outcome::Same),
+            // What was believed is not so: a notification lied.
+            Verdict::Stale if seen.asked && attempt.state == State::Paid && state.is_open() => {
+                let detail = format!("It was told to be paid, and the provider says that it is {state}.");
+                tasks::open(tx, attempt, Kind::Conflict, Severity::Critical, detail).await?;
+                Ok(Outcome::Conflict)
+            }
             Verdict::Conflict if seen.asked => {
                 let detail = format!("It is {} here, and the provider says {state}.", attempt.state);
                 tasks::open(tx, attempt, Kind::Conflict, Severity::Critical, detail).await?;
@@ -180,7 +195,7 @@ async fn follow(tx: &mut MerchantTx, sale: &Locked, attempt: &mut Attempt, seen:
 
 /// One move.
 async fn go(tx: &mut MerchantTx, sale: &Locked, attempt: &mut Attempt, next: State, seen: &Seen) -> Result<()> {
-    let now = tx.now();
+    let (now, before) = (tx.now(), attempt.state);
     attempt.state = next;
     match next {
         State::Paid => {
@@ -192,6 +207,10 @@ async fn go(tx: &mut MerchantTx, sale: &Locked, attempt: &mut Attempt, next: Sta
             late(tx, attempt, Kind::PaidLate, "It was paid after it had ended.").await?;
         }
         State::Failed => attempt.failure = seen.failure.clone(),
+        State::Canceled if before == State::Paid => {
+            let detail = "The payment was voided at its provider: the goods are not paid for.".to_owned();
+            tasks::open(tx, attempt, Kind::Reversed, Severity::Critical, detail).await?;
+        }
         State::Reversed => {
             let detail = "The bank has taken back what it had confirmed: the goods are not paid for.".to_owned();
             tasks::open(tx, attempt, Kind::Reversed, Severity::Critical, detail).await?;
@@ -218,8 +237,14 @@ async fn pay(tx: &mut MerchantTx, sale: &Locked, attempt: &mut Attempt, now: Mom
         tendered_minor: attempt.amount_minor,
         at: attempt.paid_at.filter(|at| *at < now).unwrap_or(now),
     };
+    if is_recorded(tx, attempt).await? {
+        attempt.state = State::PaidLate;
+        let detail = "Another payment was recorded under its id.";
+        return late(tx, attempt, Kind::Conflict, detail).await;
+    }
     match sales::settle(tx, sale, captured).await? {
-        Settled::Part { .. } | Settled::Completed(_) => Ok(()),
+        Settled::Part { .. } => Ok(()),
+        Settled::Completed(_) => attempts::close_all(tx, sale.id, Some(attempt.payment)).await,
         Settled::NotOpen(state) => {
             let detail = format!("It was paid when its sale was {} already.", state.as_str());
             attempt.state = State::PaidLate;
@@ -233,8 +258,21 @@ async fn pay(tx: &mut MerchantTx, sale: &Locked, attempt: &mut Attempt, now: Mom
     }
 }
 
+/// Whether money was recorded under its id by another way.
+async fn is_recorded(tx: &mut MerchantTx, attempt: &Attempt) -> Result<bool> {
+    let merchant = tx.merchant();
+    let found = sqlx::query_scalar!(
+        r#"select exists (select from payments where merchant_id = $1 and payment_id = $2) as "found!""#,
+        merchant.0,
+        attempt.payment.0,
+    )
+    .fetch_one(tx.sql())
+    .await?;
+    Ok(found)
+}
+
 async fn late(tx: &mut MerchantTx, attempt: &Attempt, kind: Kind, detail: &str) -> Result<()> {
-    let detail = format!("{detail} Take it for another sale, or give it back.");
+    let detail = format!("{detail} The money is at the provider.");
     tasks::open(tx, attempt, kind, Severity::Warning, detail).await
 }
 
@@ -244,7 +282,8 @@ async fn save(tx: &mut MerchantTx, it: &Attempt, next_at: Option<Moment>) -> Res
     sqlx::query!(
         "update payment_attempts
          set state = $3, request_there = $4, payment_there = $5, session_there = $6, shown = $7, paid_at = $8, failure = $9,
-             issuer = $10, fee_minor = $11, looks = $12, next_at = $13, closing = $14, version = version + 1,
+             issuer = $10, fee_minor = $11, looks = $12, closing = $14, version = version + 1,
+             next_at = case when prompted then now() else $13 end,
              changed_at = case when state = $3 then changed_at else clock_timestamp() end
          where merchant_id = $1 and payment_id = $2",
         merchant.0,
