@@ -62,7 +62,7 @@ pub async fn take(app: &PgPool, merchant: MerchantId, payment: PaymentId, at_onc
         "select prompted from payment_attempts
          where merchant_id = $1 and payment_id = $2 and (next_at <= clock_timestamp() or $3 and next_at is not null)
            and coalesce(leased_until, '-infinity') <= clock_timestamp()
-         for no key update skip locked",
+         for no key update",
         merchant.0,
         payment.0,
         at_once,
