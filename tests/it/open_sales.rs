@@ -101,7 +101,7 @@ const INVARIANTS: &[(&str, &str)] = &[
 ];
 
 /// Holds the database against [`INVARIANTS`].
-async fn adds_up(database: &Database) {
+pub(super) async fn adds_up(database: &Database) {
     for (what, query) in INVARIANTS {
         assert_eq!(database.psql(query).await.trim(), "", "{what}");
     }
@@ -754,12 +754,12 @@ async fn hold(database: &Database, table: &str) -> PgConnection {
     holder
 }
 
-async fn let_go(mut holder: PgConnection) {
+pub(super) async fn let_go(mut holder: PgConnection) {
     sqlx::raw_sql("rollback").execute(&mut holder).await.unwrap();
 }
 
 /// Waits until so many sessions of the application's wait for locks.
-async fn locked_out(database: &Database, sessions: usize) {
+pub(super) async fn locked_out(database: &Database, sessions: usize) {
     let waiting = "select count(*) from pg_stat_activity
         where datname = current_database() and usename = 'tillwire_app' and wait_event_type = 'Lock'";
     let waiting = async || database.psql(waiting).await.trim().parse::<usize>().unwrap();

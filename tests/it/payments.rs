@@ -1,10 +1,23 @@
 //! Payments that a provider carries, from the cashier's "QRIS, please" to LUNAS on the screen, with simulated providers.
 
-use serde_json::{Value, json};
-use tillwire_channels::PaymentId;
+use std::time::{Duration, Instant};
 
-use super::support::hub::{Answer, Shop};
-use super::support::providers::{Market, XENDIT_TOKEN, comes_to};
+use serde_json::{Value, json};
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
+use tillwire_channels::{OutletId, PaymentId, Role, SaleId};
+use tillwire_simulators::{Options, Simulators};
+
+use super::open_sales::{adds_up, let_go, locked_out};
+use super::support::buses::until;
+use super::support::hub::{Answer, Shop, request};
+use super::support::process::{TillwireProcess, environment};
+use super::support::providers::{MIDTRANS_ID, MIDTRANS_KEY, Market, XENDIT_ID, XENDIT_KEY, XENDIT_TOKEN, comes_to};
+use super::support::services::postgres::{Database, Postgres};
+use super::support::till::Till;
+use super::support::vault;
+
+/// How long something may take that must happen.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A sale of one loaf that is open.
 async fn opens(shop: &Shop<'_>, variant: &str) -> Value {
@@ -207,10 +220,10 @@ async fn p6_money_of_another_amount_is_never_taken_for_it() {
         market.says("faults", json!({ "fault": "amount_mismatch", "payment": payment["id"], "amount": 1_000 })).await;
         market.pays(&payment).await;
         let check = format!("/v1/payments/{}?ask=true", payment["id"].as_str().unwrap());
-        let began = std::time::Instant::now();
+        let began = Instant::now();
         while !tasks(&shop).await.iter().any(|task| task["payment"] == payment["id"]) {
-            assert!(began.elapsed() < std::time::Duration::from_secs(30), "nobody is told");
-            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            assert!(began.elapsed() < Duration::from_secs(30), "nobody is told");
+            tokio::time::sleep(Duration::from_millis(100)).await;
         }
         let checked = shop.get(&check).await.ok();
         assert_eq!(checked["state"], "pending", "{checked}");
@@ -267,7 +280,7 @@ async fn a_sale_is_voided_when_nobody_can_pay_for_it_any_more() {
     shop.post(&void, reason.clone()).await.refused(409, "payment_under_way");
     // Nor does it expire meanwhile.
     market.hub.database.psql("update sales set expires_at = now()").await;
-    tokio::time::sleep(std::time::Duration::from_secs(3)).await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
     assert_eq!(sale_of(&shop, &sale).await["state"], "open");
     market.hub.database.psql("update sales set expires_at = now() + interval '1 hour'").await;
     let cancel = format!("/v1/payments/{}/cancel", payment["id"].as_str().unwrap());
@@ -417,4 +430,207 @@ async fn p11_what_the_bank_takes_back_is_said_aloud() {
     assert_eq!(kinds(&tasks(&shop).await), ["reversed"]);
     let alerts = shop.journal_of(&["alert.raised"]).await;
     assert_eq!((alerts.len(), &alerts[0].1["data"]["alert"]), (1, &json!("payment_reversed")));
+}
+
+#[tokio::test]
+async fn the_same_key_asks_once_and_another_body_is_refused() {
+    let market = Market::opens().await;
+    let shop = market.shop("Toko Roti").await;
+    let bread = shop.stocked("roti", 48_500, "10").await;
+    let sale = opens(&shop, &bread).await;
+    let path = format!("/v1/sales/{}/payments", sale["id"].as_str().unwrap());
+    let body = json!({ "method": "qris", "provider": "xendit", "mode": "test" });
+    let first = shop.post_once("one", &path, body.clone()).await;
+    let again = shop.post_once("one", &path, body.clone()).await;
+    assert_eq!(
+        (&first.created()["id"], &first.created()["shown"]),
+        (&again.created()["id"], &again.created()["shown"])
+    );
+    assert_eq!(again.headers["idempotent-replayed"], "true");
+    let mut other = body.clone();
+    other["amount_minor"] = json!(1);
+    shop.post_once("one", &path, other).await.refused(422, "key_reused");
+    shop.post_once("two", &path, body.clone()).await.refused(409, "nothing_due");
+    assert_eq!(market.asked("xendit", "create").await, 1);
+    // It is answered as it stands by now.
+    market.pays(&first.created()).await;
+    comes_to(&shop, &first.created(), "paid").await;
+    assert_eq!(shop.post_once("one", &path, body).await.created()["state"], "paid");
+}
+
+#[tokio::test]
+async fn payments_are_the_registers_own_and_the_merchants_alone() {
+    let market = Market::opens().await;
+    let (shop, rival) = (market.shop("Toko Roti").await, market.hub.merchant("Saingan").await);
+    let bread = shop.stocked("roti", 48_500, "10").await;
+    let sale = opens(&shop, &bread).await;
+    let payment = asks(&shop, &sale, qris("midtrans")).await.created();
+    let id = payment["id"].as_str().unwrap();
+    let (one, of_sale) = (format!("/v1/payments/{id}"), format!("/v1/sales/{}/payments", sale["id"].as_str().unwrap()));
+    for path in
+        [one.clone(), format!("{one}?ask=true"), format!("{one}/qr.svg"), format!("{one}/qr.png"), of_sale.clone()]
+    {
+        assert_eq!(shop.get(&path).await.status, 200, "{path}");
+        rival.get(&path).await.refused(404, "not_found");
+    }
+    rival.post(&format!("{one}/cancel"), json!({})).await.refused(404, "not_found");
+    rival
+        .post(&of_sale, json!({ "method": "qris", "provider": "midtrans", "mode": "test" }))
+        .await
+        .refused(404, "not_found");
+    // Who looks at walls asks for no payment and calls none off.
+    for role in [Role::Display, Role::Auditor, Role::Clerk] {
+        let token = market.hub.token(shop.merchant, role, &[]);
+        let body = json!({ "method": "qris", "provider": "midtrans", "mode": "test" }).to_string().into_bytes();
+        assert_eq!(shop.post_as(&token, "key", &of_sale, body).await.status, 403, "{role:?}");
+        assert_eq!(shop.post_as(&token, "key", &format!("{one}/cancel"), b"{}".to_vec()).await.status, 403, "{role:?}");
+    }
+    // Nor does a cashier of another outlet.
+    let elsewhere = market.hub.token(shop.merchant, Role::Cashier, &[OutletId::new()]);
+    assert_eq!(shop.post_as(&elsewhere, "key", &format!("{one}/cancel"), b"{}".to_vec()).await.status, 403);
+    assert_eq!(shop.get_as(&elsewhere, &one).await.status, 403);
+    assert_eq!(shop.get_as(&elsewhere, "/v1/payment-tasks").await.status, 403);
+    assert_eq!(shop.get(&one).await.ok()["state"], "pending");
+}
+
+/// Every step of a payment takes a lock that somebody else holds in turn; there the hub is killed. What its provider has been
+/// asked for by then, or has told, is neither lost nor done twice.
+#[tokio::test]
+async fn p7_a_hub_that_is_killed_at_any_step_takes_each_payment_once() {
+    let market = Simulators::start(Options::default()).await.expect("providers");
+    let says = async |what: &str, order: Value| {
+        let headers = [("content-type", "application/json")];
+        let body = order.to_string().into_bytes();
+        request(market.midtrans, "POST", &format!("/_sim/{what}"), &headers, body).await.expect("an answer").ok()
+    };
+    let database = Postgres::shared().await.database(async |url| tillwire::schema::up(&url).await.unwrap()).await;
+    let (mut env, signer) = environment(&database.url("tillwire_app"), &database.url("tillwire_feed"));
+    env.insert("TILLWIRE_VAULT_KEY_FILE", vault::key().display().to_string());
+    env.insert("TILLWIRE_MIDTRANS_TEST_URL", market.midtrans_url());
+    env.insert("TILLWIRE_XENDIT_TEST_URL", market.xendit_url());
+    let mut hub = TillwireProcess::start(&["serve"], &env).await;
+    let till = Till::open(hub.public, &signer, 100).await;
+    for (provider, name, there, credentials) in [
+        ("midtrans", "merchant_id", MIDTRANS_ID, vault::midtrans(MIDTRANS_ID, MIDTRANS_KEY)),
+        ("xendit", "business_id", XENDIT_ID, vault::xendit(XENDIT_ID, XENDIT_KEY, &[XENDIT_TOKEN])),
+    ] {
+        let account = json!({ "credentials": credentials, "mode": "test" });
+        let account = till.post(provider, "/v1/provider-accounts", &account).await.expect("an answer").created();
+        let url = format!("http://{}{}", hub.public, account["webhook_path"].as_str().expect("a path"));
+        says("accounts", json!({ "provider": provider, name: there, "webhook_urls": [url] })).await;
+    }
+    let at_last = async |key: &str, path: &str, body: &Value| {
+        let started = Instant::now();
+        loop {
+            match till.post(key, path, body).await {
+                Ok(answer) if answer.status < 300 => return answer.json(),
+                Ok(answer) => assert!(answer.status == 409 || answer.status >= 500, "{answer:?}"),
+                Err(_) => {}
+            }
+            assert!(started.elapsed() < PATIENCE, "{key} is not done");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let comes_to = async |payment: &PaymentId, state: &str| {
+        let query = format!("select state from payment_attempts where payment_id = '{payment}'");
+        let started = Instant::now();
+        while database.psql(&query).await.trim() != state {
+            assert!(started.elapsed() < PATIENCE, "it does not come to {state}, but {}", database.psql(&query).await);
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    // Whoever held it is dead, and its lease is over in half a minute.
+    let leases_end = async || {
+        database.psql("update payment_attempts set leased_until = now() where leased_until is not null").await;
+    };
+    let steps =
+        ["payment_attempts", "call", "provider_inbox", "provider_notices", "payments", "stock_levels", "journal_heads"];
+    for (at, step) in steps.into_iter().enumerate() {
+        let provider = if at % 2 == 0 { "midtrans" } else { "xendit" };
+        let (sale, payment) = (SaleId::new(), PaymentId::new());
+        let open = json!({ "id": sale, "register": till.register, "open": true,
+                           "lines": [{ "variant": till.variant, "quantity": "1" }] });
+        at_last(&format!("open-{step}"), &till.sales(), &open).await;
+        let path = format!("/v1/sales/{sale}/payments");
+        let (key, body) =
+            (format!("ask-{step}"), json!({ "id": payment, "method": "qris", "provider": provider, "mode": "test" }));
+        if step == "call" {
+            // It is done there, and nobody lives to hear it.
+            says("faults", json!({ "fault": "timeout_after_commit", "on": "create", "seconds": 20 })).await;
+            let asked = async { drop(till.post(&key, &path, &body).await) };
+            let killing = async {
+                let open = async || {
+                    let open =
+                        request(market.midtrans, "GET", "/_sim/open", &[], vec![]).await.expect("an answer").ok();
+                    open.to_string().contains(&payment.to_string()).then_some(())
+                };
+                until(open).await;
+                hub.kill().await;
+            };
+            tokio::join!(asked, killing);
+            hub = TillwireProcess::start(&["serve"], &env).await;
+            leases_end().await;
+            at_last(&key, &path, &body).await;
+        } else if step == "payment_attempts" {
+            let holder = lock(&database, step).await;
+            let asked = async { drop(till.post(&key, &path, &body).await) };
+            let killing = async {
+                locked_out(&database, 2).await; // One is whoever looks what is due.
+                hub.kill().await;
+                let_go(holder).await;
+            };
+            tokio::join!(asked, killing);
+            hub = TillwireProcess::start(&["serve"], &env).await;
+            leases_end().await;
+            at_last(&key, &path, &body).await;
+        } else {
+            at_last(&key, &path, &body).await;
+            let holder = lock(&database, step).await;
+            says("pay", json!({ "id": payment })).await;
+            locked_out(&database, if step == "provider_inbox" { 2 } else { 1 }).await;
+            hub.kill().await;
+            let_go(holder).await;
+            hub = TillwireProcess::start(&["serve"], &env).await;
+            leases_end().await;
+        }
+        if step == "payment_attempts" || step == "call" {
+            let started = Instant::now();
+            // Once it is known there.
+            while request(
+                market.midtrans,
+                "POST",
+                "/_sim/pay",
+                &[("content-type", "application/json")],
+                json!({ "id": payment }).to_string().into_bytes(),
+            )
+            .await
+            .expect("an answer")
+            .status
+                != 200
+            {
+                assert!(started.elapsed() < PATIENCE, "{provider} never heard of it");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+        comes_to(&payment, "paid").await;
+        let state = database.psql(&format!("select state from sales where sale_id = '{sale}'")).await;
+        assert_eq!(state.trim(), "completed", "{step}");
+        adds_up(&database).await;
+    }
+    let twice = "select count(*) from (select 1 from payments group by sale_id having count(*) <> 1) twice";
+    assert_eq!(database.psql(twice).await.trim(), "0");
+    assert_eq!(database.psql("select count(*) from payment_tasks").await.trim(), "0");
+    let operations =
+        request(market.midtrans, "GET", "/_sim/requests?operation=create", &[], vec![]).await.expect("an answer");
+    let asked = String::from_utf8_lossy(&operations.body).matches("\"create\"").count();
+    assert_eq!(asked, 3, "each once");
+    hub.kill().await;
+}
+
+/// Nobody else comes to a table until the session that is answered lets go.
+async fn lock(database: &Database, table: &str) -> PgConnection {
+    let mut holder = PgConnection::connect(&database.url("postgres")).await.expect("a superuser");
+    let lock = AssertSqlSafe(format!("begin; lock table {table} in access exclusive mode"));
+    sqlx::raw_sql(lock).execute(&mut holder).await.expect("a lock");
+    holder
 }
