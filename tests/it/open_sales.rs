@@ -90,7 +90,8 @@ const INVARIANTS: &[(&str, &str)] = &[
             or reserved <> opened * (1 + (state <> 'open')::int)
          union all
          select payment_id::text from payments
-         where 1 <> (select count(*) from told where told.merchant_id = payments.merchant_id and payment = payment_id::text)",
+         where 1 <> (select count(*) from told where told.merchant_id = payments.merchant_id and payment = payment_id::text
+                                            and type = 'payment.captured')",
     ),
     (
         "receipts have no gaps",

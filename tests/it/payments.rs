@@ -449,7 +449,7 @@ async fn the_same_key_asks_once_and_another_body_is_refused() {
     assert_eq!(again.headers["idempotent-replayed"], "true");
     let mut other = body.clone();
     other["amount_minor"] = json!(1);
-    shop.post_once("one", &path, other).await.refused(422, "key_reused");
+    shop.post_once("one", &path, other).await.refused(422, "idempotency_key_reused");
     shop.post_once("two", &path, body.clone()).await.refused(409, "nothing_due");
     assert_eq!(market.asked("xendit", "create").await, 1);
     // It is answered as it stands by now.
