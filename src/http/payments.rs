@@ -134,6 +134,15 @@ pub(super) async fn ask(hub: &Hub, staff: Staff, once: Once, wanted: Wanted) -> 
                         format!("This outlet has no account for {} payments with {}.", by.mode.as_str(), by.provider);
                     Error::conflict_at("no_provider_account", "/provider", detail)
                 })?;
+                // A sale that is paid with play money would look like any other.
+                if by.mode == Mode::Test
+                    && accounts::for_outlet(tx.sql(), &desk.vault, merchant, sale.outlet, by.provider, Mode::Live)
+                        .await?
+                        .is_some()
+                {
+                    let detail = format!("This outlet is paid with {} for real: test at another.", by.provider);
+                    return Err(Error::conflict_at("live_account", "/mode", detail));
+                }
                 let new = new_attempt(payment, account.id, way, amount_minor, &by, &sale, tx.now())?;
                 Ok(AttemptView::from(payments::begin(tx, &sale, &new).await?))
             }

@@ -493,6 +493,21 @@ async fn payments_are_the_registers_own_and_the_merchants_alone() {
     assert_eq!(shop.get(&one).await.ok()["state"], "pending");
 }
 
+#[tokio::test]
+async fn where_money_moves_nobody_pays_with_play_money() {
+    let market = Market::opens().await;
+    let shop = market.shop("Toko Roti").await;
+    let bread = shop.stocked("roti", 48_500, "10").await;
+    let mut live = vault::xendit("live-business", "x", &["token"]);
+    live["secret_key"] = json!("xnd_production_a-key-that-is-long-enough");
+    shop.post("/v1/provider-accounts", json!({ "credentials": live, "mode": "live" })).await.created();
+    let sale = opens(&shop, &bread).await;
+    let refused = asks(&shop, &sale, qris("xendit")).await.refused(409, "live_account");
+    assert_eq!(refused["errors"][0]["pointer"], "/mode");
+    asks(&shop, &sale, qris("midtrans")).await.created();
+    assert_eq!(market.asked("xendit", "create").await, 0);
+}
+
 /// Every step of a payment takes a lock that somebody else holds in turn; there the hub is killed. What its provider has been
 /// asked for by then, or has told, is neither lost nor done twice.
 #[tokio::test]
