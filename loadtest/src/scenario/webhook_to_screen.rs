@@ -10,7 +10,7 @@
 //!
 //! A hub also asks by itself, every ten seconds as long as a payment is new, and Midtrans is asked of one payment at most once
 //! a second: a webhook that comes just after such a look waits for the rest of that second. It is webhooks that are measured
-//! here, so looks are put off before the clock starts.
+//! here, so looks are put off until every customer has paid. Whatever a webhook has not brought by then they bring, late.
 //!
 //! At the end every payment has come to its screen exactly once, or the run fails; and so it does if PostgreSQL has not each
 //! of them paid, its sale completed by it and told once in its journal, and nothing left for a person.
@@ -27,6 +27,7 @@ use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 use tillwire::embedded::{Durability, Postgres};
 use tillwire::vault::keys::write_new_key;
+use tillwire_channels::Moment;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, sleep, timeout};
@@ -61,6 +62,8 @@ const PENDING_MAX: Duration = Duration::from_secs(30);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// Longer than Midtrans has to be left in peace between two looks at a payment.
 const PEACE: Duration = Duration::from_millis(1_500);
+/// How long after the last customer the hub looks at what was not paid.
+const LOOKS_AFTER: Duration = Duration::from_secs(3);
 /// How long it may take until there is peace.
 const PEACE_MAX: Duration = Duration::from_secs(60);
 /// How many customers' orders may be unanswered. Those that come beyond wait.
@@ -248,7 +251,8 @@ impl Street<'_> {
         let preparing = Instant::now();
         self.prepare(&tills).await?;
         let prepared = plan.payments as f64 / preparing.elapsed().as_secs_f64();
-        leave_in_peace(&base.cluster).await?;
+        let length = Duration::from_secs_f64(plan.payments as f64 / self.stage.options.payments_per_second as f64);
+        leave_in_peace(&base.cluster, length).await?;
 
         let (provider, start) = ([self.providers.watched()], Instant::now());
         let (began, before) = (Bill::of(&watched)?, Bill::of(&provider)?);
@@ -257,12 +261,16 @@ impl Street<'_> {
         let outcome = crew.finish(last, LAST_MAX).await?;
         let (took, ended, after) = (start.elapsed(), Bill::of(&watched)?, Bill::of(&provider)?);
         let deliveries = self.providers.deliveries(&self.client).await?;
-        let books = Books::read(&base.cluster).await?;
+        let (books, log) = (Books::read(&base.cluster).await?, node.process.told("says"));
         drop(node);
         base.cluster.stop().await?;
-        ensure!(books == Books::balanced(plan.payments), "of {} payments the hub has {books:?}", plan.payments);
         let (lost, repeated) = (outcome.sum.lost, outcome.sum.repeated);
-        ensure!(lost + repeated == 0, "{lost} payments came to no screen, and {repeated} came again");
+        let is_right = books == Books::balanced(plan.payments) && lost + repeated == 0;
+        ensure!(
+            is_right,
+            "of {} payments {lost} came to no screen, {repeated} came again, and the hub has {books:?}; {log}",
+            plan.payments
+        );
         let measured = self.measured(Paid {
             screens: usize::try_from(plan.merchants)?,
             took,
@@ -414,16 +422,21 @@ fn keys(provider: Provider, shop: u64) -> (Value, Value) {
     }
 }
 
-/// Puts every look at a payment off until all is over, and waits until none was made for a while.
-async fn leave_in_peace(cluster: &Postgres) -> Result<()> {
-    let put_off = "update payment_attempts set next_at = now() + interval '1 hour'
-                   where next_at is not null and not prompted and coalesce(leased_until, '-infinity') <= now()";
-    let soon = "select count(*) from payment_attempts where next_at < now() + interval '50 minutes'";
+/// Puts every look at a payment off until customers have paid for so long, and waits until none was made for a while.
+async fn leave_in_peace(cluster: &Postgres, length: Duration) -> Result<()> {
     let began = Instant::now();
     loop {
-        cluster.psql(DATABASE, put_off).await?;
+        let until = (Moment::now_utc() + PEACE + length + LOOKS_AFTER).unix_timestamp();
+        let put_off = format!(
+            "update payment_attempts set next_at = to_timestamp({until})
+             where next_at is not null and not prompted and coalesce(leased_until, '-infinity') <= now()"
+        );
+        cluster.psql(DATABASE, &put_off).await?;
         sleep(PEACE).await;
-        if cluster.psql(DATABASE, soon).await?.trim() == "0" {
+        // Whoever has looked at one meanwhile has said when to look again.
+        let others =
+            format!("select count(*) from payment_attempts where prompted or next_at <> to_timestamp({until})");
+        if cluster.psql(DATABASE, &others).await?.trim() == "0" {
             return Ok(());
         }
         ensure!(began.elapsed() < PEACE_MAX, "the hub does not come to rest before customers pay");
