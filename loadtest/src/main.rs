@@ -5,6 +5,7 @@
 
 mod client;
 mod faults;
+mod numbered;
 mod report;
 mod run;
 mod sample;

@@ -105,6 +105,25 @@ fn a_backlog_is_relayed_and_what_comes_later_too() {
 }
 
 #[test]
+fn every_customer_who_pays_is_seen_at_the_till_and_by_a_receiver_alone() {
+    let beside = |name: &str| Path::new(env!("CARGO_BIN_EXE_tillwire-loadtest")).with_file_name(name);
+    let named = [("--tillwire", beside("tillwire")), ("--simulators", beside("tillwire-simulators"))];
+    let named = named.iter().filter(|(_, path)| path.exists());
+    let named: Vec<String> = named.flat_map(|(flag, path)| [(*flag).to_owned(), path.display().to_string()]).collect();
+    let named: Vec<&str> = named.iter().map(String::as_str).collect();
+    // One in each shop, so that none can overtake another.
+    let few = ["--payments-per-second", "6", "--merchants", "6"];
+    let results = measured("webhook-to-screen", &[&few, &*named].concat());
+    assert_eq!(subjects(&results), ["bare-webhook", "tillwire"]);
+    for result in &results {
+        assert_eq!((&result["messages"], &result["payments"]), (&6.into(), &6.into()), "{result}");
+        assert!(result["webhooks_not_taken_at_once"].is_u64(), "{result}");
+        assert!(result["webhook_answered_us"]["max"].as_u64() > Some(0), "{result}");
+    }
+    assert_eq!((&results[0]["screens"], &results[1]["screens"]), (&1.into(), &6.into()));
+}
+
+#[test]
 fn what_is_measured_again_and_again_is_told_in_a_table() {
     let mut tool = Command::new(env!("CARGO_BIN_EXE_tillwire-loadtest"));
     // As fast as it goes: the CPU of a few messages is less than what the kernel counts in.

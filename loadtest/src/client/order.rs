@@ -46,6 +46,8 @@ pub enum Format {
     Enveloped,
     /// A `sale.completed` of Tillwire's: number and time are the entry's.
     TillwireSale,
+    /// A `payment.captured` of Tillwire's, whose payment says the number; the time is in the stamps.
+    TillwirePayment,
     /// A `sale.completed` of the Node app's: both are fields of it.
     AppSale,
 }

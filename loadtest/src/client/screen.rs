@@ -166,7 +166,7 @@ impl Screen {
                 self.stage = Stage::Joining;
             }
             (Stage::Joining, [b'4', b'0', ..]) => {
-                if matches!(self.format, Format::Enveloped | Format::TillwireSale) {
+                if matches!(self.format, Format::Enveloped | Format::TillwireSale | Format::TillwirePayment) {
                     self.stage = Stage::CatchingUp;
                 } else {
                     self.stage = Stage::Live;

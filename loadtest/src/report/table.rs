@@ -21,7 +21,7 @@ const fn column(
     Column { scenario, head, figure, decimals }
 }
 
-const COLUMNS: [Column; 18] = [
+const COLUMNS: [Column; 20] = [
     column("fanout", "messages/s", |it| Some(it.messages_per_s), 0),
     column("fanout", "µs CPU a message", |it| it.server_cpu_us_per_message, 2),
     column("fanout", "p99 ms", p99, 1),
@@ -40,6 +40,8 @@ const COLUMNS: [Column; 18] = [
     column("relay", "entries/s", |it| Some(it.messages_per_s), 0),
     column("relay", "p50 ms", |it| Some(it.latency_us.p50 as f64 / 1_000.0), 1),
     column("relay", "p99 ms", p99, 1),
+    column("webhook-to-screen", "p50 ms", |it| Some(it.latency_us.p50 as f64 / 1_000.0), 1),
+    column("webhook-to-screen", "p99 ms", p99, 1),
 ];
 
 fn p99(it: &Measured) -> Option<f64> {

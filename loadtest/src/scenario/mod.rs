@@ -10,6 +10,7 @@ mod sale_to_screen;
 mod sales;
 pub mod shop;
 mod slow_readers;
+mod webhook_to_screen;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -29,6 +30,8 @@ use crate::subject::{Running, Subject};
 const LIVE_MAX: Duration = Duration::from_secs(120);
 /// How long the last messages are waited for; what has not come by then is lost.
 const LAST_MAX: Duration = Duration::from_secs(15);
+/// How many shops there are, unless it is said.
+const MERCHANTS: usize = 20;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Scenario {
@@ -50,6 +53,8 @@ pub enum Scenario {
     Sales,
     /// Entries from journals through the relay and a queue of RabbitMQ: a backlog, then at a steady pace.
     Relay,
+    /// Payments by QRIS, from the customer's app through the provider's webhook to what the cashier's screen has parsed.
+    WebhookToScreen,
     /// All of these, one after the other, and then a table of what they found.
     All,
 }
@@ -71,6 +76,10 @@ pub struct Options {
     /// The hub to measure, instead of the one that is compiled beside this tool.
     #[arg(long)]
     pub tillwire: Option<PathBuf>,
+
+    /// The simulated payment providers, instead of those that are compiled beside this tool.
+    #[arg(long)]
+    pub simulators: Option<PathBuf>,
 
     /// How many screens; by default 500, 1,000 beside slow ones, 5,000 in a storm, and 20,000 for `idle`.
     #[arg(long, value_parser = positive)]
@@ -121,9 +130,15 @@ pub struct Options {
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u64).range(1..=10_000))]
     pub sales_per_second: u64,
 
-    /// How many shops they are spread over. For `sale-to-screen` each has 50 screens, or its part of `--screens`.
-    #[arg(long, default_value_t = 20, value_parser = positive)]
-    pub merchants: usize,
+    /// How many payments a second, for `webhook-to-screen`: as long as is measured, but for 300 seconds and 9,000 payments at
+    /// most.
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u64).range(1..=500))]
+    pub payments_per_second: u64,
+
+    /// How many shops they are spread over; by default 20, and for `webhook-to-screen` one for every ten payments, since providers
+    /// take only so many calls for each. For `sale-to-screen` each has 50 screens, or its part of `--screens`.
+    #[arg(long, value_parser = positive)]
+    pub merchants: Option<usize>,
 
     /// How many entries wait for the relay, for `relay`.
     #[arg(long, default_value_t = 50_000, value_parser = clap::value_parser!(u64).range(100..=2_000_000))]
@@ -175,6 +190,7 @@ impl Scenario {
             Self::SaleToScreen => vec![Subject::Tillwire, Subject::NodeApp],
             Self::Sales => vec![Subject::Pgbench, Subject::Tillwire],
             Self::Relay => vec![Subject::BarePublish, Subject::Tillwire],
+            Self::WebhookToScreen => vec![Subject::BareWebhook, Subject::Tillwire],
             // Nobody else keeps a journal to come back to.
             Self::ResumeStorm => vec![Subject::Tillwire],
             _ => Subject::value_variants().iter().copied().filter(|it| it.holds_screens()).collect(),
@@ -217,6 +233,7 @@ async fn measure(scenario: Scenario, stage: &Stage<'_>) -> Result<Measured> {
         Scenario::SaleToScreen => sale_to_screen::run(stage).await,
         Scenario::Sales => sales::run(stage).await,
         Scenario::Relay => relay::run(stage).await,
+        Scenario::WebhookToScreen => webhook_to_screen::run(stage).await,
         Scenario::All => bail!("it is measured part by part"),
     }
 }
@@ -232,6 +249,11 @@ struct Stage<'a> {
 impl Stage<'_> {
     fn screens(&self, default: usize) -> usize {
         self.options.screens.unwrap_or(default)
+    }
+
+    /// How many shops there are, where nothing else decides it.
+    fn merchants(&self) -> usize {
+        self.options.merchants.unwrap_or(MERCHANTS)
     }
 
     fn stamps(&self) -> PathBuf {

@@ -55,7 +55,7 @@ const NEXT_MAX: Duration = Duration::from_secs(30);
 type Sent = Arc<Mutex<HashMap<(MerchantId, u64), Instant>>>;
 
 pub(super) async fn run(stage: &Stage<'_>) -> Result<Measured> {
-    let merchants = stage.options.merchants;
+    let merchants = stage.merchants();
     let mut base = Base::start(stage.run, Durability::Full, true).await?;
     let url = base.amqp_url.clone().context("a RabbitMQ")?;
     let mut sink = Sink::open(&url).await?;
@@ -110,7 +110,7 @@ async fn through(
     sink: &mut Sink,
     source: &mut Source,
 ) -> Result<Measured> {
-    let merchants = stage.options.merchants as u64;
+    let merchants = stage.merchants() as u64;
     watched.extend(base.watched()?);
     let (mut outcome, mut tally) = (Outcome::new()?, Tally::default());
     let backlog = stage.options.entries / merchants * merchants;
@@ -184,7 +184,7 @@ async fn through(
     let found = Found {
         subject: stage.subject.name(),
         scenario: &stage.scenario,
-        screens: stage.options.merchants,
+        screens: stage.merchants(),
         messages: backlog,
         took,
         watched: &watched,

@@ -27,7 +27,7 @@ use crate::subject::{Running, Subject, Watched, build, node_app};
 const UNANSWERED_MAX: usize = 256;
 
 pub(super) async fn run(stage: &Stage<'_>) -> Result<Measured> {
-    let shops = stage.options.merchants;
+    let shops = stage.merchants();
     let screens = stage.screens(shops * 50);
     let stamps = stage.stamps();
     Stamps::create(&stamps)?;
@@ -127,7 +127,7 @@ async fn open(run: &Run, shops: usize, screens: usize) -> Result<Stand> {
     let client = shop::client();
     let (mut stand, mut groups) = (Vec::new(), Vec::new());
     for _ in 0..shops {
-        let Opened { shop, auth, seq } = shop::open(&base, api.address, &client).await?;
+        let Opened { shop, auth, seq, .. } = shop::open(&base, api.address, &client).await?;
         stand.push(shop);
         let (address, return_to, bytes_per_second) = (gateway.address, None, None);
         groups.push(Group { address, auth, screens, base: seq, return_to, bytes_per_second });

@@ -59,6 +59,13 @@ pub struct Opened {
     pub auth: String,
     /// The journal's number now: whatever is committed from here on is a sale.
     pub seq: u64,
+    pub merchant: MerchantId,
+    /// The owner's.
+    pub token: String,
+    pub outlet: Uuid,
+    /// The first of its registers, and the first of what it sells.
+    pub register: Uuid,
+    pub variant: Uuid,
 }
 
 pub fn client() -> Client {
@@ -69,7 +76,8 @@ pub fn client() -> Client {
 
 /// Opens a shop through the API at this address.
 pub async fn open(base: &Base, api: SocketAddr, client: &Client) -> Result<Opened> {
-    let (auth, token) = base.owner(MerchantId::new(), &["sales"])?;
+    let merchant = MerchantId::new();
+    let (auth, token) = base.owner(merchant, &["sales"])?;
     let post = async |path: &str, body: Value| {
         post(client, &format!("http://{api}/v1/{path}"), Some(&token), body.to_string()).await
     };
@@ -100,11 +108,21 @@ pub async fn open(base: &Base, api: SocketAddr, client: &Client) -> Result<Opene
         token: Some(token.clone()),
         body: json!({ "register": register, "lines": lines, "tenders": tenders }).to_string(),
     });
-    Ok(Opened { shop: Shop { sales: sales.collect() }, auth, seq })
+    let (shop, register, variant) = (Shop { sales: sales.collect() }, registers[0], variants[0]);
+    Ok(Opened { shop, auth, seq, merchant, token, outlet, register, variant })
+}
+
+/// What there is, as an owner is shown it.
+pub async fn get(client: &Client, uri: &str, token: &str) -> Result<Value> {
+    let request = hyper::Request::get(uri).header("authorization", format!("Bearer {token}")).body(Full::default())?;
+    let (parts, body) = client.request(request).await?.into_parts();
+    let body = body.collect().await?.to_bytes();
+    ensure!(parts.status == 200, "{uri}: {} {}", parts.status, String::from_utf8_lossy(&body));
+    Ok(serde_json::from_slice(&body)?)
 }
 
 /// Posts what must be taken. Answers the position, if one was told, and the body.
-async fn post(client: &Client, uri: &str, token: Option<&str>, body: String) -> Result<(Option<String>, Value)> {
+pub async fn post(client: &Client, uri: &str, token: Option<&str>, body: String) -> Result<(Option<String>, Value)> {
     let mut request = hyper::Request::post(uri)
         .header("content-type", "application/json")
         .header("idempotency-key", Uuid::new_v4().to_string());

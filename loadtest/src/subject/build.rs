@@ -19,15 +19,28 @@ pub async fn tillwire(run: &Run) -> Result<PathBuf> {
     if let Some(named) = &run.tillwire {
         return fs::canonicalize(named).with_context(|| format!("finding {} (--tillwire)", named.display()));
     }
+    beside("tillwire").await
+}
+
+/// The payment providers: those that were named, or else compiled as this tool was.
+pub async fn simulators(named: Option<&Path>) -> Result<PathBuf> {
+    match named {
+        Some(named) => fs::canonicalize(named).with_context(|| format!("finding {} (--simulators)", named.display())),
+        None => beside("tillwire-simulators").await,
+    }
+}
+
+/// Compiles the program of one of the workspace's packages as this tool was, beside it.
+async fn beside(package: &str) -> Result<PathBuf> {
     let bin = bin()?;
     let profile = match bin.file_name().and_then(|name| name.to_str()).context("a folder of cargo's")? {
         "debug" => "dev",
         other => other,
     };
     let mut cargo = Command::new("cargo");
-    cargo.args(["build", "--locked", "--bin", "tillwire", "--profile", profile, "--target-dir"]).arg(target()?);
-    compile(cargo.env("SQLX_OFFLINE", "true").current_dir(sources().join(".."))).await?;
-    Ok(bin.join("tillwire"))
+    cargo.args(["build", "--locked", "--package", package, "--bin", package, "--profile", profile, "--target-dir"]);
+    compile(cargo.arg(target()?).env("SQLX_OFFLINE", "true").current_dir(sources().join(".."))).await?;
+    Ok(bin.join(package))
 }
 
 /// The socketioxide peer, a crate that the workspace does not know.

@@ -10,6 +10,8 @@ pub mod commands;
 pub mod node_app;
 pub mod pgbench;
 pub mod process;
+pub mod providers;
+pub mod receiver;
 pub mod services;
 pub mod tillwire;
 
@@ -49,12 +51,14 @@ pub enum Subject {
     Pgbench,
     /// A publisher and a consumer without a journal: what RabbitMQ itself can do.
     BarePublish,
+    /// A receiver of webhooks that does nothing with them: what the provider itself takes.
+    BareWebhook,
 }
 
 impl Subject {
     /// Whether it can be told what to send to screens.
     pub fn holds_screens(self) -> bool {
-        !matches!(self, Self::NodeApp | Self::Pgbench | Self::BarePublish)
+        !matches!(self, Self::NodeApp | Self::Pgbench | Self::BarePublish | Self::BareWebhook)
     }
 
     /// The name on the command line and in results.
@@ -77,7 +81,9 @@ impl Subject {
             Self::Socketioxide => (build::socketioxide().await?, vec![]),
             Self::SocketioxideTuned => (build::socketioxide().await?, vec!["tuned".into()]),
             Self::Tillwire => return tillwire::start(run, fronts).await,
-            Self::NodeApp | Self::Pgbench | Self::BarePublish => bail!("{} has no screens to send to", self.name()),
+            Self::NodeApp | Self::Pgbench | Self::BarePublish | Self::BareWebhook => {
+                bail!("{} has no screens to send to", self.name())
+            }
         };
         let mut running = Running::default();
         let mut voices = Vec::new();
@@ -235,6 +241,6 @@ mod tests {
         let names: Vec<String> = Subject::value_variants().iter().map(|it| it.name()).collect();
         assert_eq!(names[..3], ["bare-send", "bare-coalesce", "node-socketio"]);
         assert_eq!(names[3..6], ["bun-socketio", "socketioxide", "socketioxide-tuned"]);
-        assert_eq!(names[6..], ["tillwire", "node-app", "pgbench", "bare-publish"]);
+        assert_eq!(names[6..], ["tillwire", "node-app", "pgbench", "bare-publish", "bare-webhook"]);
     }
 }

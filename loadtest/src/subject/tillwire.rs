@@ -96,6 +96,11 @@ impl Base {
         Ok(Self { cluster, brokers, redis_url, amqp_url, signer, env })
     }
 
+    /// What nodes that are started from now on are told besides.
+    pub fn tell(&mut self, variable: &'static str, value: String) {
+        self.env.insert(variable, value);
+    }
+
     /// Starts a node of this role and waits until it is ready. Answers where it serves.
     pub async fn node(&self, program: &Path, role: &str, name: &str, dir: &Path) -> Result<Node> {
         let address = SocketAddr::from(([127, 0, 0, 1], free_port()?));
