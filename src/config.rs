@@ -95,6 +95,8 @@ pub struct Demo {
     pub listen: Listen,
     #[command(flatten)]
     pub webhooks: Webhooks,
+    #[command(flatten)]
+    pub providers: Providers,
 }
 
 fn positive(text: &str) -> Result<f64, String> {

@@ -7,6 +7,7 @@ mod api;
 mod data;
 mod link;
 mod pace;
+mod payments;
 mod prices;
 mod progress;
 mod replay;
@@ -22,20 +23,24 @@ use tokio_util::sync::CancellationToken;
 
 use crate::identity::tokens::Signer;
 pub use pace::Pace;
+pub use payments::Simulators;
 
 use api::Api;
+use link::Links;
 use progress::{Tally, Terminal};
 use replay::Replay;
 use shop::Shop;
 use year::Year;
 
 /// Opens the shop on this hub if it is not open yet, prints the link, and sells until it is told to stop. `baskets`
-/// keeps to the first so many of the year, and to the products in them.
+/// keeps to the first so many of the year, and to the products in them. With `simulators` of payment providers there is a till
+/// for a person besides.
 pub async fn run(
     listens: SocketAddr,
     signer: Signer,
     pace: Pace,
     baskets: Option<usize>,
+    simulators: Simulators,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     let hub = reachable(listens);
@@ -47,11 +52,12 @@ pub async fn run(
         if last.is_none() {
             setup::open(&api, &shop, &year, &terminal).await?;
         }
+        let links = Links::new(&api, &shop, hub, simulators, &terminal).await;
         let replay = Replay::after(last, &api, &shop, &year);
         tokio::select! {
             () = replay.run(pace, &tally) => Ok(()),
             () = progress::watch(&tally, &terminal) => Ok(()),
-            printed = link::print(&api, &shop, hub, &terminal) => printed,
+            printed = links.print() => printed,
         }
     };
     // What is under way when we are told to stop is cut off; its key settles it at the next start.

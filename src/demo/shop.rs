@@ -77,7 +77,7 @@ pub const OUTLETS: [Outlet; 5] = [
 pub enum Who {
     Owner,
     Manager,
-    /// At an outlet's register.
+    /// At an outlet's register. The one after the last is for a person.
     Cashier(usize, usize),
     /// At an outlet.
     Clerk(usize),
@@ -115,6 +115,11 @@ impl Shop {
 
     pub fn variant(&self, number: &str) -> VariantId {
         VariantId(self.id(&format!("variant {number}")))
+    }
+
+    /// The account at a provider.
+    pub fn account(&self, provider: &str) -> Uuid {
+        self.id(&format!("account {provider}"))
     }
 
     /// Someone's token: what they are, and where.

@@ -1,4 +1,5 @@
-//! The live page at `/`: what happens at the tills, for whoever brings a token. Plain files, all of them from here.
+//! The pages: at `/` the live one, what happens at the tills, and at `/kasir` a till, for whoever brings a token. Plain files,
+//! all of them from here.
 
 use std::sync::Arc;
 
@@ -13,9 +14,20 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use crate::hub::Hub;
 
 /// Nothing from elsewhere, nothing inline, and no text can become markup: whatever a product is called, it stays text.
-const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
-     connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
-     require-trusted-types-for 'script'; trusted-types 'none'";
+macro_rules! policy {
+    ($pictures:literal) => {
+        concat!(
+            "default-src 'none'; script-src 'self'; style-src 'self'; img-src ",
+            $pictures,
+            "; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
+             require-trusted-types-for 'script'; trusted-types 'none'"
+        )
+    };
+}
+
+const POLICY: &str = policy!("'self'");
+/// A payment's code is fetched with the token, and shown from the page's own memory.
+const CASHIER_POLICY: &str = policy!("'self' blob:");
 
 const HTML: &str = "text/html; charset=utf-8";
 const CSS: &str = "text/css; charset=utf-8";
@@ -25,29 +37,44 @@ const SVG: &str = "image/svg+xml";
 struct File {
     path: &'static str,
     kind: &'static str,
+    policy: &'static str,
     text: &'static str,
 }
 
-macro_rules! live {
-    ($name:literal, $kind:expr) => {
-        File { path: concat!("/live/", $name), kind: $kind, text: include_str!(concat!("../../web/live/", $name)) }
+/// A file of a folder under `web/`, at the same path.
+macro_rules! file {
+    ($path:literal, $kind:expr) => {
+        file!($path, $path, $kind, POLICY)
+    };
+    ($at:literal, $path:literal, $kind:expr, $policy:expr) => {
+        File { path: $at, kind: $kind, policy: $policy, text: include_str!(concat!("../../web", $path)) }
     };
 }
 
 const FILES: &[File] = &[
-    File { path: "/", kind: HTML, text: include_str!("../../web/live/index.html") },
-    live!("live.css", CSS),
-    live!("icon.svg", SVG),
-    live!("live.js", JAVASCRIPT),
-    live!("board.js", JAVASCRIPT),
-    live!("days.js", JAVASCRIPT),
-    live!("format.js", JAVASCRIPT),
-    live!("hub.js", JAVASCRIPT),
-    live!("position.js", JAVASCRIPT),
-    live!("screen.js", JAVASCRIPT),
+    file!("/", "/live/index.html", HTML, POLICY),
+    file!("/live/live.css", CSS),
+    file!("/live/icon.svg", SVG),
+    file!("/live/live.js", JAVASCRIPT),
+    file!("/live/board.js", JAVASCRIPT),
+    file!("/live/days.js", JAVASCRIPT),
+    file!("/live/format.js", JAVASCRIPT),
+    file!("/live/hub.js", JAVASCRIPT),
+    file!("/live/position.js", JAVASCRIPT),
+    file!("/live/screen.js", JAVASCRIPT),
+    file!("/live/token.js", JAVASCRIPT),
+    file!("/kasir", "/cashier/index.html", HTML, CASHIER_POLICY),
+    file!("/cashier/cashier.css", CSS),
+    file!("/cashier/cashier.js", JAVASCRIPT),
+    file!("/cashier/basket.js", JAVASCRIPT),
+    file!("/cashier/chime.js", JAVASCRIPT),
+    file!("/cashier/hub.js", JAVASCRIPT),
+    file!("/cashier/payment.js", JAVASCRIPT),
+    file!("/cashier/ways.js", JAVASCRIPT),
     File {
         path: "/live/socket.io.esm.min.js",
         kind: JAVASCRIPT,
+        policy: POLICY,
         // The npm package's own file, fetched by the build script.
         text: include_str!(concat!(env!("OUT_DIR"), "/web/node_modules/socket.io-client/dist/socket.io.esm.min.js")),
     },
@@ -73,7 +100,7 @@ fn answer(file: &File, etag: &str, asked: &HeaderMap) -> Response {
         headers.insert(header::ETAG, etag);
     }
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-    headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(CONTENT_SECURITY_POLICY));
+    headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(file.policy));
     // The address carries a token until the page has read it.
     headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
     response

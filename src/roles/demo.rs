@@ -6,7 +6,7 @@ use anyhow::Context;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{self, Demo};
-use crate::demo::{self, Pace};
+use crate::demo::{self, Pace, Simulators};
 use crate::embedded::{self, Postgres};
 use crate::identity::tokens::{Signer, Verifier, write_new_key};
 use crate::node::{Faces, Node};
@@ -43,6 +43,10 @@ async fn open(postgres: &Postgres, config: Demo, stop: CancellationToken) -> any
 
     let pace = config.speed.map_or(Pace::Rate(config.rate), Pace::Speed);
     let baskets = config.baskets.map(|baskets| baskets as usize);
+    let simulators = Simulators {
+        midtrans: config.providers.midtrans_test_url.clone(),
+        xendit: config.providers.xendit_test_url.clone(),
+    };
     let node = config::Node {
         database: config::Database {
             database_url: url("tillwire_app").into(),
@@ -55,13 +59,13 @@ async fn open(postgres: &Postgres, config: Demo, stop: CancellationToken) -> any
         listen: config.listen,
         webhooks: config.webhooks,
         push: config::Push::default(),
-        providers: config::Providers::default(),
+        providers: config.providers,
         vault: config::VaultKeys { vault_key_file: vec![vault_key], vault_keys: Vec::new() },
     };
     // Told after the tills have stopped, and before the database does.
     let close = CancellationToken::new();
     let node = Node::start(node, verifier, Faces::ALL, telemetry::metrics()?, close.clone()).await?;
-    let outcome = demo::run(node.public, signer, pace, baskets, stop).await;
+    let outcome = demo::run(node.public, signer, pace, baskets, simulators, stop).await;
     close.cancel();
     node.stopped().await;
     outcome

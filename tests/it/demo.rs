@@ -9,11 +9,12 @@ use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 use tillwire::identity::tokens::{Realm, Signer};
-use tillwire_channels::{MerchantId, Role, StaffId};
+use tillwire_channels::{MerchantId, PaymentId, Role, StaffId};
+use tillwire_simulators::{Options, Simulators};
 use tokio::time::{sleep, timeout};
 
 use crate::support::caller::{Caller, bearer};
-use crate::support::hub::Answer;
+use crate::support::hub::{Answer, request};
 use crate::support::process::{Env, TillwireProcess, loopback, run};
 use crate::support::services::{dir, free_port};
 
@@ -42,7 +43,14 @@ fn environment(home: &Path) -> Env {
 impl Demo {
     /// Starts it, and waits for its link.
     async fn start(home: &Path, rate: &str) -> Self {
-        let mut process = TillwireProcess::spawn(&["demo", "--rate", rate], &environment(home));
+        Self::start_with(home, rate, Env::new()).await
+    }
+
+    /// The same with more in its environment.
+    async fn start_with(home: &Path, rate: &str, more: Env) -> Self {
+        let mut env = environment(home);
+        env.extend(more);
+        let mut process = TillwireProcess::spawn(&["demo", "--rate", rate], &env);
         process.until("a link", async |demo| demo.printed().contains("next one comes in time")).await;
         let printed = process.printed();
         let link = printed.lines().find(|line| line.contains("/#token=")).expect("a link");
@@ -106,11 +114,16 @@ impl Demo {
 
     /// The merchant whose token the link carries.
     fn merchant(&self) -> MerchantId {
-        use base64::Engine as _;
-        let claims = self.token.split('.').nth(1).expect("claims");
-        let claims = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(claims).expect("base64");
-        let claims: Value = serde_json::from_slice(&claims).expect("JSON");
-        serde_json::from_value(claims["merchant"].clone()).expect("a merchant")
+        serde_json::from_value(claims(&self.token)["merchant"].clone()).expect("a merchant")
+    }
+
+    /// The token of the link to the till, and the link to the bank.
+    fn till_and_bank(&self) -> (String, String) {
+        let printed = self.process.printed();
+        let start = format!("http://{}/kasir#token=", self.process.public);
+        let mut lines = printed.lines().map(str::trim);
+        let till = lines.find_map(|line| line.strip_prefix(&start)).unwrap_or_else(|| panic!("no till: {printed}"));
+        (till.to_owned(), lines.next().expect("the bank's page").to_owned())
     }
 
     /// The key that its secrets are sealed with, which nobody else may read.
@@ -146,6 +159,14 @@ fn assert_in_order(receipts: &[String]) {
         let expected = format!("-Y{}-{:06}", at / BASKETS + 1, at % BASKETS + 1);
         assert!(receipt.ends_with(&expected), "{receipt} is number {at}, and not {expected}");
     }
+}
+
+/// What a token says.
+fn claims(token: &str) -> Value {
+    use base64::Engine as _;
+    let claims = token.split('.').nth(1).expect("claims");
+    let claims = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(claims).expect("base64");
+    serde_json::from_slice(&claims).expect("JSON")
 }
 
 fn is_running(pid: Pid) -> bool {
@@ -267,4 +288,93 @@ async fn a_port_that_is_taken_is_named_with_its_flag() {
     assert!(said.contains(&format!("127.0.0.1:{port}")) && said.contains("--listen"), "{said}");
     assert_eq!(said.lines().count(), 1, "{said}");
     assert!(!home.join("demo/data/postmaster.pid").exists(), "PostgreSQL was stopped as well");
+}
+
+/// Where a demo finds the providers.
+fn providers_of(simulators: &Simulators) -> Env {
+    Env::from([
+        ("TILLWIRE_MIDTRANS_TEST_URL", simulators.midtrans_url()),
+        ("TILLWIRE_XENDIT_TEST_URL", simulators.xendit_url()),
+    ])
+}
+
+/// Somebody sells at the demo's till, by a provider's QRIS, and the customer pays with a phone.
+async fn sells_by_qris(demo: &Demo, simulators: &Simulators, provider: &str) {
+    let (till, bank) = demo.till_and_bank();
+    assert_eq!(bank, simulators.bank_url());
+    let claims = claims(&till);
+    let (outlet, register) = (claims["outlets"][0].as_str().expect("an outlet"), &claims["register"]);
+    assert_eq!((&claims["role"], claims["outlets"].as_array().map(Vec::len)), (&json!("cashier"), Some(1)));
+
+    let stock = demo.get_as(&till, &format!("/v1/outlets/{outlet}/stock?limit=200")).await.ok();
+    let quantity = |level: &Value| level["on_hand"].as_str().expect("a quantity").parse::<f64>().expect("a number");
+    let in_stock = stock["items"].as_array().expect("levels").iter().find(|level| quantity(level) >= 1.0);
+    let line = json!({ "variant": in_stock.expect("something in stock")["variant"], "quantity": "1" });
+    let sale = json!({ "register": register, "open": true, "lines": [line] });
+    let key = PaymentId::new().to_string();
+    let sale = demo.post_as(&till, &format!("/v1/outlets/{outlet}/sales"), &key, sale).await.created();
+    let payment = json!({ "method": "qris", "provider": provider, "mode": "test" });
+    let payments = format!("/v1/sales/{}/payments", sale["id"].as_str().expect("an id"));
+    let payment = demo.post_as(&till, &payments, &key, payment).await.created();
+    assert_eq!((&payment["state"], &payment["shown"]["type"]), (&json!("pending"), &json!("qr")), "{payment}");
+
+    let scanned = json!({ "qr": payment["shown"]["text"], "issuer": "DANA" }).to_string().into_bytes();
+    let headers = [("content-type", "application/json")];
+    request(simulators.midtrans, "POST", "/_sim/pay", &headers, scanned).await.expect("an answer").ok();
+    let path = format!("/v1/payments/{}", payment["id"].as_str().expect("an id"));
+    let paid = async {
+        while demo.get_as(&till, &path).await.ok()["state"] != "paid" {
+            sleep(POLL_INTERVAL).await;
+        }
+    };
+    timeout(PATIENCE, paid).await.expect("a payment that is paid");
+    let sold = demo.get_as(&till, &format!("/v1/sales/{}", sale["id"].as_str().unwrap())).await.ok();
+    assert_eq!((&sold["state"], &sold["tenders"][0]["payment"]), (&json!("completed"), &payment["id"]));
+}
+
+#[tokio::test]
+async fn a_person_sells_at_the_demos_till_and_pays_with_a_phone() {
+    let home = dir("demo");
+    let simulators = Simulators::start(Options::default()).await.expect("providers");
+    let mut demo = Demo::start_with(&home, "5", providers_of(&simulators)).await;
+    assert_eq!(demo.process.probe("/kasir").await, Some(200));
+    sells_by_qris(&demo, &simulators, "midtrans").await;
+    sells_by_qris(&demo, &simulators, "xendit").await;
+    // What providers tell arrives: the hub need not ask.
+    let told = async {
+        loop {
+            let told =
+                request(simulators.midtrans, "GET", "/_sim/deliveries", &[], vec![]).await.expect("an answer").ok();
+            let told = told["deliveries"].as_array().expect("deliveries").clone();
+            let by = |provider| told.iter().any(|it| it["provider"] == provider && it["state"] == "delivered");
+            if by("midtrans") && by("xendit") {
+                return;
+            }
+            sleep(POLL_INTERVAL).await;
+        }
+    };
+    timeout(PATIENCE, told).await.expect("notifications that arrive");
+
+    // The next start finds other simulators, which know nothing, and the same accounts.
+    demo.stops(Signal::SIGINT).await;
+    simulators.stop().await;
+    let simulators = Simulators::start(Options::default()).await.expect("providers");
+    let mut demo = Demo::start_with(&home, "5", providers_of(&simulators)).await;
+    sells_by_qris(&demo, &simulators, "xendit").await;
+    let accounts = demo.get_as(&demo.owner(), "/v1/provider-accounts").await.ok();
+    assert_eq!(accounts["items"].as_array().map(Vec::len), Some(2), "{accounts}");
+    demo.sells(10).await;
+    demo.stops(Signal::SIGINT).await;
+}
+
+#[tokio::test]
+async fn a_demo_sells_without_simulators_that_are_not_there() {
+    let home = dir("demo");
+    let nobody = format!("http://{}", loopback(free_port()));
+    let mut demo = Demo::start_with(&home, "5", Env::from([("TILLWIRE_XENDIT_TEST_URL", nobody.clone())])).await;
+    let printed = demo.process.printed();
+    assert!(printed.contains("There are no payments by providers") && printed.contains(&nobody), "{printed}");
+    assert!(!printed.contains("/kasir"), "{printed}");
+    demo.sells(5).await;
+    demo.stops(Signal::SIGINT).await;
 }

@@ -1,4 +1,5 @@
-//! The live page, as a browser gets it. What it makes of the events is tested in `web/test`, in its own language.
+//! The live page and the cashier's, as a browser gets them. What they make of the events is tested in `web/test`, in their own
+//! language.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,14 +12,16 @@ use super::support::clients::{StockScreen, javascript_packages};
 use super::support::hub::{Answer, Shop, TestHub};
 
 const CLIENT: &str = "/live/socket.io.esm.min.js";
+/// The pages, and the folder under `web/` that each is made of.
+const PAGES: &[(&str, &str)] = &[("/", "live"), ("/kasir", "cashier")];
 /// Links that a person follows, and the browser does not.
 const LINKS: &[&str] = &["/docs/"];
 
 #[tokio::test]
-async fn the_page_and_all_it_needs_come_from_the_hub() {
+async fn the_pages_and_all_they_need_come_from_the_hub() {
     let hub = TestHub::start().await;
     // Follows every reference, as a browser would.
-    let mut found = vec!["/".to_owned()];
+    let mut found: Vec<String> = PAGES.iter().map(|(page, _)| (*page).to_owned()).collect();
     for at in 0.. {
         let Some(path) = found.get(at).cloned() else { break };
         let file = get(&hub, &path).await;
@@ -31,20 +34,22 @@ async fn the_page_and_all_it_needs_come_from_the_hub() {
             }
         }
     }
-    let written = fs::read_dir(sources()).expect("the page's sources").map(|entry| {
-        let name = entry.expect("a file").file_name().into_string().expect("a name");
-        if name == "index.html" { "/".to_owned() } else { format!("/live/{name}") }
+    let written = PAGES.iter().flat_map(|(page, folder)| {
+        sources(folder).into_iter().map(move |source| {
+            let name = source.file_name().expect("a name").to_string_lossy().into_owned();
+            if name == "index.html" { (*page).to_owned() } else { format!("/{folder}/{name}") }
+        })
     });
     let mut written: Vec<String> = written.chain([CLIENT.to_owned()]).collect();
     written.sort();
     found.sort();
-    assert_eq!(found, written, "what the page refers to, and what there is");
+    assert_eq!(found, written, "what the pages refer to, and what there is");
 }
 
 #[tokio::test]
 async fn nothing_from_elsewhere_and_nothing_inline_may_run() {
     let hub = TestHub::start().await;
-    for path in ["/", CLIENT, "/live/live.css"] {
+    for path in ["/", CLIENT, "/live/live.css", "/kasir", "/cashier/cashier.js"] {
         let file = get(&hub, path).await;
         let policy: BTreeMap<&str, &str> = header(&file, "content-security-policy")
             .split(';')
@@ -53,28 +58,34 @@ async fn nothing_from_elsewhere_and_nothing_inline_may_run() {
         for directive in ["default-src", "base-uri", "form-action", "frame-ancestors", "trusted-types"] {
             assert_eq!(policy.get(directive), Some(&"'none'"), "{directive}");
         }
-        for directive in ["script-src", "style-src", "connect-src", "img-src"] {
+        for directive in ["script-src", "style-src", "connect-src"] {
             assert_eq!(policy.get(directive), Some(&"'self'"), "{directive}");
         }
+        // The code that a customer scans is fetched with the token, and shown from the page's memory.
+        let pictures = if path == "/kasir" { "'self' blob:" } else { "'self'" };
+        assert_eq!(policy.get("img-src"), Some(&pictures), "{path}");
         assert_eq!(policy.get("require-trusted-types-for"), Some(&"'script'"));
         assert_eq!(policy.len(), 10, "{policy:?}");
         assert_eq!(header(&file, "referrer-policy"), "no-referrer");
         assert_eq!(header(&file, "x-content-type-options"), "nosniff");
     }
 
-    let html = get(&hub, "/").await.body;
-    let html = String::from_utf8(html).expect("text");
-    let (scripts, empty) = (html.matches("<script").count(), html.matches("\"></script>").count());
-    assert_eq!((scripts, empty), (1, 1), "a script with text of its own");
-    for inline in ["<style", "style=", "javascript:", "srcdoc"] {
-        assert!(!html.contains(inline), "{inline}");
-    }
-    let handlers = html.split_whitespace().filter(|word| word.starts_with("on") && word.contains('='));
-    assert_eq!(handlers.count(), 0, "an inline handler");
-    for source in fs::read_dir(sources()).expect("the page's sources") {
-        let text = fs::read_to_string(source.expect("a file").path()).expect("text");
-        for sink in ["innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "setAttribute(\"on"] {
-            assert!(!text.contains(sink), "{sink}");
+    for (page, folder) in PAGES {
+        let html = get(&hub, page).await.body;
+        let html = String::from_utf8(html).expect("text");
+        let (scripts, empty) = (html.matches("<script").count(), html.matches("\"></script>").count());
+        assert_eq!((scripts, empty), (1, 1), "a script with text of its own at {page}");
+        for inline in ["<style", "style=", "javascript:", "srcdoc"] {
+            assert!(!html.contains(inline), "{inline} at {page}");
+        }
+        let handlers = html.split_whitespace().filter(|word| word.starts_with("on") && word.contains('='));
+        assert_eq!(handlers.count(), 0, "an inline handler at {page}");
+        for source in sources(folder) {
+            let text = fs::read_to_string(&source).expect("text");
+            for sink in ["innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "setAttribute(\"on"]
+            {
+                assert!(!text.contains(sink), "{sink} in {}", source.display());
+            }
         }
     }
 }
@@ -212,8 +223,9 @@ fn header<'a>(answer: &'a Answer, name: &str) -> &'a str {
     value.to_str().expect("text")
 }
 
-fn sources() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("web/live")
+fn sources(folder: &str) -> Vec<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("web").join(folder);
+    fs::read_dir(folder).expect("a page's sources").map(|entry| entry.expect("a file").path()).collect()
 }
 
 fn kind(path: &str) -> &'static str {
@@ -235,7 +247,11 @@ fn references(path: &str, text: &str) -> Vec<String> {
     };
     let name = |rest: &str| rest[..rest.find(['"', ')']).unwrap_or(rest.len())].to_owned();
     // A module names its neighbours.
-    let whole = |name: String| name.strip_prefix("./").map(|name| format!("/live/{name}")).unwrap_or(name);
+    let here = path.rsplit_once('/').map_or("", |(folder, _)| folder);
+    let whole = |name: String| {
+        let next_door = name.strip_prefix("../").map(|name| format!("/{name}"));
+        next_door.or_else(|| name.strip_prefix("./").map(|name| format!("{here}/{name}"))).unwrap_or(name)
+    };
     text.lines()
         .map(str::trim_start)
         .filter(|line| lines.iter().any(|start| line.starts_with(start)))

@@ -1,5 +1,7 @@
 // What the page reads over REST: the state to begin with, and the position at which it is true.
 
+import { claims } from "./token.js";
+
 const READ_MAX_MS = 15_000;
 const OUTLETS_PER_PAGE = 200;
 
@@ -49,12 +51,4 @@ export function channelsOf(token) {
   if (outlets.length === 0) return ["sales", "outlets"];
   const sales = (outlet) => (register ? `sales/${outlet}/${register}` : `sales/${outlet}`);
   return outlets.flatMap((outlet) => [sales(outlet), `outlets/${outlet}`]);
-}
-
-function claims(token) {
-  try {
-    return JSON.parse(atob(token.split(".")[1].replaceAll("-", "+").replaceAll("_", "/"))) ?? {};
-  } catch {
-    return {}; // No token at all: the hub will say so.
-  }
 }

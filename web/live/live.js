@@ -5,6 +5,7 @@ import { Days } from "./days.js";
 import * as format from "./format.js";
 import { channelsOf, readToday, Refused } from "./hub.js";
 import { Screen } from "./screen.js";
+import { tokenFromAddress, tokenIn } from "./token.js";
 
 const CUT_MS = 20_000;
 const TICK_MS = 1_000;
@@ -25,18 +26,6 @@ let backAt = null;
 const hubTime = () => Date.now() + clock;
 
 // --- The token -------------------------------------------------------------------------------------------------------
-
-/** The token in the address, which is taken out of it: addresses are shown, shared and remembered. */
-function tokenFromAddress() {
-  const token = new URLSearchParams(location.hash.slice(1)).get("token");
-  if (token !== null) history.replaceState(null, "", location.pathname + location.search);
-  return token;
-}
-
-/** What was pasted: a token, or a link that carries one. */
-function tokenIn(text) {
-  return /(?:^|[#&])token=([^&\s]+)/.exec(text)?.[1] ?? text.trim();
-}
 
 /** Goes on with another token: from where we are if it hears the same, else from the beginning. */
 function take(token) {

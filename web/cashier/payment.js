@@ -1,0 +1,145 @@
+// The payment on the screen: what is known of it, and what that means to a cashier.
+
+// How much is known. What says less than we know came late, by the other way, and changes nothing.
+const RANKS = {
+  created: 0,
+  unknown: 1,
+  pending: 2,
+  review: 3,
+  authorized: 3,
+  failed: 4,
+  canceled: 4,
+  expired: 4,
+  paid: 5,
+  settled: 6,
+  paid_late: 6,
+  partially_refunded: 7,
+  refunded: 8,
+  reversed: 8,
+  charged_back: 8,
+};
+const HELD_BY_PROVIDER = new Set(["review", "authorized"]);
+
+/** One payment, bound to its id from before it is asked for: what is said of any other is not for this screen. */
+export class Payment {
+  state = "created";
+  /** What the customer is shown. */
+  shown = null;
+  /** When it ends by itself, in milliseconds by the hub's clock. */
+  expiresAt = null;
+  /** Why it failed. */
+  failure = null;
+  /** That it is being called off: the provider has the last word. */
+  closing = false;
+  /** That it is our own word that it failed, and not the hub's, who may know better. */
+  #refused = false;
+
+  constructor(id) {
+    this.id = id;
+  }
+
+  /** Takes in what REST answered. Says whether anything changed. */
+  answered(view) {
+    // One that was taken by hand comes with its sale, and is there.
+    if (view.payment) return view.payment.payment === this.id && this.#comes({ state: "paid" });
+    return view.id === this.id && this.#comes(view);
+  }
+
+  /** Takes in an event. Says whether anything changed. */
+  heard({ type, data }) {
+    if (data.payment !== this.id) return false;
+    if (type === "payment.captured") return this.#comes({ state: "paid" });
+    return type === "payment.changed" && this.#comes(data);
+  }
+
+  /** The hub would not have it, or does not know it. */
+  refused(why) {
+    const changed = this.#comes({ state: "failed", failure: why });
+    this.#refused ||= changed;
+    return changed;
+  }
+
+  #comes({ state, shown, expires_at, failure, closing }) {
+    const [now, then] = [RANKS[state], this.#refused ? -1 : RANKS[this.state]];
+    // A word that is new to us says nothing that we could show.
+    if (now === undefined || now < then) return false;
+    if (now === then && state !== this.state && !HELD_BY_PROVIDER.has(state)) return false;
+    const before = JSON.stringify(this);
+    [this.state, this.#refused] = [state, false];
+    this.shown = shown ?? (this.isOpen ? this.shown : null);
+    this.expiresAt = expires_at ? Date.parse(expires_at) : this.expiresAt;
+    this.failure = failure ?? (this.cameToNothing ? this.failure : null);
+    // Events do not say it, and it does not end but with the payment.
+    this.closing = this.isOpen && (Boolean(closing) || this.closing);
+    return JSON.stringify(this) !== before;
+  }
+
+  get isPaid() {
+    return this.state === "paid" || this.state === "settled";
+  }
+
+  /** Whether the customer can still pay, or may have. */
+  get isOpen() {
+    return RANKS[this.state] < RANKS.failed;
+  }
+
+  /** Whether it came to nothing: another can be asked for. */
+  get cameToNothing() {
+    return RANKS[this.state] === RANKS.failed;
+  }
+
+  /** Whether another way may be begun beside it: nobody knows what became of this one, and no customer waits for that. */
+  get mayBeReplaced() {
+    return this.cameToNothing || this.state === "unknown";
+  }
+}
+
+const SHOWN = {
+  qr: "Minta pelanggan memindai kode ini.",
+  virtual_account: "Minta pelanggan mentransfer tepat sejumlah ini.",
+  bill: "Minta pelanggan membayar tagihan ini.",
+  redirect: "Minta pelanggan membuka halaman penyedia.",
+};
+
+const STATES = {
+  created: ["Menunggu penyedia", "Permintaan sedang dikirim."],
+  unknown: [
+    "Penyedia belum menjawab",
+    "Hasilnya sedang dicari tahu, dan tidak diminta dua kali. Pelanggan tidak perlu menunggu: pilih cara lain.",
+  ],
+  review: ["Sedang diperiksa", "Penyedia memeriksa pembayaran ini. Barang belum boleh diserahkan."],
+  authorized: ["Dana ditahan", "Dana pelanggan ditahan dan belum diambil. Barang belum boleh diserahkan."],
+  paid: ["LUNAS", ""],
+  settled: ["LUNAS", ""],
+  failed: ["Gagal", "Pembayaran ditolak. Pilih cara lain."],
+  canceled: ["Dibatalkan", "Pembayaran ini dibatalkan. Pilih cara lain, atau mulai penjualan baru."],
+  expired: ["Waktu habis", "Pelanggan tidak membayar pada waktunya. Pilih cara lain, atau mulai penjualan baru."],
+  paid_late: [
+    "Dibayar terlambat",
+    "Uang masuk setelah pembayaran ini berakhir. Jangan serahkan barang; minta atasan memutuskan uangnya.",
+  ],
+  partially_refunded: ["Dikembalikan sebagian", "Sebagian uang sudah kembali ke pelanggan."],
+  refunded: ["Dikembalikan", "Uang sudah kembali ke pelanggan."],
+  reversed: ["Ditarik kembali", "Bank menarik kembali uang ini. Jangan serahkan barang; panggil atasan."],
+  charged_back: ["Ditarik kembali", "Bank pelanggan menarik kembali uang ini. Panggil atasan."],
+};
+
+/** What the screen says of a payment: { title, text }. */
+export function words(payment) {
+  if (payment.closing) return { title: "Membatalkan", text: "Penyedia diminta membatalkan, dan dapat menjawab bahwa sudah dibayar." };
+  if (payment.state === "pending") return { title: "Menunggu pembayaran", text: SHOWN[payment.shown?.type] ?? "" };
+  const [title, text] = STATES[payment.state];
+  return { title, text };
+}
+
+/** How long it is still good for, as `14:59`. Nothing if that is not known, or over. */
+export function countdown(expiresAt, now) {
+  const seconds = Math.ceil((expiresAt - now) / 1000);
+  if (expiresAt === null || seconds <= 0) return "";
+  return `${Math.floor(seconds / 60)}:${String(seconds % 60).padStart(2, "0")}`;
+}
+
+/** A virtual account's number in groups of four, as people read it to one another. */
+export function grouped(number) {
+  return number.replaceAll(/(.{4})(?=.)/g, "$1 ");
+}

@@ -1,0 +1,125 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { newId } from "../cashier/hub.js";
+import { Payment, countdown, grouped, words } from "../cashier/payment.js";
+
+const QR = { type: "qr", text: "000201" };
+const changed = (payment, state, more) => ({ type: "payment.changed", data: { payment, state, ...more } });
+const captured = (payment) => ({ type: "payment.captured", data: { payment } });
+
+function pending() {
+  const payment = new Payment("p");
+  payment.answered({ id: "p", state: "pending", shown: QR, expires_at: "2026-11-23T03:15:00Z" });
+  return payment;
+}
+
+test("LUNAS is for the payment on the screen and for no other", () => {
+  const payment = pending();
+  assert.equal(payment.heard(captured("another")), false);
+  assert.equal(payment.heard(changed("another", "paid")), false);
+  assert.equal(payment.answered({ id: "another", state: "paid" }), false);
+  assert.deepEqual([payment.state, words(payment).title], ["pending", "Menunggu pembayaran"]);
+  assert.equal(payment.heard({ type: "sale.completed", data: { payment: "p" } }), false);
+  assert.equal(payment.heard(captured("p")), true);
+  assert.deepEqual([payment.isPaid, words(payment).title, payment.shown], [true, "LUNAS", null]);
+  assert.equal(payment.heard(captured("p")), false, "nothing new the second time");
+});
+
+test("no state but paid and settled says LUNAS", () => {
+  const states =
+    "created unknown pending review authorized failed canceled expired paid_late partially_refunded refunded reversed charged_back";
+  for (const state of states.split(" ")) {
+    const payment = new Payment("p");
+    payment.heard(changed("p", state));
+    assert.deepEqual([payment.state, payment.isPaid], [state, false]);
+    assert.ok(words(payment).title && words(payment).title !== "LUNAS", state);
+  }
+  const settled = new Payment("p");
+  settled.answered({ id: "p", state: "settled" });
+  assert.deepEqual([settled.isPaid, words(settled).title], [true, "LUNAS"]);
+});
+
+test("a word that comes late takes nothing back", () => {
+  const payment = pending();
+  payment.heard(captured("p"));
+  // The answer to the request that began it, or an event that was missed before the hub was asked.
+  assert.equal(payment.answered({ id: "p", state: "created" }), false);
+  assert.equal(payment.heard(changed("p", "pending", { shown: QR })), false);
+  assert.equal(payment.heard(changed("p", "expired")), false);
+  assert.equal(payment.isPaid, true);
+});
+
+test("what has ended may still be paid, which is for a person", () => {
+  for (const end of ["failed", "canceled", "expired"]) {
+    const payment = pending();
+    payment.heard(changed("p", end, { failure: "DECLINED" }));
+    assert.deepEqual([payment.cameToNothing, payment.mayBeReplaced, payment.shown, payment.failure], [true, true, null, "DECLINED"]);
+    for (const other of ["failed", "canceled", "expired", "pending"]) payment.heard(changed("p", other));
+    assert.equal(payment.state, end, "it ends once");
+    payment.heard(changed("p", "paid_late"));
+    assert.deepEqual([words(payment).title, payment.isPaid, payment.mayBeReplaced], ["Dibayar terlambat", false, false]);
+  }
+});
+
+test("while nobody knows, another way may be begun, and the hub finds out", () => {
+  const payment = new Payment("p");
+  assert.deepEqual([payment.isOpen, payment.mayBeReplaced], [true, false]);
+  payment.answered({ id: "p", state: "unknown" });
+  assert.deepEqual([payment.isOpen, payment.mayBeReplaced], [true, true]);
+  payment.heard(changed("p", "pending", { shown: QR }));
+  assert.deepEqual([payment.mayBeReplaced, payment.shown], [false, QR]);
+});
+
+test("what the page took for refused may be known better by the hub", () => {
+  const payment = new Payment("p");
+  payment.refused("The hub knows nothing of this payment.");
+  assert.equal(payment.cameToNothing, true);
+  assert.equal(payment.heard(changed("p", "pending", { shown: QR })), true);
+  assert.deepEqual([payment.state, payment.failure], ["pending", null]);
+  const paid = pending();
+  paid.heard(captured("p"));
+  assert.equal(paid.refused("no"), false);
+});
+
+test("cash is there when it is answered", () => {
+  const payment = new Payment("p");
+  payment.answered({ payment: { payment: "another" }, sale: {} });
+  assert.equal(payment.isPaid, false);
+  payment.answered({ payment: { payment: "p", method: "cash" }, sale: { state: "completed" } });
+  assert.equal(payment.isPaid, true);
+});
+
+test("calling off is not the end of it", () => {
+  const payment = pending();
+  payment.answered({ id: "p", state: "pending", shown: QR, closing: "canceled" });
+  assert.equal(words(payment).title, "Membatalkan");
+  payment.heard(changed("p", "pending", { shown: QR }));
+  assert.equal(words(payment).title, "Membatalkan", "an event does not say it");
+  payment.heard(captured("p"));
+  assert.equal(words(payment).title, "LUNAS", "the provider had the last word");
+});
+
+test("a state that is new to the page changes nothing", () => {
+  const payment = pending();
+  assert.equal(payment.heard(changed("p", "teleported")), false);
+  assert.equal(payment.state, "pending");
+});
+
+test("counts down by the minute and second", () => {
+  const end = pending().expiresAt;
+  assert.deepEqual([899_001, 60_000, 59_999, 500, 0, -5].map((left) => countdown(end, end - left)), ["15:00", "1:00", "1:00", "0:01", "", ""]);
+  assert.equal(countdown(null, 0), "");
+});
+
+test("reads numbers out in groups", () => {
+  assert.deepEqual(["8808123456789012", "12345", "1234", ""].map(grouped), ["8808 1234 5678 9012", "1234 5", "1234", ""]);
+});
+
+test("ids are of version 7, grow with time, and are never the same", () => {
+  const at = Date.parse("2026-11-23T03:00:00Z");
+  const ids = [newId(at), newId(at + 1), newId(at + 86_400_000)];
+  for (const id of ids) assert.match(id, /^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$/);
+  assert.deepEqual([...ids].sort(), ids);
+  assert.equal(Number.parseInt(ids[0].replaceAll("-", "").slice(0, 12), 16), at);
+  assert.notEqual(newId(at), newId(at));
+});
