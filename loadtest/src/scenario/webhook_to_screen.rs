@@ -12,6 +12,8 @@
 //! a second: a webhook that comes just after such a look waits for the rest of that second. It is webhooks that are measured
 //! here, so looks are put off until every customer has paid. Whatever a webhook has not brought by then they bring, late.
 //!
+//! Payments of one shop may overtake one another, and are counted as reordered then: nobody has promised that they do not.
+//!
 //! At the end every payment has come to its screen exactly once, or the run fails; and so it does if PostgreSQL has not each
 //! of them paid, its sale completed by it and told once in its journal, and nothing left for a person.
 
