@@ -238,6 +238,8 @@ async function pay(way) {
 async function ringUp() {
   const id = newId();
   const opened = await hub.post(`/v1/outlets/${outlet}/sales`, basket.sale(id, register), id);
+  // What the shelf says until it is read again.
+  for (const { product, quantity } of basket.lines()) product.left -= quantity;
   return { id, totalMinor: opened.total_minor, currency: opened.currency, number: opened.number };
 }
 
@@ -259,6 +261,7 @@ async function callOff() {
 function next() {
   if (busy) return;
   leave();
+  drawShelf();
   draw();
   readAgain();
 }
@@ -357,9 +360,10 @@ function step() {
 }
 
 function drawShelf() {
-  $("no-products").hidden = products.length > 0;
+  const shelf = products.filter((product) => product.left > 0);
+  $("no-products").hidden = shelf.length > 0;
   $("shelf").replaceChildren(
-    ...products.map((product) => {
+    ...shelf.map((product) => {
       const item = template("product-template");
       item.querySelector(".name").textContent = product.name;
       item.querySelector(".price").textContent = format.amount(product.priceMinor, product.currency);
