@@ -21,7 +21,7 @@ use super::sales::may_sell;
 use crate::accounts;
 use crate::commerce::payments::attempts::Closing;
 use crate::commerce::payments::tasks::{self, TaskView};
-use crate::commerce::payments::{self, AttemptView, NewAttempt, State as Standing};
+use crate::commerce::payments::{self, NewAttempt, PaymentView, State as Standing};
 use crate::commerce::{outlets, sales};
 use crate::connectors::ability::{self, Ability};
 use crate::connectors::credentials::{Mode, Provider};
@@ -144,19 +144,19 @@ pub(super) async fn ask(hub: &Hub, staff: Staff, once: Once, wanted: Wanted) -> 
                     return Err(Error::conflict_at("live_account", "/mode", detail));
                 }
                 let new = new_attempt(payment, account.id, way, amount_minor, &by, &sale, tx.now())?;
-                Ok(AttemptView::from(payments::begin(tx, &sale, &new).await?))
+                Ok(PaymentView::from(payments::begin(tx, &sale, &new).await?))
             }
             .boxed()
         })
         .await?;
     // The stored answer is of when it was begun; what is answered is how it stands.
-    let payment = serde_json::from_str::<AttemptView>(&written.reply)?.id;
+    let payment = serde_json::from_str::<PaymentView>(&written.reply)?.id;
     let (desk, mut cause) = (hub.desk.clone(), Cause::begun(token));
     cause.at_once = !written.replayed;
     let attending = hub.journal.tasks().spawn(async move { desk.attend_to_end(merchant, payment, cause).await });
     _ = tokio::time::timeout(SHOWN_MAX, attending).await;
     let mut tx = ReadTx::begin(&hub.journal.pools.app, staff.caller()).await?;
-    let view = AttemptView::from(payments::get(tx.sql(), merchant, payment).await?);
+    let view = PaymentView::from(payments::get(tx.sql(), merchant, payment).await?);
     Ok(Written { reply: serde_json::to_string(&view)?, ..written })
 }
 
@@ -228,13 +228,13 @@ pub struct LookParams {
 /// One payment that a provider carries, as it stands. A till that hears nothing asks for it every few seconds.
 #[utoipa::path(get, path = "/v1/payments/{payment}", tag = "payments",
     params(("payment" = PaymentId, Path), LookParams),
-    responses((status = 200, body = AttemptView), (status = "default", body = Problem)))]
+    responses((status = 200, body = PaymentView), (status = "default", body = Problem)))]
 pub async fn get(
     State(hub): State<Hub>,
     staff: Staff,
     At(payment): At<PaymentId>,
     Params(params): Params<LookParams>,
-) -> Result<Json<AttemptView>> {
+) -> Result<Json<PaymentView>> {
     let view = found(&hub, &staff, payment).await?;
     if !params.ask {
         return Ok(Json(view));
@@ -245,24 +245,24 @@ pub async fn get(
     attended(&hub, &staff, payment).await.map(Json)
 }
 
-async fn found(hub: &Hub, staff: &Staff, payment: PaymentId) -> Result<AttemptView> {
+async fn found(hub: &Hub, staff: &Staff, payment: PaymentId) -> Result<PaymentView> {
     staff.may(Permission::ReadSales)?;
     let mut tx = ReadTx::begin(&hub.journal.pools.app, staff.caller()).await?;
-    let view = AttemptView::from(payments::get(tx.sql(), staff.merchant, payment).await?);
+    let view = PaymentView::from(payments::get(tx.sql(), staff.merchant, payment).await?);
     staff.may_at(Permission::ReadSales, view.outlet)?;
     Ok(view)
 }
 
 /// Payments of a sale that a provider carries or was to carry, the first first.
 #[utoipa::path(get, path = "/v1/sales/{sale}/payments", tag = "payments", params(("sale" = SaleId, Path)),
-    responses((status = 200, body = Vec<AttemptView>), (status = "default", body = Problem)))]
-pub async fn of_sale(State(hub): State<Hub>, staff: Staff, At(sale): At<SaleId>) -> Result<Json<Vec<AttemptView>>> {
+    responses((status = 200, body = Vec<PaymentView>), (status = "default", body = Problem)))]
+pub async fn of_sale(State(hub): State<Hub>, staff: Staff, At(sale): At<SaleId>) -> Result<Json<Vec<PaymentView>>> {
     staff.may(Permission::ReadSales)?;
     let mut tx = ReadTx::begin(&hub.journal.pools.app, staff.caller()).await?;
     let outlet = sales::get(tx.sql(), staff.merchant, sale).await?.outlet;
     staff.may_at(Permission::ReadSales, outlet)?;
     let attempts = payments::of_sale(tx.sql(), staff.merchant, sale).await?;
-    Ok(Json(attempts.into_iter().map(AttemptView::from).collect()))
+    Ok(Json(attempts.into_iter().map(PaymentView::from).collect()))
 }
 
 /// The QR code of a payment, as SVG: only while it can be paid.
@@ -281,7 +281,7 @@ pub async fn png(State(hub): State<Hub>, staff: Staff, At(payment): At<PaymentId
     Ok(([(header::CONTENT_TYPE, "image/png"), (header::CACHE_CONTROL, "no-store")], qr.png()?).into_response())
 }
 
-fn code(view: &AttemptView) -> Result<Qr> {
+fn code(view: &PaymentView) -> Result<Qr> {
     match &view.shown {
         Some(PaymentShown::Qr { text }) if view.state == Standing::Pending => Ok(Qr::of(text)?),
         _ => Err(Error::NotFound("QR code")),
@@ -293,7 +293,7 @@ fn code(view: &AttemptView) -> Result<Qr> {
 #[utoipa::path(post, path = "/v1/payments/{payment}/cancel", tag = "payments",
     params(("payment" = PaymentId, Path),
            ("Idempotency-Key" = String, Header, description = "New for each attempt that is not a repetition.")),
-    responses((status = 200, body = AttemptView), (status = "default", body = Problem)))]
+    responses((status = 200, body = PaymentView), (status = "default", body = Problem)))]
 pub async fn cancel(
     State(hub): State<Hub>,
     staff: Staff,
@@ -312,7 +312,7 @@ pub async fn cancel(
                 let sale = payments::get(tx.sql(), merchant, payment).await?.sale;
                 let sale = sales::lock(tx, sale).await?;
                 may_sell(&staff, &sale)?;
-                Ok(AttemptView::from(payments::close(tx, payment, Closing::Canceled).await?))
+                Ok(PaymentView::from(payments::close(tx, payment, Closing::Canceled).await?))
             }
             .boxed()
         })
@@ -322,7 +322,7 @@ pub async fn cancel(
 }
 
 /// Attends to a payment now, and gives it as it stands then.
-async fn attended(hub: &Hub, staff: &Staff, payment: PaymentId) -> Result<AttemptView> {
+async fn attended(hub: &Hub, staff: &Staff, payment: PaymentId) -> Result<PaymentView> {
     let (desk, merchant) = (hub.desk.clone(), staff.merchant);
     let attending =
         hub.journal.tasks().spawn(async move { desk.attend_to_end(merchant, payment, Cause::default()).await });

@@ -15,7 +15,7 @@ use super::payments::{By, LIFE_SECONDS, LIFE_SECONDS_MAX, LIFE_SECONDS_MIN, Want
 use super::problem::Problem;
 use super::reply::{Page, PageParams};
 use crate::commerce::money::AMOUNT_MAX_MINOR;
-use crate::commerce::payments::{AttemptView, by_hand};
+use crate::commerce::payments::{PaymentView, by_hand};
 use crate::commerce::sales::{
     self, Draft, DraftLine, DraftTender, LINES_MAX, Locked, OPEN_SECONDS, OPEN_SECONDS_MAX, OPEN_SECONDS_MIN, PAGE_MAX,
     PaidView, SaleSummary, SaleView, TENDERS_MAX,
@@ -224,7 +224,7 @@ pub async fn complete(
 #[allow(dead_code)] // It is a description.
 pub enum Taken {
     ByHand(PaidView),
-    ByProvider(AttemptView),
+    ByProvider(PaymentView),
 }
 
 /// Takes a payment for an open sale. By hand, cash or what a terminal of one's own says, it is there at once. By a provider it is

@@ -112,7 +112,7 @@ impl Closing {
 
 /// An attempt, as answered.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
-pub struct AttemptView {
+pub struct PaymentView {
     pub id: PaymentId,
     pub sale: SaleId,
     pub outlet: OutletId,
@@ -148,7 +148,7 @@ pub struct AttemptView {
     pub version: i64,
 }
 
-impl From<Attempt> for AttemptView {
+impl From<Attempt> for PaymentView {
     fn from(it: Attempt) -> Self {
         Self {
             id: it.payment,

@@ -12,6 +12,6 @@ pub mod seen;
 pub mod state;
 pub mod tasks;
 
-pub use attempts::{Attempt, AttemptView, NewAttempt, begin, close, get, of_sale};
+pub use attempts::{Attempt, NewAttempt, PaymentView, begin, close, get, of_sale};
 pub use seen::{Applied, Seen, apply};
 pub use state::State;

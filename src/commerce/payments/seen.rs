@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use tillwire_channels::event::{Method, PaymentShown, Severity};
 use tillwire_channels::{Moment, PaymentId};
 
-use super::attempts::{self, Attempt, AttemptView, Closing, There, lock, tell};
+use super::attempts::{self, Attempt, Closing, PaymentView, There, lock, tell};
 use super::held::Held;
 use super::looks::{self, Standing};
 use super::state::{State, Verdict, judge, steps};
@@ -42,7 +42,7 @@ pub struct Seen {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Applied {
     pub outcome: Outcome,
-    pub attempt: AttemptView,
+    pub attempt: PaymentView,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
