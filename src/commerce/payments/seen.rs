@@ -189,6 +189,10 @@ async fn follow(tx: &mut MerchantTx, sale: &Locked, attempt: &mut Attempt, seen:
     }
     for next in path {
         go(tx, sale, attempt, next, seen).await?;
+        // Money that came too late for its sale goes no further without a person.
+        if attempt.state != next {
+            break;
+        }
     }
     Ok(Outcome::Moved)
 }
