@@ -114,9 +114,9 @@ impl Desk {
     /// The same, and if somebody else is at it waits until they are done.
     pub async fn attend_to_end(&self, merchant: MerchantId, payment: PaymentId, mut cause: Cause) -> Result<()> {
         let began = Instant::now();
-        while began.elapsed() < WATCH_MAX {
-            let is_held = held::is_held(&self.journal.pools.app, merchant, payment).await?;
-            if self.attend(merchant, payment, cause.clone()).await?.is_some() || !is_held {
+        while began.elapsed() < WATCH_MAX && !self.vault.keys().is_empty() {
+            let is_done = self.attend(merchant, payment, cause.clone()).await?.is_some();
+            if is_done || !held::is_under_way(&self.journal.pools.app, merchant, payment).await? {
                 break;
             }
             // Whoever was at it may have done it, or have come too early for what is new.

@@ -162,6 +162,24 @@ async fn p5_what_is_paid_after_its_end_is_for_a_person() {
 }
 
 #[tokio::test]
+async fn whoever_calls_a_payment_off_hears_how_it_stands_then_whoever_is_at_it() {
+    let market = Market::opens().await;
+    let shop = market.shop("Toko Roti").await;
+    let bread = shop.stocked("roti", 48_500, "10").await;
+    for _ in 0..10 {
+        let sale = opens(&shop, &bread).await;
+        let payment = asks(&shop, &sale, qris("xendit")).await.created();
+        let path = format!("/v1/payments/{}", payment["id"].as_str().unwrap());
+        let (look, cancel) = (format!("{path}?ask=true"), format!("{path}/cancel"));
+        let looks = futures_util::future::join_all([shop.get(&look), shop.get(&look), shop.get(&look)]);
+        let (canceled, _) = tokio::join!(shop.post(&cancel, json!({})), looks);
+        assert_eq!(canceled.ok()["state"], "canceled");
+        let nothing = json!({ "reason": "nobody paid" });
+        shop.post(&format!("/v1/sales/{}/void", sale["id"].as_str().unwrap()), nothing).await.ok();
+    }
+}
+
+#[tokio::test]
 async fn p6_forgeries_move_no_money() {
     let market = Market::opens().await;
     let shop = market.shop("Toko Roti").await;

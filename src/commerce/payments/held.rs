@@ -101,18 +101,19 @@ pub async fn take(app: &PgPool, merchant: MerchantId, payment: PaymentId, at_onc
     Ok(Some(Held { merchant, attempt, todo, prompted: free.prompted, lease }))
 }
 
-/// Whether somebody attends to a payment.
-pub async fn is_held(app: &PgPool, merchant: MerchantId, payment: PaymentId) -> Result<bool> {
+/// Whether somebody attends to a payment, or is to by now.
+pub async fn is_under_way(app: &PgPool, merchant: MerchantId, payment: PaymentId) -> Result<bool> {
     let mut sql = pool::begin_of(app, merchant).await?;
-    let is_held = sqlx::query_scalar!(
+    let is_under_way = sqlx::query_scalar!(
         r#"select exists (select from payment_attempts
-                          where merchant_id = $1 and payment_id = $2 and leased_until > clock_timestamp()) as "is_held!""#,
+                          where merchant_id = $1 and payment_id = $2
+                            and (leased_until > clock_timestamp() or next_at <= clock_timestamp())) as "is_under_way!""#,
         merchant.0,
         payment.0,
     )
     .fetch_one(&mut *sql)
     .await?;
-    Ok(is_held)
+    Ok(is_under_way)
 }
 
 /// What is to be done for an attempt, whose time may be over.
