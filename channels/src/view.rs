@@ -173,6 +173,9 @@ impl View {
                 "shown",
                 "expires_at",
                 "failure",
+                "forced.by",
+                "forced.at",
+                "forced.reason",
             ]),
             _ => Some(&[]),
         }

@@ -10,6 +10,7 @@ use tillwire_channels::{MerchantId, PaymentId};
 use uuid::Uuid;
 
 use super::attempts::{self, Attempt, Closing};
+use super::looks;
 use super::state::State;
 use crate::error::Result;
 use crate::journal::pool;
@@ -35,10 +36,14 @@ pub enum Todo {
     Charge,
     /// Ask the provider how it stands.
     Look,
+    /// Ask the provider for so much of the money that is held.
+    Capture(i64),
     /// Call it off.
     Close(Closing),
     /// It is called off, or its time is over, and no provider has ever heard of it.
     Drop(Closing),
+    /// Nobody asks any more: it was tried for long enough.
+    GiveUp,
 }
 
 /// Payments that are to be attended to, of all merchants: so many at most, and so many of one. `app` is the
@@ -82,17 +87,26 @@ pub async fn take(app: &PgPool, merchant: MerchantId, payment: PaymentId, at_onc
     .execute(&mut *sql)
     .await?;
     let attempt = attempts::get(&mut sql, merchant, payment).await?;
-    let is_over =
-        sqlx::query_scalar!(r#"select $1::timestamptz <= clock_timestamp() as "is_over!""#, attempt.expires_at)
-            .fetch_one(&mut *sql)
-            .await?;
-    let todo = todo(&attempt, is_over);
-    if todo == Todo::Charge {
+    let clock = sqlx::query!(
+        r#"select $1::timestamptz <= clock_timestamp() as "is_over!", $2::timestamptz < clock_timestamp() as "is_hopeless!""#,
+        attempt.expires_at,
+        looks::until(attempt.state, attempt.created_at, attempt.expires_at),
+    )
+    .fetch_one(&mut *sql)
+    .await?;
+    // Unless there is something new.
+    let is_hopeless = clock.is_hopeless && attempt.state.is_open() && attempt.called_at.is_some() && !free.prompted;
+    let todo = if is_hopeless { Todo::GiveUp } else { todo(&attempt, clock.is_over) };
+    if matches!(todo, Todo::Charge | Todo::Capture(_)) {
         // Before it is asked for: whoever finds it so does not know what came of that.
         sqlx::query!(
-            "update payment_attempts set called_at = clock_timestamp() where merchant_id = $1 and payment_id = $2",
+            "update payment_attempts
+             set called_at = case when $3 then called_at else clock_timestamp() end,
+                 capture_called_at = case when $3 then clock_timestamp() else capture_called_at end
+             where merchant_id = $1 and payment_id = $2",
             merchant.0,
-            payment.0
+            payment.0,
+            matches!(todo, Todo::Capture(_)),
         )
         .execute(&mut *sql)
         .await?;
@@ -123,7 +137,10 @@ fn todo(attempt: &Attempt, is_over: bool) -> Todo {
         (None, None, State::Created) => Todo::Charge,
         // A card's hold is given back by a person's word, or runs out at the bank.
         (Some(why), _, State::Pending) => Todo::Close(why),
+        // Whoever may have taken the money finds that out first.
+        (_, _, State::Authorized) if attempt.capture_called_at.is_some() => Todo::Look,
         (Some(Closing::Canceled), _, State::Authorized | State::Review) => Todo::Close(Closing::Canceled),
+        (_, _, State::Authorized) => attempt.capture_minor.map_or(Todo::Look, Todo::Capture),
         // Whoever does not know whether it is there asks that first.
         _ => Todo::Look,
     }
@@ -132,7 +149,7 @@ fn todo(attempt: &Attempt, is_over: bool) -> Todo {
 impl Held {
     /// The provider was not told of it: whoever comes next finds it as it was.
     pub async fn not_called(&self, app: &PgPool, pause: Duration) -> Result<()> {
-        self.leave(app, pause, self.todo == Todo::Charge).await
+        self.leave(app, pause, matches!(self.todo, Todo::Charge | Todo::Capture(_))).await
     }
 
     /// Nobody knows more than before.
@@ -164,7 +181,8 @@ impl Held {
              set lease = null, leased_until = null,
                  next_at = case when prompted then now() else now() + make_interval(secs => $4) end,
                  prompted = prompted or $6,
-                 called_at = case when $5 and state = 'created' then null else called_at end
+                 called_at = case when $5 and state = 'created' then null else called_at end,
+                 capture_called_at = case when $5 and state = 'authorized' then null else capture_called_at end
              where merchant_id = $1 and payment_id = $2 and lease = $3",
             self.merchant.0,
             self.attempt.payment.0,
