@@ -22,6 +22,10 @@ impl Desk {
         let Ok(request) = connector.capture(&known(&held.attempt)?, amount_minor) else {
             return self.look(held, account, cause).await;
         };
+        if !held.asks_to_take(app, amount_minor).await? {
+            held.put_off(app, NOT_SENT_PAUSE).await?;
+            return Ok(None);
+        }
         match self.carry(held, account, &request, true).await {
             Outcome::Answered(answer) => match connector.read(&request.asked, &answer) {
                 Ok(report) if report.state.is_some() => self.told(held, account, report).await,

@@ -120,8 +120,11 @@ impl Desk {
     pub async fn attend_to_end(&self, merchant: MerchantId, payment: PaymentId, mut cause: Cause) -> Result<()> {
         let began = Instant::now();
         while began.elapsed() < WATCH_MAX {
-            let is_held = held::is_held(&self.journal.pools.app, merchant, payment).await?;
-            if self.attend(merchant, payment, cause.clone()).await?.is_some() || !is_held {
+            let is_held = async || held::is_held(&self.journal.pools.app, merchant, payment).await;
+            let was_held = is_held().await?;
+            let is_done = self.attend(merchant, payment, cause.clone()).await?.is_some();
+            // Somebody may have come to it in between.
+            if is_done || !was_held && !is_held().await? {
                 break;
             }
             // Whoever was at it may have done it, or have come too early for what is new.
@@ -252,6 +255,10 @@ impl Desk {
     async fn not_found(&self, held: &Held, account: &Account) -> Result<Option<Applied>> {
         let attempt = &held.attempt;
         match (account.provider, attempt.state, attempt.closing) {
+            // Nobody can have paid it, whatever somebody says.
+            (Provider::Midtrans, State::Created | State::Unknown, None) if attempt.forced.is_some() => {
+                self.failed(held, "never_arrived").await
+            }
             (Provider::Midtrans, State::Created | State::Unknown, None) => {
                 held.never_arrived(&self.journal.pools.app).await?;
                 Ok(None)

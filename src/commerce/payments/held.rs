@@ -87,26 +87,19 @@ pub async fn take(app: &PgPool, merchant: MerchantId, payment: PaymentId, at_onc
     .execute(&mut *sql)
     .await?;
     let attempt = attempts::get(&mut sql, merchant, payment).await?;
-    let clock = sqlx::query!(
-        r#"select $1::timestamptz <= clock_timestamp() as "is_over!", $2::timestamptz < clock_timestamp() as "is_hopeless!""#,
-        attempt.expires_at,
-        looks::until(attempt.state, attempt.created_at, attempt.expires_at),
-    )
-    .fetch_one(&mut *sql)
-    .await?;
+    let is_over =
+        sqlx::query_scalar!(r#"select $1::timestamptz <= clock_timestamp() as "is_over!""#, attempt.expires_at)
+            .fetch_one(&mut *sql)
+            .await?;
     // Unless there is something new.
-    let is_hopeless = clock.is_hopeless && attempt.state.is_open() && attempt.called_at.is_some() && !free.prompted;
-    let todo = if is_hopeless { Todo::GiveUp } else { todo(&attempt, clock.is_over) };
-    if matches!(todo, Todo::Charge | Todo::Capture(_)) {
+    let is_hopeless = is_over && !free.prompted && is_hopeless(&mut sql, &attempt).await?;
+    let todo = if is_hopeless { Todo::GiveUp } else { todo(&attempt, is_over) };
+    if todo == Todo::Charge {
         // Before it is asked for: whoever finds it so does not know what came of that.
         sqlx::query!(
-            "update payment_attempts
-             set called_at = case when $3 then called_at else clock_timestamp() end,
-                 capture_called_at = case when $3 then clock_timestamp() else capture_called_at end
-             where merchant_id = $1 and payment_id = $2",
+            "update payment_attempts set called_at = clock_timestamp() where merchant_id = $1 and payment_id = $2",
             merchant.0,
-            payment.0,
-            matches!(todo, Todo::Capture(_)),
+            payment.0
         )
         .execute(&mut *sql)
         .await?;
@@ -129,6 +122,16 @@ pub async fn is_held(app: &PgPool, merchant: MerchantId, payment: PaymentId) -> 
     Ok(is_held)
 }
 
+/// Whether it was tried for long enough to find out what became of one that is open.
+async fn is_hopeless(sql: &mut PgConnection, attempt: &Attempt) -> Result<bool> {
+    if !attempt.state.is_open() || attempt.called_at.is_none() {
+        return Ok(false);
+    }
+    let until = looks::until(attempt.state, attempt.created_at, attempt.expires_at);
+    let is_past = sqlx::query_scalar!(r#"select $1::timestamptz < clock_timestamp() as "is_past!""#, until);
+    Ok(is_past.fetch_one(sql).await?)
+}
+
 /// What is to be done for an attempt, whose time may be over.
 fn todo(attempt: &Attempt, is_over: bool) -> Todo {
     let closing = attempt.closing.or(is_over.then_some(Closing::Expired));
@@ -147,6 +150,25 @@ fn todo(attempt: &Attempt, is_over: bool) -> Todo {
 }
 
 impl Held {
+    /// Writes down that its provider is asked to take so much of what it holds, before it is: whoever finds it so does not know
+    /// what came of that. False if that is not to be done any more, or by somebody else.
+    pub async fn asks_to_take(&self, app: &PgPool, amount_minor: i64) -> Result<bool> {
+        let mut sql = pool::begin_of(app, self.merchant).await?;
+        let asked = sqlx::query!(
+            "update payment_attempts set capture_called_at = clock_timestamp()
+             where merchant_id = $1 and payment_id = $2 and lease = $3 and capture_minor = $4 and capture_called_at is null
+               and state = 'authorized' and closing is null",
+            self.merchant.0,
+            self.attempt.payment.0,
+            self.lease,
+            amount_minor,
+        )
+        .execute(&mut *sql)
+        .await?;
+        sql.commit().await?;
+        Ok(asked.rows_affected() > 0)
+    }
+
     /// The provider was not told of it: whoever comes next finds it as it was.
     pub async fn not_called(&self, app: &PgPool, pause: Duration) -> Result<()> {
         self.leave(app, pause, matches!(self.todo, Todo::Charge | Todo::Capture(_))).await
@@ -157,13 +179,14 @@ impl Held {
         self.leave(app, pause, false).await
     }
 
-    /// The provider is sure that it has never heard of it: it can be asked for once more.
+    /// The provider is sure that it has never heard of it: it can be asked for once more, unless somebody has just taken it for paid.
     pub async fn never_arrived(&self, app: &PgPool) -> Result<()> {
         let mut sql = pool::begin_of(app, self.merchant).await?;
         sqlx::query!(
             "update payment_attempts
-             set lease = null, leased_until = null, next_at = now(), looks = 0, state = 'created', called_at = null,
-                 version = version + 1
+             set lease = null, leased_until = null, next_at = now(), looks = 0, version = version + 1,
+                 state = case when forced_at is null then 'created' else state end,
+                 called_at = case when forced_at is null then null else called_at end
              where merchant_id = $1 and payment_id = $2 and lease = $3 and state in ('created', 'unknown')",
             self.merchant.0,
             self.attempt.payment.0,

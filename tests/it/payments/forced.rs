@@ -122,7 +122,15 @@ async fn what_is_forced_and_fails_at_its_provider_is_for_a_person() {
         market.says("fail", json!({ "id": payment["id"], "deny": true })).await;
         comes_to(&shop, &payment, "failed").await;
     }
-    assert_eq!(kinds(&tasks(&shop).await), ["forced_unpaid", "forced_unpaid"]);
+    // Or its provider has never heard of it, and is not asked for it anew.
+    market.says("faults", json!({ "fault": "reset", "on": "charge", "provider": "midtrans" })).await;
+    let sale = opens(&shop, &bread).await;
+    let payment = asks(&shop, &sale, qris("midtrans")).await.created();
+    assert_eq!(payment["state"], "unknown", "{payment}");
+    forces(&shop, &payment).await;
+    assert_eq!(comes_to(&shop, &payment, "failed").await["failure"], "never_arrived");
+    assert_eq!(market.asked("midtrans", "charge").await, 2, "each once");
+    assert_eq!(kinds(&tasks(&shop).await), ["forced_unpaid", "forced_unpaid", "forced_unpaid"]);
 }
 
 #[tokio::test]
@@ -180,7 +188,9 @@ async fn what_the_page_shows_is_done() {
     let payment = asks(&shop, &sale, qris("midtrans")).await.created();
     let forced = shop.post(&of(&payment, "force"), body.clone()).await.ok();
     assert_eq!(forced["forced"]["reason"], body["reason"]);
-    for word in ["forced_unpaid", "given_up", "payment_forced", "payment_forced_paid", "force_payments", "capture_minor"] {
+    for word in
+        ["forced_unpaid", "given_up", "payment_forced", "payment_forced_paid", "force_payments", "capture_minor"]
+    {
         assert!(page.contains(&format!("`{word}`")), "{word}");
     }
 }
