@@ -550,7 +550,7 @@ export const VIEWS = {
     "sale.completed": ["sale", "number", "business_date", "currency", "subtotal_minor", "discount_minor", "total_minor", "lines.line", "lines.variant", "lines.sku", "lines.name", "lines.quantity", "lines.unit_price_minor", "lines.discount_minor", "lines.total_minor", "tenders.payment", "tenders.method", "tenders.amount_minor", "tenders.change_minor"],
     "sale.voided": ["sale", "number", "currency", "total_minor", "reason", "note"],
     "payment.captured": ["payment", "sale", "method", "currency", "amount_minor", "tendered_minor", "change_minor"],
-    "payment.changed": ["payment", "sale", "provider", "method", "bank", "currency", "amount_minor", "state", "shown", "expires_at", "failure", "forced.by", "forced.at", "forced.reason"],
+    "payment.changed": ["payment", "sale", "provider", "method", "bank", "currency", "amount_minor", "state", "shown", "expires_at", "failure", "forced"],
     "stock.changed": ["variant", "sku", "name", "on_hand", "change", "reason"],
     "stock.reserved": ["levels.variant", "levels.sku", "levels.name", "levels.reserved", "levels.change"],
     "product.changed": ["product", "name", "department", "category", "brand", "package", "currency", "active", "version", "variants.variant", "variants.sku", "variants.name", "variants.price_minor", "variants.barcodes"],

@@ -173,9 +173,7 @@ impl View {
                 "shown",
                 "expires_at",
                 "failure",
-                "forced.by",
-                "forced.at",
-                "forced.reason",
+                "forced",
             ]),
             _ => Some(&[]),
         }
