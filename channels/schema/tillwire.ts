@@ -185,8 +185,18 @@ export interface PaymentChanged {
   shown: PaymentShown | null;
   /** When it is called off by itself. */
   expires_at: string;
-  /** Why it failed, as its provider names it. */
+  /** Why it failed, or why the money that is held was not taken, as its provider names it. */
   failure: string | null;
+  /** That somebody has taken it for paid before its provider said so. Its sale is paid by it. */
+  forced: PaymentForced | null;
+}
+
+/** That somebody has taken a payment for paid which its provider has not confirmed yet. */
+export interface PaymentForced {
+  by: StaffId;
+  at: string;
+  /** In their own words. */
+  reason: string;
 }
 
 /** A payment of a sale. */
@@ -540,7 +550,7 @@ export const VIEWS = {
     "sale.completed": ["sale", "number", "business_date", "currency", "subtotal_minor", "discount_minor", "total_minor", "lines.line", "lines.variant", "lines.sku", "lines.name", "lines.quantity", "lines.unit_price_minor", "lines.discount_minor", "lines.total_minor", "tenders.payment", "tenders.method", "tenders.amount_minor", "tenders.change_minor"],
     "sale.voided": ["sale", "number", "currency", "total_minor", "reason", "note"],
     "payment.captured": ["payment", "sale", "method", "currency", "amount_minor", "tendered_minor", "change_minor"],
-    "payment.changed": ["payment", "sale", "provider", "method", "bank", "currency", "amount_minor", "state", "shown", "expires_at", "failure"],
+    "payment.changed": ["payment", "sale", "provider", "method", "bank", "currency", "amount_minor", "state", "shown", "expires_at", "failure", "forced"],
     "stock.changed": ["variant", "sku", "name", "on_hand", "change", "reason"],
     "stock.reserved": ["levels.variant", "levels.sku", "levels.name", "levels.reserved", "levels.change"],
     "product.changed": ["product", "name", "department", "category", "brand", "package", "currency", "active", "version", "variants.variant", "variants.sku", "variants.name", "variants.price_minor", "variants.barcodes"],

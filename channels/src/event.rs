@@ -312,8 +312,24 @@ pub struct PaymentChanged {
     #[ts(type = "string")]
     #[schema(value_type = String, format = DateTime)]
     pub expires_at: Moment,
-    /// Why it failed, as its provider names it.
+    /// Why it failed, or why the money that is held was not taken, as its provider names it.
     pub failure: Option<String>,
+    /// That somebody has taken it for paid before its provider said so. Its sale is paid by it.
+    #[serde(default)]
+    pub forced: Option<PaymentForced>,
+}
+
+/// That somebody has taken a payment for paid which its provider has not confirmed yet.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema, TS, ToSchema)]
+pub struct PaymentForced {
+    pub by: StaffId,
+    #[serde(with = "time::serde::rfc3339")]
+    #[schemars(with = "String", extend("format" = "date-time"))]
+    #[ts(type = "string")]
+    #[schema(value_type = String, format = DateTime)]
+    pub at: Moment,
+    /// In their own words.
+    pub reason: String,
 }
 
 /// Where a payment stands that a provider carries.

@@ -173,6 +173,7 @@ impl View {
                 "shown",
                 "expires_at",
                 "failure",
+                "forced",
             ]),
             _ => Some(&[]),
         }

@@ -60,6 +60,8 @@ pub enum Fault {
     StuckPending,
     /// A card's payment is left to the merchant to approve or to deny.
     Challenge,
+    /// A card at Xendit is refused by its bank, whatever the amount. On a page the customer may try another.
+    CardRefused,
     /// The customer pays `seconds` after it has expired or was cancelled. `on` is `expire` or `cancel`.
     PayAfterExpire,
 

@@ -3,11 +3,13 @@
 //! Everything under `/v1` speaks JSON in snake_case and answers errors as problem+json (RFC 9457), see [`problem`].
 
 mod audit;
+mod captures;
 mod catalog;
 mod dead_letters;
 mod devices;
 mod docs;
 mod extract;
+mod forces;
 mod guard;
 mod health;
 mod journal;
@@ -99,6 +101,8 @@ fn routes_of_one() -> OpenApiRouter<Hub> {
         .routes(routes!(payments::svg))
         .routes(routes!(payments::png))
         .routes(routes!(payments::cancel))
+        .routes(routes!(captures::capture))
+        .routes(routes!(forces::force))
         .routes(routes!(payments::list_tasks))
         .routes(routes!(payments::ways))
         .routes(routes!(providers::notified))

@@ -25,7 +25,7 @@ use crate::commerce::payments::{self, NewAttempt, PaymentView, State as Standing
 use crate::commerce::{outlets, sales};
 use crate::connectors::ability::{self, Ability};
 use crate::connectors::credentials::{Mode, Provider};
-use crate::connectors::payment::{Bank, Charge, Method as Way};
+use crate::connectors::payment::{Bank, Card, Charge, Method as Way};
 use crate::connectors::qr::Qr;
 use crate::error::{Error, Result};
 use crate::hub::Hub;
@@ -110,6 +110,8 @@ pub(super) struct By {
     pub bank: Option<Bank>,
     pub life_seconds: u32,
     pub card_token: Option<SecretString>,
+    /// Whether the money is held first.
+    pub hold: bool,
 }
 
 /// Asks a provider for a payment: it is written down first, then asked for, and answered as it stands then.
@@ -197,7 +199,11 @@ fn new_attempt(
         expires_in: sent.map(|seconds| Duration::from_secs(seconds.into())),
         at: now,
         shop: String::new(),
-        card: Cause::begun(by.card_token.clone()).card,
+        card: (by.hold || by.card_token.is_some()).then(|| Card {
+            token: by.card_token.clone(),
+            hold: by.hold,
+            ..Card::default()
+        }),
         notify_url: None,
         labels: Default::default(),
     };
@@ -212,6 +218,7 @@ fn new_attempt(
         amount_minor,
         expires_in_seconds: sent,
         life: time::Duration::seconds(life_seconds.into()),
+        hold: by.hold,
     })
 }
 
@@ -322,7 +329,7 @@ pub async fn cancel(
 }
 
 /// Attends to a payment now, and gives it as it stands then.
-async fn attended(hub: &Hub, staff: &Staff, payment: PaymentId) -> Result<PaymentView> {
+pub(super) async fn attended(hub: &Hub, staff: &Staff, payment: PaymentId) -> Result<PaymentView> {
     let (desk, merchant) = (hub.desk.clone(), staff.merchant);
     let attending =
         hub.journal.tasks().spawn(async move { desk.attend_to_end(merchant, payment, Cause::default()).await });

@@ -8,17 +8,17 @@ use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use tillwire_channels::event::Method;
 use tillwire_channels::{Moment, OutletId, PaymentId, Quantity, RegisterId, SaleId, VariantId};
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 
 use super::extract::{At, IdempotencyKey, Params, Valid, printable};
 use super::payments::{By, LIFE_SECONDS, LIFE_SECONDS_MAX, LIFE_SECONDS_MIN, Wanted};
 use super::problem::Problem;
-use super::reply::{Page, PageParams};
+use super::reply::{Page, bounded, cursor};
 use crate::commerce::money::AMOUNT_MAX_MINOR;
 use crate::commerce::payments::{PaymentView, by_hand};
 use crate::commerce::sales::{
     self, Draft, DraftLine, DraftTender, LINES_MAX, Locked, OPEN_SECONDS, OPEN_SECONDS_MAX, OPEN_SECONDS_MIN, PAGE_MAX,
-    PaidView, SaleSummary, SaleView, TENDERS_MAX,
+    PaidView, SaleState, SaleSummary, SaleView, TENDERS_MAX,
 };
 use crate::connectors::credentials::{Mode, Provider};
 use crate::connectors::payment::Bank;
@@ -134,6 +134,11 @@ pub struct TakePayment {
     #[garde(skip)]
     #[schema(value_type = Option<String>)]
     pub card_token: Option<SecretString>,
+    /// By a provider, for a card: whether its money is held first. `POST /v1/payments/{payment}/capture` takes it, `…/cancel` lets
+    /// go of it.
+    #[garde(skip)]
+    #[serde(default)]
+    pub hold: bool,
 }
 
 /// Voids an open sale.
@@ -189,9 +194,14 @@ impl CompleteSale {
 
 /// Whether somebody may sell where this sale is: at its outlet, and whoever is bound to a register at that.
 pub(super) fn may_sell(staff: &Staff, sale: &Locked) -> Result<()> {
-    staff.may_at(Permission::Sell, sale.outlet)?;
+    may_there(staff, Permission::Sell, sale)
+}
+
+/// The same of whatever is done for a sale.
+pub(super) fn may_there(staff: &Staff, permission: Permission, sale: &Locked) -> Result<()> {
+    staff.may_at(permission, sale.outlet)?;
     if staff.register.is_some_and(|own| own != sale.register) {
-        return Err(Error::Denied(Permission::Sell));
+        return Err(Error::Denied(permission));
     }
     Ok(())
 }
@@ -221,7 +231,7 @@ pub async fn complete(
 /// What a payment answers: one by hand is there at once, one by a provider is on its way.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(untagged)]
-#[allow(dead_code)] // It is a description.
+#[allow(dead_code, clippy::large_enum_variant)] // It is a description.
 pub enum Taken {
     ByHand(PaidView),
     ByProvider(PaymentView),
@@ -244,8 +254,18 @@ pub async fn pay(
 ) -> Result<Written> {
     staff.may(Permission::Sell)?;
     let once = key.once("POST /v1/sales/{sale}/payments", &bytes);
-    let TakePayment { id, method, amount_minor, tendered_minor, provider, mode, bank, expires_in_seconds, card_token } =
-        body;
+    let TakePayment {
+        id,
+        method,
+        amount_minor,
+        tendered_minor,
+        provider,
+        mode,
+        bank,
+        expires_in_seconds,
+        card_token,
+        hold,
+    } = body;
     let id = id.unwrap_or_else(PaymentId::new);
     if let Some(provider) = provider {
         if tendered_minor.is_some() {
@@ -253,7 +273,8 @@ pub async fn pay(
             return Err(Error::invalid("tendered_mismatch", "/tendered_minor", detail));
         }
         let mode = mode.unwrap_or(Mode::Live);
-        let by = By { provider, mode, bank, life_seconds: expires_in_seconds.unwrap_or(LIFE_SECONDS), card_token };
+        let by =
+            By { provider, mode, bank, life_seconds: expires_in_seconds.unwrap_or(LIFE_SECONDS), card_token, hold };
         return super::payments::ask(&hub, staff, once, Wanted { payment: id, sale, method, amount_minor, by }).await;
     }
     let unexpected = [
@@ -261,6 +282,7 @@ pub async fn pay(
         ("/bank", bank.is_some()),
         ("/expires_in_seconds", expires_in_seconds.is_some()),
         ("/card_token", card_token.is_some()),
+        ("/hold", hold),
     ];
     if let Some((pointer, _)) = unexpected.into_iter().find(|(_, is_there)| *is_there) {
         return Err(Error::invalid("provider_missing", pointer, "This is for a payment by a provider: which?"));
@@ -320,20 +342,33 @@ pub async fn get(State(hub): State<Hub>, staff: Staff, At(sale): At<SaleId>) -> 
     Ok(Json(sale))
 }
 
-/// Sales of an outlet, the largest id first. Ids that the hub makes grow with time, so of those the newest come first.
+/// Which sales to list.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct SaleParams {
+    /// Those alone that stand so.
+    pub state: Option<SaleState>,
+    /// How many, at most.
+    pub limit: Option<u32>,
+    /// The `next_cursor` of the page before.
+    pub cursor: Option<String>,
+}
+
+/// Sales of an outlet, all or those in one state, the largest id first. Ids that the hub makes grow with time, so of those the newest come first.
 #[utoipa::path(get, path = "/v1/outlets/{outlet}/sales", tag = "sales",
-    params(("outlet" = OutletId, Path), PageParams),
+    params(("outlet" = OutletId, Path), SaleParams),
     responses((status = 200, body = Page<SaleSummary>), (status = "default", body = Problem)))]
 pub async fn list(
     State(hub): State<Hub>,
     staff: Staff,
     At(outlet): At<OutletId>,
-    Params(params): Params<PageParams>,
+    Params(params): Params<SaleParams>,
 ) -> Result<Json<Page<SaleSummary>>> {
     staff.may_at(Permission::ReadSales, outlet)?;
-    let (limit, cursor) = params.read(50, PAGE_MAX)?;
+    let (limit, cursor) = (bounded(params.limit, 50, PAGE_MAX)?, cursor(params.cursor.as_deref())?);
     let mut tx = ReadTx::begin(&hub.journal.pools.app, staff.caller()).await?;
     crate::commerce::outlets::get(tx.sql(), staff.merchant, outlet).await?;
-    let sales = sales::list(tx.sql(), staff.merchant, outlet, cursor.map(SaleId), limit).await?;
+    let sales = sales::list(tx.sql(), staff.merchant, outlet, params.state, cursor.map(SaleId), limit).await?;
     Ok(Json(Page::cut(sales, limit, |sale| sale.id.0)))
 }

@@ -34,6 +34,8 @@ pub enum Permission {
     ManageWebhooks,
     /// Add and change accounts at payment providers.
     ManagePayments,
+    /// Take a payment for paid before its provider has said so.
+    ForcePayments,
     /// Look at what could not be done, have it tried again, or drop it.
     ManageDeadLetters,
     /// Read who did what.
@@ -53,7 +55,7 @@ impl Permission {
             // Everybody but a wall.
             Self::BeNotified => &[Owner, Manager, Cashier, Clerk, Accountant, Auditor],
             Self::ReadCatalog | Self::ReadStock | Self::ReadOutlets | Self::ReadJournal => Role::ALL,
-            Self::ChangeCatalog => &[Owner, Manager],
+            Self::ChangeCatalog | Self::ForcePayments => &[Owner, Manager],
             Self::MoveStock => &[Owner, Manager, Clerk],
             Self::ManageOutlets
             | Self::ManageStaff
@@ -81,6 +83,7 @@ impl fmt::Display for Permission {
             Self::ReadJournal => "read_journal",
             Self::ManageWebhooks => "manage_webhooks",
             Self::ManagePayments => "manage_payments",
+            Self::ForcePayments => "force_payments",
             Self::ManageDeadLetters => "manage_dead_letters",
             Self::ReadAudit => "read_audit",
             Self::BeNotified => "be_notified",

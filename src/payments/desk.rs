@@ -32,7 +32,7 @@ use crate::journal::{Journal, pool};
 use crate::vault::Vault;
 
 /// How long a payment rests after a call that could not be made, if nobody says for how long.
-const NOT_SENT_PAUSE: Duration = Duration::from_secs(2);
+pub(super) const NOT_SENT_PAUSE: Duration = Duration::from_secs(2);
 /// How long after a call that came to nothing.
 const PAUSE: Duration = Duration::from_secs(10);
 /// How long when only a person can mend what is in the way: the merchant's keys, say.
@@ -93,8 +93,12 @@ impl Desk {
         }
         let Some(held) = held::take(app, merchant, payment, cause.at_once).await? else { return Ok(None) };
         let cause = Cause { prompted: cause.prompted || held.prompted, ..cause };
-        if let Todo::Drop(why) = held.todo {
-            return self.say(&held, Seen { state: Some(why.state()), asked: true, ..Seen::default() }).await;
+        match held.todo {
+            Todo::Drop(why) => {
+                return self.say(&held, Seen { state: Some(why.state()), asked: true, ..Seen::default() }).await;
+            }
+            Todo::GiveUp => return self.say(&held, Seen::default()).await,
+            _ => {}
         }
         let account = match self.account(&held).await {
             Ok(account) => account,
@@ -104,8 +108,9 @@ impl Desk {
             }
         };
         match held.todo {
-            Todo::Drop(_) => Ok(None), // It was.
+            Todo::Drop(_) | Todo::GiveUp => Ok(None), // It was.
             Todo::Charge => self.charge(&held, &account, cause).await,
+            Todo::Capture(amount_minor) => self.capture(&held, &account, &cause, amount_minor).await,
             Todo::Look => self.look(&held, &account, &cause).await,
             Todo::Close(_) => self.close(&held, &account, &cause).await,
         }
@@ -140,7 +145,8 @@ impl Desk {
                 return Err(error);
             }
         };
-        if account.provider == Provider::Midtrans && charge.method == Method::Card && charge.card.is_none() {
+        let has_token = charge.card.as_ref().is_some_and(|card| card.token.is_some());
+        if account.provider == Provider::Midtrans && charge.method == Method::Card && !has_token {
             return self.failed(held, "card_token_lost").await; // Whoever had it died before it was used.
         }
         let request = match account.credentials.connector().charge(&charge) {
@@ -170,12 +176,14 @@ impl Desk {
 
     /// Asks how it stands: by the most specific name that is known, and by the one that an answer tells of, for what was asked
     /// for may be over while its payment has come.
-    async fn look(&self, held: &Held, account: &Account, cause: &Cause) -> Result<Option<Applied>> {
+    pub(super) async fn look(&self, held: &Held, account: &Account, cause: &Cause) -> Result<Option<Applied>> {
         let (app, connector) = (&self.journal.pools.app, account.credentials.connector());
         let (own, mut prompted) = (known(&held.attempt)?, cause.prompted);
         // What a notification names is a claim: it is asked for by it, and else without.
         let mut asked_by = Known { ids: own.ids.clone().and(cause.hint.clone()), ..own.clone() };
         let mut report = None;
+        // Where a card is entered on a page, only that says whether a card that was refused was the last.
+        let mut page = page_of(&held.attempt, &own.ids);
         for _ in 0..LOOKS_MAX {
             let Ok(request) = connector.status(&asked_by) else { break };
             let answer = match self.carry_soon(held, account, &request, prompted).await {
@@ -203,9 +211,11 @@ impl Desk {
                     let newer = asked_by.ids.clone().and(read.ids.clone());
                     let leads_on = newer != asked_by.ids && read.state != Some(State::Pending);
                     asked_by.ids = newer;
+                    let is_refused = read.state == Some(State::Failed);
                     report = Some(read);
                     if !leads_on {
-                        break;
+                        let Some(page) = page.take().filter(|_| is_refused) else { break };
+                        (asked_by.ids, report) = (page, None);
                     }
                 }
                 Err(_) if asked_by.ids != own.ids && report.is_none() => asked_by.ids = own.ids.clone(),
@@ -225,7 +235,11 @@ impl Desk {
             prompted = true; // It is one look.
         }
         match report {
-            Some(report) => self.told(held, account, report).await,
+            Some(report) => {
+                let seen = seen(&held.attempt, account, report, true)?;
+                let still_held = seen.state == Some(State::Authorized);
+                self.say(held, Seen { still_held, ..seen }).await
+            }
             None => {
                 held.put_off(app, LONG_PAUSE).await?; // The provider names it in a notification first.
                 Ok(None)
@@ -238,6 +252,10 @@ impl Desk {
     async fn not_found(&self, held: &Held, account: &Account) -> Result<Option<Applied>> {
         let attempt = &held.attempt;
         match (account.provider, attempt.state, attempt.closing) {
+            // Nobody can have paid it, whatever somebody says.
+            (Provider::Midtrans, State::Created | State::Unknown, None) if attempt.forced.is_some() => {
+                self.failed(held, "never_arrived").await
+            }
             (Provider::Midtrans, State::Created | State::Unknown, None) => {
                 held.never_arrived(&self.journal.pools.app).await?;
                 Ok(None)
@@ -278,7 +296,7 @@ impl Desk {
         }
     }
 
-    async fn carry(&self, held: &Held, account: &Account, request: &Request, prompted: bool) -> Outcome {
+    pub(super) async fn carry(&self, held: &Held, account: &Account, request: &Request, prompted: bool) -> Outcome {
         let Account { provider, mode, .. } = *account;
         self.caller.carry(Call { merchant: held.merchant, provider, mode, request, prompted }).await
     }
@@ -295,7 +313,7 @@ impl Desk {
     }
 
     /// The provider has said something of it.
-    async fn told(&self, held: &Held, account: &Account, report: Report) -> Result<Option<Applied>> {
+    pub(super) async fn told(&self, held: &Held, account: &Account, report: Report) -> Result<Option<Applied>> {
         self.say(held, seen(&held.attempt, account, report, true)?).await
     }
 
@@ -304,10 +322,16 @@ impl Desk {
     }
 
     async fn refused(&self, held: &Held, refusal: &Refusal) -> Result<Option<Applied>> {
+        let why = self.why(held, refusal)?;
+        self.failed(held, &why).await
+    }
+
+    /// Why it was refused, in a word; the rest is for whoever looks after the merchant's account.
+    pub(super) fn why(&self, held: &Held, refusal: &Refusal) -> Result<String> {
         let said = refusal.said.as_deref().unwrap_or("no words");
         info!(payment = %held.attempt.payment, "{} refuses a payment: {} ({said})", held.attempt.provider, refusal.theirs);
         let code = serde_json::to_value(refusal.code)?;
-        self.failed(held, code.as_str().unwrap_or("refused")).await
+        Ok(code.as_str().unwrap_or("refused").to_owned())
     }
 
     async fn failed(&self, held: &Held, why: &str) -> Result<Option<Applied>> {
@@ -315,7 +339,7 @@ impl Desk {
         self.say(held, Seen { state: Some(State::Failed), asked: true, failure, ..Seen::default() }).await
     }
 
-    async fn say(&self, held: &Held, seen: Seen) -> Result<Option<Applied>> {
+    pub(super) async fn say(&self, held: &Held, seen: Seen) -> Result<Option<Applied>> {
         let (payment, merchant) = (held.attempt.payment, held.merchant);
         let mut tried = 1;
         loop {
@@ -354,7 +378,7 @@ impl Desk {
             expires_in: attempt.expires_in_seconds.map(|seconds| Duration::from_secs(seconds.into())),
             at: tillwire_channels::Moment::now_utc(),
             shop: outlet.name,
-            card,
+            card: if attempt.hold { Some(Card { hold: true, ..card.unwrap_or_default() }) } else { card },
             notify_url: None,
             labels: BTreeMap::from([("outlet".to_owned(), outlet.code), ("sale".to_owned(), attempt.sale.to_string())]),
         })
@@ -391,6 +415,7 @@ pub(super) fn seen(attempt: &Attempt, account: &Account, report: Report, asked: 
         issuer: report.issuer,
         fee_minor: report.fee_minor,
         reversible: ability.is_some_and(|it| it.reversible_seconds.is_some()),
+        ..Seen::default()
     })
 }
 
@@ -410,7 +435,14 @@ pub(crate) fn reference(payment: PaymentId) -> Result<Id> {
     Id::parse(&payment.to_string()).ok_or_else(|| anyhow::anyhow!("a payment's id that is none").into())
 }
 
-fn known(attempt: &Attempt) -> Result<Known> {
+/// The page on which the customer pays, while they may.
+fn page_of(attempt: &Attempt, ids: &Ids) -> Option<Ids> {
+    let may_pay = matches!(attempt.state, State::Created | State::Unknown | State::Pending);
+    let session = ids.session.clone().filter(|_| may_pay)?;
+    Some(Ids { session: Some(session), ..Ids::default() })
+}
+
+pub(super) fn known(attempt: &Attempt) -> Result<Known> {
     let id = |text: &Option<String>| text.as_deref().and_then(Id::parse);
     let There { request, payment, session } = &attempt.there;
     Ok(Known {

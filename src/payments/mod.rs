@@ -4,6 +4,7 @@
 //! [commerce](crate::commerce::payments). What providers tell by themselves goes into an [inbox](inbox) before anybody reads
 //! it. Neither decides what a payment becomes.
 
+mod captures;
 pub mod desk;
 pub mod inbox;
 

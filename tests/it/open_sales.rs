@@ -1042,3 +1042,44 @@ async fn a_voided_receipt_stays_in_its_series_and_a_sale_counts_on_the_day_it_wa
     assert_eq!(told["data"]["business_date"], completed["business_date"]);
     adds_up(&hub.database).await;
 }
+
+#[tokio::test]
+async fn sales_are_listed_by_how_they_stand() {
+    let hub = TestHub::start().await;
+    let (shop, rival) = (hub.merchant("Toko Roti").await, hub.merchant("Saingan").await);
+    let bread = shop.stocked("roti", 7_500, "100").await;
+    let mut all = Vec::new();
+    for _ in 0..3 {
+        let [open, paid, voided, late] =
+            [shop.opens(&bread, "1"), shop.opens(&bread, "1"), shop.opens(&bread, "1"), shop.opens(&bread, "1")];
+        let (open, paid, voided, late) = (open.await, paid.await, voided.await, late.await);
+        shop.pays(&open, cash(2_500)).await.created();
+        shop.pays(&paid, cash(7_500)).await.created();
+        shop.voids(&voided).await.ok();
+        hub.database.psql(&format!("update sales set expires_at = now() where sale_id = '{}'", id_of(&late))).await;
+        until(async || (shop.sale_of(&late).await["state"] == "expired").then_some(())).await;
+        all.push([("open", open, 2_500), ("completed", paid, 7_500), ("voided", voided, 0), ("expired", late, 0)]);
+    }
+    all.reverse(); // The newest first.
+    for at in 0..4 {
+        let (state, ..) = all[0][at];
+        let mut listed = Vec::new();
+        let mut cursor = Value::Null;
+        loop {
+            let after = cursor.as_str().map(|cursor| format!("&cursor={cursor}")).unwrap_or_default();
+            let page = shop.get(&format!("{}?state={state}&limit=2{after}", shop.sales())).await.ok();
+            listed.extend(page["items"].as_array().expect("sales").iter().cloned());
+            cursor = page["next_cursor"].clone();
+            if cursor.is_null() {
+                break;
+            }
+        }
+        let expected: Vec<_> = all.iter().map(|round| (&round[at].1["id"], json!(state), json!(round[at].2))).collect();
+        let found: Vec<_> =
+            listed.iter().map(|sale| (&sale["id"], sale["state"].clone(), sale["paid_minor"].clone())).collect();
+        assert_eq!(found, expected);
+    }
+    assert_eq!(shop.get(&shop.sales()).await.ok()["items"].as_array().map(Vec::len), Some(12));
+    shop.get(&format!("{}?state=paid", shop.sales())).await.refused(400, "invalid_parameter");
+    rival.get(&format!("{}?state=open", shop.sales())).await.refused(404, "not_found");
+}

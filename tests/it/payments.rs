@@ -1,5 +1,6 @@
 //! Payments that a provider carries, from the cashier's "QRIS, please" to LUNAS on the screen, with simulated providers.
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -15,6 +16,10 @@ use super::support::providers::{MIDTRANS_ID, MIDTRANS_KEY, Market, XENDIT_ID, XE
 use super::support::services::postgres::{Database, Postgres};
 use super::support::till::Till;
 use super::support::vault;
+
+mod cards;
+mod forced;
+mod holds;
 
 /// How long something may take that must happen.
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -6,9 +6,9 @@ use uuid::Uuid;
 use crate::Moment;
 use crate::envelope::{Envelope, Stored};
 use crate::event::{
-    AccessRevoked, AlertRaised, Event, Method, OutletOpened, PaymentCaptured, PaymentChanged, PaymentShown,
-    PaymentState, ProductChanged, RegisterEnrolled, ReservedLevel, SaleCompleted, SaleLine, SaleOpened, SaleVoided,
-    Severity, StockChanged, StockReason, StockReserved, Tender, VariantState, VoidReason,
+    AccessRevoked, AlertRaised, Event, Method, OutletOpened, PaymentCaptured, PaymentChanged, PaymentForced,
+    PaymentShown, PaymentState, ProductChanged, RegisterEnrolled, ReservedLevel, SaleCompleted, SaleLine, SaleOpened,
+    SaleVoided, Severity, StockChanged, StockReason, StockReserved, Tender, VariantState, VoidReason,
 };
 use crate::ids::{EndpointId, OutletId, PaymentId, ProductId, RegisterId, SaleId, StaffId, VariantId};
 use crate::position::Position;
@@ -76,6 +76,11 @@ pub fn events() -> Vec<Event> {
             shown: Some(PaymentShown::VirtualAccount { bank: "bni".into(), number: "9888552010000088".into() }),
             expires_at: EXPIRES_AT,
             failure: None,
+            forced: Some(PaymentForced {
+                by: STAFF,
+                at: COMPLETED_AT,
+                reason: "The customer's app says that it is done".into(),
+            }),
         }),
         Event::StockChanged(StockChanged {
             outlet: OUTLET,

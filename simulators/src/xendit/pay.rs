@@ -124,16 +124,18 @@ fn card_details() -> Value {
 /// What becomes of a card whose customer has proved who it is, or did not have to.
 pub fn card_is_asked(world: &mut World, id: &str) {
     let Some(request) = world.xendit.requests.get(id).filter(|it| it.status == Status::RequiresAction) else { return };
-    if let Some(code) = magic(request) {
+    let (said, is_manual, names) = (magic(request), request.is_manual, request.names());
+    let refused = world.fault(Fault::CardRefused, Provider::Xendit, &names, "pay").map(|_| "DECLINED_BY_ISSUER");
+    if let Some(code) = said.or(refused) {
         return fails_with(world, id, code);
     }
-    if !request.is_manual {
+    if !is_manual {
         // A card has its amount, so it cannot be missing.
         let _ = succeeds(world, id, &Pay::default());
         return;
     }
-    let (now, amount) = (world.now(), request.amount.unwrap_or_default());
-    let payment_id = format!("py-{}", world.ids.uuid());
+    let (now, payment_id) = (world.now(), format!("py-{}", world.ids.uuid()));
+    let amount = world.xendit.requests.get(id).and_then(|it| it.amount).unwrap_or_default();
     let payment = Payment {
         id: payment_id.clone(),
         request: id.to_owned(),

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
-use tillwire_channels::event::{PaymentChanged, PaymentShown, PaymentState};
+use tillwire_channels::event::{PaymentChanged, PaymentForced, PaymentShown, PaymentState};
 use tillwire_channels::{Event, MerchantId, Moment, OutletId, PaymentId, RegisterId, SaleId, StaffId};
 use utoipa::ToSchema;
 use uuid::Uuid;
@@ -16,6 +16,8 @@ use crate::journal::MerchantTx;
 pub const OF_SALE_MAX: i64 = 50;
 /// For how long a sale is kept from expiring for an attempt that nobody has heard the end of. It is longer than anybody asks.
 const HOLD_MAX: time::Duration = time::Duration::hours(25);
+/// And for one by which a card's money is held: banks do that for a week.
+const CARD_HOLD_MAX: time::Duration = time::Duration::days(8);
 
 /// How long an attempt is left to whoever has begun it: they have what is kept nowhere, as the token of a card.
 const BEGUN_HOLD: time::Duration = time::Duration::seconds(3);
@@ -36,6 +38,8 @@ pub struct NewAttempt {
     pub expires_in_seconds: Option<u32>,
     /// For how long we do.
     pub life: time::Duration,
+    /// Whether the card's money is held first, and taken when somebody says so.
+    pub hold: bool,
 }
 
 /// An attempt, as it is kept.
@@ -68,6 +72,12 @@ pub struct Attempt {
     pub created_at: Moment,
     pub changed_at: Moment,
     pub version: i64,
+    pub hold: bool,
+    /// What is taken of the money that is held, or is to be, since somebody has said so.
+    pub capture_minor: Option<i64>,
+    /// When the provider was asked to take it. Null: it has certainly not taken it.
+    pub capture_called_at: Option<Moment>,
+    pub forced: Option<PaymentForced>,
 }
 
 /// As the provider names it.
@@ -137,7 +147,7 @@ pub struct PaymentView {
     #[serde(with = "time::serde::rfc3339::option")]
     #[schema(value_type = Option<String>, format = DateTime)]
     pub paid_at: Option<Moment>,
-    /// Why it failed, as the provider names it.
+    /// Why it failed, or why the money that is held was not taken, as the provider names it.
     pub failure: Option<String>,
     /// Whose app or card paid, if the provider says so.
     pub issuer: Option<String>,
@@ -146,6 +156,15 @@ pub struct PaymentView {
     pub created_at: Moment,
     /// Grows with every change, and at times without one.
     pub version: i64,
+    /// Whether the card's money is held first, and taken by `…/capture`.
+    #[serde(default)]
+    pub hold: bool,
+    /// What is taken of the money that is held, or is being taken, since somebody has said so.
+    #[serde(default)]
+    pub capture_minor: Option<i64>,
+    /// That somebody has taken it for paid before its provider said so. Its sale is paid by it.
+    #[serde(default)]
+    pub forced: Option<PaymentForced>,
 }
 
 impl From<Attempt> for PaymentView {
@@ -170,11 +189,19 @@ impl From<Attempt> for PaymentView {
             issuer: it.issuer,
             created_at: it.created_at,
             version: it.version,
+            hold: it.hold,
+            capture_minor: it.capture_minor,
+            forced: it.forced,
         }
     }
 }
 
 impl Attempt {
+    /// What it brings: of money that is held, as much as somebody wants of it.
+    pub fn taken_minor(&self) -> i64 {
+        self.capture_minor.unwrap_or(self.amount_minor)
+    }
+
     /// What screens are told of it.
     pub(super) fn changed(&self) -> PaymentChanged {
         PaymentChanged {
@@ -191,6 +218,7 @@ impl Attempt {
             shown: self.shown.clone().filter(|_| self.state.is_open()),
             expires_at: self.expires_at,
             failure: self.failure.clone(),
+            forced: self.forced.clone(),
         }
     }
 }
@@ -229,7 +257,7 @@ pub async fn begin(tx: &mut MerchantTx, sale: &Locked, new: &NewAttempt) -> Resu
     let others = sqlx::query!(
         r#"select count(*) as "all!",
                   -- Not what nobody can find out, nor what is called off already: a customer waits.
-                  coalesce(sum(amount_minor) filter (where closing is null and state in
+                  coalesce(sum(amount_minor) filter (where closing is null and forced_at is null and state in
                       ('created', 'pending', 'review', 'authorized')), 0)::bigint as "asked_minor!"
            from payment_attempts where merchant_id = $1 and sale_id = $2"#,
         merchant.0,
@@ -254,8 +282,8 @@ pub async fn begin(tx: &mut MerchantTx, sale: &Locked, new: &NewAttempt) -> Resu
     let (actor, expires_at) = (tx.actor()?, tx.now() + new.life);
     let inserted = sqlx::query!(
         "insert into payment_attempts (merchant_id, payment_id, sale_id, outlet_id, register_id, account_id, provider, mode,
-                                       method, bank, amount_minor, currency, expires_in_s, expires_at, next_at, actor_id)
-         select $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, now() + make_interval(secs => $16), $15
+                                       method, bank, amount_minor, currency, expires_in_s, expires_at, next_at, actor_id, hold)
+         select $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, now() + make_interval(secs => $16), $15, $17
          where not exists (select from payments where merchant_id = $1 and payment_id = $2)",
         merchant.0,
         new.payment.0,
@@ -273,6 +301,7 @@ pub async fn begin(tx: &mut MerchantTx, sale: &Locked, new: &NewAttempt) -> Resu
         expires_at,
         actor.0,
         BEGUN_HOLD.as_seconds_f64(),
+        new.hold,
     )
     .execute(tx.sql())
     .await
@@ -280,7 +309,7 @@ pub async fn begin(tx: &mut MerchantTx, sale: &Locked, new: &NewAttempt) -> Resu
     if inserted.rows_affected() == 0 {
         return Err(exists());
     }
-    let until = expires_at + HOLD_MAX;
+    let until = expires_at + if new.hold { CARD_HOLD_MAX } else { HOLD_MAX };
     sales::hold(tx, sale, Some(sale.held_until.map_or(until, |it| it.max(until)))).await?;
     get(tx.sql(), merchant, new.payment).await
 }
@@ -289,9 +318,20 @@ fn exists() -> Error {
     Error::conflict_at("payment_exists", "/id", "There is a payment with this id.")
 }
 
-/// Asks for an attempt to be called off. It is due to be attended to at once; one that has ended is left as it is.
+/// Asks for an attempt to be called off. It is due to be attended to at once; one that has ended is left as it is. Its sale is
+/// locked.
+///
+/// # Errors
+/// `payment_forced`; `capture_under_way`.
 pub async fn close(tx: &mut MerchantTx, payment: PaymentId, why: Closing) -> Result<Attempt> {
     let merchant = tx.merchant();
+    let attempt = get(tx.sql(), merchant, payment).await?;
+    if attempt.forced.is_some() && attempt.state.is_open() {
+        return Err(Error::conflict("payment_forced", "Its sale is paid by it: its provider has the last word."));
+    }
+    if attempt.state == State::Authorized && attempt.capture_minor.is_some() {
+        return Err(Error::conflict("capture_under_way", "The money that was held is just being taken."));
+    }
     sqlx::query!(
         "update payment_attempts
          set closing = $3, next_at = now(), prompted = true, looks = 0, version = version + 1
@@ -306,13 +346,14 @@ pub async fn close(tx: &mut MerchantTx, payment: PaymentId, why: Closing) -> Res
     get(tx.sql(), merchant, payment).await
 }
 
-/// The same for all attempts at the payments of a sale that is paid, but one: nobody is to pay for it any more.
+/// The same for all attempts at the payments of a sale that is paid, but one, and but those that pay a part of it because
+/// somebody said so: nobody is to pay for it any more.
 pub(super) async fn close_all(tx: &mut MerchantTx, sale: SaleId, but: Option<PaymentId>) -> Result<()> {
     let merchant = tx.merchant();
     sqlx::query!(
         "update payment_attempts
          set closing = 'canceled', next_at = now(), prompted = true, looks = 0, version = version + 1
-         where merchant_id = $1 and sale_id = $2 and closing is null and payment_id is distinct from $3
+         where merchant_id = $1 and sale_id = $2 and closing is null and forced_at is null and payment_id is distinct from $3
            and state in ('created', 'unknown', 'pending', 'review', 'authorized')",
         merchant.0,
         sale.0,
@@ -380,6 +421,12 @@ struct Row {
     created_at: Moment,
     changed_at: Moment,
     version: i64,
+    hold: bool,
+    capture_minor: Option<i64>,
+    capture_called_at: Option<Moment>,
+    forced_at: Option<Moment>,
+    forced_by: Option<Uuid>,
+    forced_reason: Option<String>,
 }
 
 impl TryFrom<Row> for Attempt {
@@ -415,6 +462,13 @@ impl TryFrom<Row> for Attempt {
             created_at: row.created_at,
             changed_at: row.changed_at,
             version: row.version,
+            hold: row.hold,
+            capture_minor: row.capture_minor,
+            capture_called_at: row.capture_called_at,
+            forced: match (row.forced_by, row.forced_at, row.forced_reason) {
+                (Some(by), Some(at), Some(reason)) => Some(PaymentForced { by: StaffId(by), at, reason }),
+                _ => None,
+            },
         })
     }
 }
@@ -425,7 +479,8 @@ pub async fn get(sql: &mut PgConnection, merchant: MerchantId, payment: PaymentI
         Row,
         "select payment_id, sale_id, outlet_id, register_id, account_id, provider, mode, method, bank, amount_minor, currency,
                 state, request_there, payment_there, session_there, shown, expires_in_s, expires_at, closing, called_at,
-                paid_at, failure, issuer, fee_minor, looks, actor_id, created_at, changed_at, version
+                paid_at, failure, issuer, fee_minor, looks, actor_id, created_at, changed_at, version,
+                hold, capture_minor, capture_called_at, forced_at, forced_by, forced_reason
          from payment_attempts where merchant_id = $1 and payment_id = $2",
         merchant.0,
         payment.0,
@@ -442,7 +497,8 @@ pub async fn of_sale(sql: &mut PgConnection, merchant: MerchantId, sale: SaleId)
         Row,
         "select payment_id, sale_id, outlet_id, register_id, account_id, provider, mode, method, bank, amount_minor, currency,
                 state, request_there, payment_there, session_there, shown, expires_in_s, expires_at, closing, called_at,
-                paid_at, failure, issuer, fee_minor, looks, actor_id, created_at, changed_at, version
+                paid_at, failure, issuer, fee_minor, looks, actor_id, created_at, changed_at, version,
+                hold, capture_minor, capture_called_at, forced_at, forced_by, forced_reason
          from payment_attempts where merchant_id = $1 and sale_id = $2 order by created_at, payment_id limit $3",
         merchant.0,
         sale.0,

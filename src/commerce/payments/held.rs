@@ -10,6 +10,7 @@ use tillwire_channels::{MerchantId, PaymentId};
 use uuid::Uuid;
 
 use super::attempts::{self, Attempt, Closing};
+use super::looks;
 use super::state::State;
 use crate::error::Result;
 use crate::journal::pool;
@@ -35,10 +36,14 @@ pub enum Todo {
     Charge,
     /// Ask the provider how it stands.
     Look,
+    /// Ask the provider for so much of the money that is held.
+    Capture(i64),
     /// Call it off.
     Close(Closing),
     /// It is called off, or its time is over, and no provider has ever heard of it.
     Drop(Closing),
+    /// Nobody asks any more: it was tried for long enough.
+    GiveUp,
 }
 
 /// Payments that are to be attended to, of all merchants: so many at most, and so many of one. `app` is the
@@ -86,7 +91,9 @@ pub async fn take(app: &PgPool, merchant: MerchantId, payment: PaymentId, at_onc
         sqlx::query_scalar!(r#"select $1::timestamptz <= clock_timestamp() as "is_over!""#, attempt.expires_at)
             .fetch_one(&mut *sql)
             .await?;
-    let todo = todo(&attempt, is_over);
+    // Unless there is something new.
+    let is_hopeless = is_over && !free.prompted && is_hopeless(&mut sql, &attempt).await?;
+    let todo = if is_hopeless { Todo::GiveUp } else { todo(&attempt, is_over) };
     if todo == Todo::Charge {
         // Before it is asked for: whoever finds it so does not know what came of that.
         sqlx::query!(
@@ -116,6 +123,16 @@ pub async fn is_under_way(app: &PgPool, merchant: MerchantId, payment: PaymentId
     Ok(is_under_way)
 }
 
+/// Whether it was tried for long enough to find out what became of one that is open.
+async fn is_hopeless(sql: &mut PgConnection, attempt: &Attempt) -> Result<bool> {
+    if !attempt.state.is_open() || attempt.called_at.is_none() {
+        return Ok(false);
+    }
+    let until = looks::until(attempt.state, attempt.created_at, attempt.expires_at);
+    let is_past = sqlx::query_scalar!(r#"select $1::timestamptz < clock_timestamp() as "is_past!""#, until);
+    Ok(is_past.fetch_one(sql).await?)
+}
+
 /// What is to be done for an attempt, whose time may be over.
 fn todo(attempt: &Attempt, is_over: bool) -> Todo {
     let closing = attempt.closing.or(is_over.then_some(Closing::Expired));
@@ -124,16 +141,38 @@ fn todo(attempt: &Attempt, is_over: bool) -> Todo {
         (None, None, State::Created) => Todo::Charge,
         // A card's hold is given back by a person's word, or runs out at the bank.
         (Some(why), _, State::Pending) => Todo::Close(why),
+        // Whoever may have taken the money finds that out first.
+        (_, _, State::Authorized) if attempt.capture_called_at.is_some() => Todo::Look,
         (Some(Closing::Canceled), _, State::Authorized | State::Review) => Todo::Close(Closing::Canceled),
+        (_, _, State::Authorized) => attempt.capture_minor.map_or(Todo::Look, Todo::Capture),
         // Whoever does not know whether it is there asks that first.
         _ => Todo::Look,
     }
 }
 
 impl Held {
+    /// Writes down that its provider is asked to take so much of what it holds, before it is: whoever finds it so does not know
+    /// what came of that. False if that is not to be done any more, or by somebody else.
+    pub async fn asks_to_take(&self, app: &PgPool, amount_minor: i64) -> Result<bool> {
+        let mut sql = pool::begin_of(app, self.merchant).await?;
+        let asked = sqlx::query!(
+            "update payment_attempts set capture_called_at = clock_timestamp()
+             where merchant_id = $1 and payment_id = $2 and lease = $3 and capture_minor = $4 and capture_called_at is null
+               and state = 'authorized' and closing is null",
+            self.merchant.0,
+            self.attempt.payment.0,
+            self.lease,
+            amount_minor,
+        )
+        .execute(&mut *sql)
+        .await?;
+        sql.commit().await?;
+        Ok(asked.rows_affected() > 0)
+    }
+
     /// The provider was not told of it: whoever comes next finds it as it was.
     pub async fn not_called(&self, app: &PgPool, pause: Duration) -> Result<()> {
-        self.leave(app, pause, self.todo == Todo::Charge).await
+        self.leave(app, pause, matches!(self.todo, Todo::Charge | Todo::Capture(_))).await
     }
 
     /// Nobody knows more than before.
@@ -141,13 +180,14 @@ impl Held {
         self.leave(app, pause, false).await
     }
 
-    /// The provider is sure that it has never heard of it: it can be asked for once more.
+    /// The provider is sure that it has never heard of it: it can be asked for once more, unless somebody has just taken it for paid.
     pub async fn never_arrived(&self, app: &PgPool) -> Result<()> {
         let mut sql = pool::begin_of(app, self.merchant).await?;
         sqlx::query!(
             "update payment_attempts
-             set lease = null, leased_until = null, next_at = now(), looks = 0, state = 'created', called_at = null,
-                 version = version + 1
+             set lease = null, leased_until = null, next_at = now(), looks = 0, version = version + 1,
+                 state = case when forced_at is null then 'created' else state end,
+                 called_at = case when forced_at is null then null else called_at end
              where merchant_id = $1 and payment_id = $2 and lease = $3 and state in ('created', 'unknown')",
             self.merchant.0,
             self.attempt.payment.0,
@@ -165,7 +205,8 @@ impl Held {
              set lease = null, leased_until = null,
                  next_at = case when prompted then now() else now() + make_interval(secs => $4) end,
                  prompted = prompted or $6,
-                 called_at = case when $5 and state = 'created' then null else called_at end
+                 called_at = case when $5 and state = 'created' then null else called_at end,
+                 capture_called_at = case when $5 and state = 'authorized' then null else capture_called_at end
              where merchant_id = $1 and payment_id = $2 and lease = $3",
             self.merchant.0,
             self.attempt.payment.0,

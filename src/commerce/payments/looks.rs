@@ -14,8 +14,12 @@ use super::state::State;
 const PENDING_SECONDS: [(u32, u64); 3] = [(6, 10), (12, 20), (u32::MAX, 60)];
 /// The pauses while nobody knows whether the provider has heard of it: so many of each, the second for about a day.
 const UNKNOWN_SECONDS: [(u32, u64); 3] = [(8, 15), (288, 5 * 60), (u32::MAX, 60 * 60)];
+/// The pauses while money is held or looked into: soon at first, for somebody may just be taking it; then seldom, for days.
+const HELD_SECONDS: [(u32, u64); 3] = [(6, 10), (12, 60), (u32::MAX, 60 * 60)];
 /// For how long somebody tries to find out what became of a payment.
 const OPEN_MAX: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+/// And of one whose money is held: banks do that for a week.
+const HELD_MAX: Duration = Duration::from_secs(8 * 24 * 60 * 60);
 /// How long after an end without money it is looked at: somebody may pay what they scanned before.
 const ENDED_SECONDS: [u64; 3] = [60, 5 * 60, 30 * 60];
 /// How long after a payment it is looked at whether the bank has taken it back, where banks do: they have five minutes.
@@ -41,12 +45,13 @@ pub fn next(standing: Standing) -> Option<Moment> {
     let Standing { state, looks, now, created_at, since, expires_at, reversible } = standing;
     let later = |after: Duration| Some(since + after).filter(|at| *at > now);
     match state {
-        _ if state.is_open() && now > created_at.max(expires_at) + OPEN_MAX => None,
+        _ if state.is_open() && now > until(state, created_at, expires_at) => None,
         // It is called off at its time, and not later.
-        State::Created | State::Pending | State::Authorized | State::Review => {
+        State::Created | State::Pending => {
             let again = now + pause(&PENDING_SECONDS, looks);
             Some(if now < expires_at { again.min(expires_at) } else { again })
         }
+        State::Authorized | State::Review => Some(now + pause(&HELD_SECONDS, looks)),
         State::Unknown => Some(now + pause(&UNKNOWN_SECONDS, looks)),
         State::Failed | State::Canceled | State::Expired => {
             ENDED_SECONDS.into_iter().find_map(|seconds| later(Duration::from_secs(seconds)))
@@ -54,6 +59,11 @@ pub fn next(standing: Standing) -> Option<Moment> {
         State::Paid if reversible => later(REVERSIBLE),
         _ => None,
     }
+}
+
+/// Until when somebody tries to find out what becomes of one that is open.
+pub fn until(state: State, created_at: Moment, expires_at: Moment) -> Moment {
+    created_at.max(expires_at) + if state == State::Authorized { HELD_MAX } else { OPEN_MAX }
 }
 
 /// The pause after so many looks.
@@ -100,12 +110,22 @@ mod tests {
 
     #[test]
     fn a_customer_at_the_till_is_looked_after_every_ten_seconds_and_never_sooner() {
-        for state in [State::Created, State::Pending, State::Authorized, State::Review] {
+        for state in [State::Created, State::Pending] {
             let looks = looks(state, 60);
             assert_eq!(looks[..8], [10, 20, 30, 40, 50, 60, 80, 100]);
             assert!(looks.windows(2).all(|two| two[1] - two[0] >= 10), "{looks:?}");
             assert!(looks.contains(&900), "its time is over at a look: {looks:?}");
             assert!(*looks.last().unwrap() > 1_800, "and it is looked at until it has ended: {looks:?}");
+        }
+    }
+
+    #[test]
+    fn money_that_is_held_is_looked_at_each_hour_until_its_bank_has_let_go_of_it() {
+        for (state, seconds) in [(State::Authorized, 8 * 86_400), (State::Review, 7 * 86_400)] {
+            let looks = looks(state, 10_000);
+            assert_eq!(looks[..8], [10, 20, 30, 40, 50, 60, 120, 180]);
+            assert!(looks.len() < 250, "{}", looks.len());
+            assert!((seconds..seconds + 5_000).contains(looks.last().unwrap()), "{:?}", looks.last());
         }
     }
 

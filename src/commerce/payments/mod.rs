@@ -6,6 +6,8 @@
 
 pub mod attempts;
 pub mod by_hand;
+pub mod captures;
+pub mod forces;
 pub mod held;
 pub mod looks;
 pub mod seen;
@@ -13,5 +15,7 @@ pub mod state;
 pub mod tasks;
 
 pub use attempts::{Attempt, NewAttempt, PaymentView, begin, close, get, of_sale};
+pub use captures::capture;
+pub use forces::force;
 pub use seen::{Applied, Seen, apply};
 pub use state::State;

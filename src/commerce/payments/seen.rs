@@ -10,6 +10,7 @@ use super::held::Held;
 use super::looks::{self, Standing};
 use super::state::{State, Verdict, judge, steps};
 use super::tasks::{self, Kind};
+use super::{captures, forces};
 use crate::commerce::sales::{self, Captured, Locked, Settled};
 use crate::error::Result;
 use crate::journal::MerchantTx;
@@ -36,6 +37,10 @@ pub struct Seen {
     pub fee_minor: Option<i64>,
     /// Whether its bank may take it back for some minutes.
     pub reversible: bool,
+    /// That its provider was asked how it stands, and holds the money: whatever it was asked to take, it has not.
+    pub still_held: bool,
+    /// That the provider does not take the money that it holds, and why.
+    pub capture_refused: Option<String>,
 }
 
 /// What came of it.
@@ -81,6 +86,7 @@ pub async fn apply(tx: &mut MerchantTx, payment: PaymentId, seen: &Seen, held: O
         }
         None => {
             learn(&mut attempt, seen);
+            captures::learn(&mut attempt, seen);
             let outcome = follow(tx, &sale, &mut attempt, seen).await?;
             if let Some(detail) = &seen.unfit {
                 // Nobody is shown it, so nobody could pay.
@@ -110,15 +116,19 @@ pub async fn apply(tx: &mut MerchantTx, payment: PaymentId, seen: &Seen, held: O
     let is_closing = attempt.closing.is_some() && was.closing.is_none();
     let next_at = if is_closing && attempt.state.is_open() { Some(now) } else { looks::next(standing) };
     save(tx, &attempt, next_at).await?;
+    if attempt.state.is_open() && next_at.is_none() {
+        give_up(tx, &attempt).await?;
+    }
     if attempt.state != was.state && !attempt.state.is_open() {
         let of_sale = attempts::of_sale(tx.sql(), merchant, sale.id).await?;
         if of_sale.iter().all(|it| !it.state.is_open()) {
             sales::hold(tx, &sale, None).await?;
         }
     }
-    // That it is paid was told together with what it pays.
-    let is_news = attempt.state != was.state && !matches!(attempt.state, State::Paid | State::Settled);
-    if is_news || attempt.shown != was.shown {
+    // That it is paid was told together with what it pays: of one that was forced, long before.
+    let was_told = matches!(attempt.state, State::Paid | State::Settled) && attempt.forced.is_none();
+    let is_refused = was.capture_minor.is_some() && attempt.capture_minor.is_none();
+    if (attempt.state != was.state && !was_told) || is_refused || attempt.shown != was.shown {
         tell(tx, &attempt)?;
     }
     Ok(Applied { outcome, attempt: attempt.into() })
@@ -131,12 +141,13 @@ pub(crate) fn misfit(attempt: &Attempt, seen: &Seen) -> Option<(Kind, String)> {
     {
         return Some((Kind::CurrencyDiffers, format!("It is of {}, and {currency} was paid.", attempt.currency)));
     }
-    // What was asked for, and what was paid, if that is said.
-    let told = [seen.amount_minor, seen.captured_minor];
-    let other = told.into_iter().flatten().find(|amount| *amount != attempt.amount_minor);
+    // What was asked for, and what was taken, if that is said. Of money that was held it may be a part, and Midtrans then tells of
+    // that alone.
+    let taken_minor = attempt.taken_minor();
+    let asked = seen.amount_minor.filter(|amount| *amount != attempt.amount_minor && *amount != taken_minor);
+    let other = asked.or_else(|| seen.captured_minor.filter(|amount| *amount != taken_minor));
     if let Some(other) = other {
-        let detail =
-            format!("It is of {} {}, and the provider tells of {other}.", attempt.amount_minor, attempt.currency);
+        let detail = format!("It is of {taken_minor} {}, and the provider tells of {other}.", attempt.currency);
         return Some((Kind::AmountDiffers, detail));
     }
     None
@@ -190,7 +201,7 @@ async fn follow(tx: &mut MerchantTx, sale: &Locked, attempt: &mut Attempt, seen:
     for next in path {
         go(tx, sale, attempt, next, seen).await?;
         // Money that came too late for its sale goes no further without a person.
-        if attempt.state != next {
+        if attempt.state == State::PaidLate && next != State::PaidLate {
             break;
         }
     }
@@ -204,7 +215,17 @@ async fn go(tx: &mut MerchantTx, sale: &Locked, attempt: &mut Attempt, next: Sta
     match next {
         State::Paid => {
             attempt.paid_at = seen.paid_at.or(Some(now));
-            pay(tx, sale, attempt, now).await?;
+            attempt.failure = None;
+            // What was forced pays its sale already.
+            if attempt.forced.is_none() {
+                pay(tx, sale, attempt, now).await?;
+            }
+        }
+        // And is late for nothing.
+        State::PaidLate if attempt.forced.is_some() => {
+            attempt.paid_at = seen.paid_at.or(Some(now));
+            attempt.state = State::Paid;
+            forces::is_paid_after_all(tx, attempt)?;
         }
         State::PaidLate => {
             attempt.paid_at = seen.paid_at.or(Some(now));
@@ -225,22 +246,42 @@ async fn go(tx: &mut MerchantTx, sale: &Locked, attempt: &mut Attempt, next: Sta
         }
         _ => {}
     }
+    if attempt.forced.is_some() && before.is_open() && next.ended_unpaid() {
+        forces::is_unpaid(tx, attempt).await?;
+    }
     Ok(())
 }
 
-/// The money is there: the sale is paid, or else a person has to say what becomes of it.
-async fn pay(tx: &mut MerchantTx, sale: &Locked, attempt: &mut Attempt, now: Moment) -> Result<()> {
-    let captured = Captured {
+/// Nobody will ask for it any more, and nobody knows.
+async fn give_up(tx: &mut MerchantTx, attempt: &Attempt) -> Result<()> {
+    if attempt.forced.is_some() {
+        return forces::is_unpaid(tx, attempt).await;
+    }
+    let detail = format!(
+        "It is {} still, and {} is not asked any more: look there whether the customer has paid.",
+        attempt.state, attempt.provider
+    );
+    tasks::open(tx, attempt, Kind::GivenUp, Severity::Warning, detail).await
+}
+
+/// What a payment brings its sale.
+pub(super) fn captured(attempt: &Attempt, at: Moment) -> Captured {
+    Captured {
         payment: attempt.payment,
         method: match attempt.method.as_str() {
             "qris" => Method::Qris,
             "card" => Method::Card,
             _ => Method::Transfer,
         },
-        amount_minor: attempt.amount_minor,
-        tendered_minor: attempt.amount_minor,
-        at: attempt.paid_at.filter(|at| *at < now).unwrap_or(now),
-    };
+        amount_minor: attempt.taken_minor(),
+        tendered_minor: attempt.taken_minor(),
+        at,
+    }
+}
+
+/// The money is there: the sale is paid, or else a person has to say what becomes of it.
+async fn pay(tx: &mut MerchantTx, sale: &Locked, attempt: &mut Attempt, now: Moment) -> Result<()> {
+    let captured = captured(attempt, attempt.paid_at.filter(|at| *at < now).unwrap_or(now));
     if is_recorded(tx, attempt).await? {
         attempt.state = State::PaidLate;
         let detail = "Another payment was recorded under its id.";
@@ -286,7 +327,8 @@ async fn save(tx: &mut MerchantTx, it: &Attempt, next_at: Option<Moment>) -> Res
     sqlx::query!(
         "update payment_attempts
          set state = $3, request_there = $4, payment_there = $5, session_there = $6, shown = $7, paid_at = $8, failure = $9,
-             issuer = $10, fee_minor = $11, looks = $12, closing = $14, version = version + 1,
+             issuer = $10, fee_minor = $11, looks = $12, closing = $14, capture_minor = $15, capture_called_at = $16,
+             version = version + 1,
              next_at = case when prompted then now() else $13 end,
              changed_at = case when state = $3 then changed_at else clock_timestamp() end
          where merchant_id = $1 and payment_id = $2",
@@ -304,6 +346,8 @@ async fn save(tx: &mut MerchantTx, it: &Attempt, next_at: Option<Moment>) -> Res
         it.looks,
         next_at,
         it.closing.map(Closing::as_str),
+        it.capture_minor,
+        it.capture_called_at,
     )
     .execute(tx.sql())
     .await?;

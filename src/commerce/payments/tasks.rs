@@ -33,10 +33,14 @@ pub enum Kind {
     ChargedBack,
     /// The code that the customer would have been shown is of another payment.
     CodeDiffers,
+    /// Nobody could find out what became of it.
+    GivenUp,
+    /// Somebody has taken it for paid, and its provider knows of no money.
+    ForcedUnpaid,
 }
 
 impl Kind {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 11] = [
         Self::PaidLate,
         Self::PaidTooMuch,
         Self::AmountDiffers,
@@ -46,6 +50,8 @@ impl Kind {
         Self::Reversed,
         Self::ChargedBack,
         Self::CodeDiffers,
+        Self::GivenUp,
+        Self::ForcedUnpaid,
     ];
 
     pub const fn as_str(self) -> &'static str {
@@ -59,6 +65,8 @@ impl Kind {
             Self::Reversed => "reversed",
             Self::ChargedBack => "charged_back",
             Self::CodeDiffers => "code_differs",
+            Self::GivenUp => "given_up",
+            Self::ForcedUnpaid => "forced_unpaid",
         }
     }
 
@@ -77,6 +85,8 @@ impl Kind {
             Self::Reversed => "A payment was taken back",
             Self::ChargedBack => "A payment was charged back",
             Self::CodeDiffers => "A provider sent the code of another payment",
+            Self::GivenUp => "Nobody knows what became of a payment",
+            Self::ForcedUnpaid => "A payment that was forced is not paid",
         }
     }
 }

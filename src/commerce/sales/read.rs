@@ -156,14 +156,18 @@ impl Row {
     }
 }
 
-/// Sales of an outlet before a sale, the largest id first: the newest, where the hub made the ids.
+/// Sales of an outlet before a sale, all or those in one state, the largest id first: the newest, where the hub made the ids.
 pub async fn list(
     sql: &mut PgConnection,
     merchant: MerchantId,
     outlet: OutletId,
+    state: Option<SaleState>,
     before: Option<SaleId>,
     limit: u32,
 ) -> Result<Vec<SaleSummary>> {
+    if let Some(state) = state.filter(|state| *state != SaleState::Completed) {
+        return not_completed(sql, merchant, outlet, state, before, limit).await;
+    }
     let rows = sqlx::query_as!(
         Row,
         r#"select sale_id, state, number, register_id, business_date, currency, total_minor, occurred_at, expires_at,
@@ -173,11 +177,42 @@ pub async fn list(
                              where payments.merchant_id = $1 and payments.sale_id = sales.sale_id) end as "paid_minor!"
            from sales
            where merchant_id = $1 and outlet_id = $2 and ($3::uuid is null or sale_id < $3)
+             and (not $5 or state = 'completed')
            order by sale_id desc limit $4"#,
         merchant.0,
         outlet.0,
         before.map(|id| id.0),
         i64::from(limit.min(PAGE_MAX) + 1),
+        state.is_some(),
+    )
+    .fetch_all(sql)
+    .await?;
+    rows.into_iter().map(Row::view).collect()
+}
+
+/// The same of those in another state, which are few, and have an index of their own.
+async fn not_completed(
+    sql: &mut PgConnection,
+    merchant: MerchantId,
+    outlet: OutletId,
+    state: SaleState,
+    before: Option<SaleId>,
+    limit: u32,
+) -> Result<Vec<SaleSummary>> {
+    let rows = sqlx::query_as!(
+        Row,
+        r#"select sale_id, state, number, register_id, business_date, currency, total_minor, occurred_at, expires_at,
+                  (select coalesce(sum(amount_minor), 0)::bigint from payments
+                   where payments.merchant_id = $1 and payments.sale_id = sales.sale_id) as "paid_minor!"
+           from sales
+           where merchant_id = $1 and outlet_id = $2 and ($3::uuid is null or sale_id < $3)
+             and state <> 'completed' and state = $5
+           order by sale_id desc limit $4"#,
+        merchant.0,
+        outlet.0,
+        before.map(|id| id.0),
+        i64::from(limit.min(PAGE_MAX) + 1),
+        state.as_str(),
     )
     .fetch_all(sql)
     .await?;

@@ -100,7 +100,10 @@ pub fn report(fields: &Fields<'_>) -> Result<Report, NotMoneyIn> {
     let state = status.as_deref().and_then(|status| if is_session { of_session(status) } else { of_payment(status) });
     let id = |name| fields.text(name).as_deref().and_then(Id::parse);
     let amount_minor = fields.amount(if is_session { "amount" } else { "request_amount" })?;
-    let payment = id("payment_id").or_else(|| id("latest_payment_id"));
+    // On a page that is open still, what was tried has come to nothing.
+    let is_open_page = is_session && state == Some(State::Pending);
+    let tried = |id: Option<Id>| id.filter(|_| !is_open_page);
+    let payment = tried(id("payment_id").or_else(|| id("latest_payment_id")));
     // Of what was asked for, all of it is taken at once, unless it is held first.
     let at_once = fields.word("capture_method").is_none_or(|it| it == "automatic") && !fields.has("payment_id");
     let captured_minor = match captured(fields)? {
@@ -113,7 +116,7 @@ pub fn report(fields: &Fields<'_>) -> Result<Report, NotMoneyIn> {
         said: status,
         failure: fields.text("failure_code"),
         reference: fields.text("reference_id"),
-        ids: Ids { request: id("payment_request_id"), payment, session: id("payment_session_id") },
+        ids: Ids { request: tried(id("payment_request_id")), payment, session: id("payment_session_id") },
         merchant: fields.text("business_id"),
         amount_minor,
         captured_minor,
