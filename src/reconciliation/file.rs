@@ -378,7 +378,7 @@ INV-2,,Refund,-8500,0,-8500,2026-01-16,IDR
         // All of them, within bounds.
         let many = format!("order id,settled at,amount\n{}", "x,y,z\n".repeat(FAULTS_MAX + 5));
         let Err(Error::InvalidMany(faults)) = read(many.as_bytes()) else { panic!() };
-        assert_eq!((faults.len(), faults[99].pointer.as_str()), (FAULTS_MAX, "/101/settled at"));
+        assert_eq!((faults.len(), faults[99].pointer.as_str()), (FAULTS_MAX, "/101/amount"));
     }
 
     #[test]

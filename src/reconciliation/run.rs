@@ -4,13 +4,14 @@
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
+use sqlx::PgConnection;
 use tillwire_channels::event::{AlertRaised, Severity};
 use tillwire_channels::{Event, MerchantId, Moment, PaymentId};
 use tracing::{info, warn};
 use uuid::Uuid;
 
 use super::ask::{self, Asking, Heard, Refused};
-use super::compare::{Lesson, Source, View, compare};
+use super::compare::{Compared, Lesson, Source, View, compare};
 use super::rows::{self, Told};
 use super::runs::{self, Held, Phase, Progress};
 use super::{Class, differences};
@@ -29,8 +30,9 @@ const AGAIN_AFTER: Duration = Duration::from_secs(10);
 const SILENT_MAX: time::Duration = time::Duration::hours(24);
 /// How much a provider may tell in one run.
 const TOLD_MAX: i64 = 500_000;
-/// How long payments have to be looked at before they are compared.
-const LOOK_PAUSE: Duration = Duration::from_secs(5);
+/// How long payments have that are looked at before they are compared, and how often it is seen whether they were.
+const LOOK_MAX: Duration = Duration::from_secs(15);
+const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// How many notifications are gone through in one step.
 const NOTICES: i64 = 100;
 
@@ -166,30 +168,54 @@ impl Reconciler {
     async fn compare(&self, held: &mut Held) -> Result<Then> {
         let app = &self.desk.journal.pools.app;
         let mut sql = held.begin(app).await?;
-        let chunk = rows::chunk(&mut sql, held, behind(held)).await?;
-        let files_until = rows::files_until(&mut sql, held).await?;
-        let provider = kept::get(&mut sql, held.merchant, held.account).await?.provider;
-        let view = View { at: Moment::now_utc(), files_until, whole: provider == Provider::Midtrans };
-        let compared = compare(&chunk.ours, &chunk.theirs, view);
-        let is_last = chunk.ids.is_empty();
-        let mut progress = Progress { cursor: chunk.ids.last().map(Uuid::to_string), ..Progress::default() };
+        let (mut ids, mut compared) = chunk(&mut sql, held).await?;
+        let mut progress = Progress::default();
         if held.phase == Phase::Looking {
             drop(sql);
             self.learn(held, &compared.lessons).await?;
             sql = held.begin(app).await?;
-            for (payment, _) in compared.lessons.iter().filter(|(_, lesson)| lesson.look) {
-                attempts::prompt(&mut sql, held.merchant, *payment).await?;
+            for payment in to_look_at(&compared) {
+                attempts::prompt(&mut sql, held.merchant, payment).await?;
             }
-            progress.phase = is_last.then_some(Phase::Comparing);
+            progress.phase = ids.is_empty().then_some(Phase::Comparing);
         } else {
+            if to_look_at(&compared).next().is_some() {
+                drop(sql);
+                self.are_looked_at(held, &to_look_at(&compared).map(|it| it.0).collect::<Vec<_>>()).await?;
+                sql = held.begin(app).await?;
+                (ids, compared) = chunk(&mut sql, held).await?;
+            }
             differences::keep(&mut sql, held, &compared).await?;
-            rows::compared(&mut sql, held, Some(&chunk.ids)).await?;
-            progress.compared = chunk.ids.len();
-            progress.phase = is_last.then_some(Phase::Strangers);
+            rows::compared(&mut sql, held, Some(&ids)).await?;
+            progress.compared = ids.len();
+            progress.phase = ids.is_empty().then_some(Phase::Strangers);
         }
+        progress.cursor = ids.last().map(Uuid::to_string);
         held.commit(sql, progress).await?;
-        // Whoever was asked for has its time; it is not worth knowing whether somebody was.
-        Ok(if is_last && held.phase == Phase::Comparing { Then::Waits(LOOK_PAUSE) } else { Then::Goes })
+        Ok(Then::Goes)
+    }
+
+    /// Waits until payments were looked at, for a while: what their provider says is heard by whoever attends to them.
+    async fn are_looked_at(&self, held: &Held, payments: &[Uuid]) -> Result<()> {
+        let began = Instant::now();
+        while began.elapsed() < LOOK_MAX {
+            let mut sql = held.begin(&self.desk.journal.pools.app).await?;
+            let are_under_way = sqlx::query_scalar!(
+                r#"select exists (select from payment_attempts
+                                  where merchant_id = $1 and payment_id = any($2)
+                                    and (prompted or leased_until > clock_timestamp())) as "are_under_way!""#,
+                held.merchant.0,
+                payments,
+            )
+            .fetch_one(&mut *sql)
+            .await?;
+            drop(sql);
+            if !are_under_way {
+                break;
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        Ok(())
     }
 
     /// What the provider is sure of goes the way of all that is heard of a payment.
@@ -259,6 +285,19 @@ impl Reconciler {
         info!(run = %held.run, account = %held.account, outcome, "Compared payments with {provider}");
         Ok(Then::Ended)
     }
+}
+
+/// The next payments, and what comes of comparing them.
+async fn chunk(sql: &mut PgConnection, held: &Held) -> Result<(Vec<Uuid>, Compared)> {
+    let chunk = rows::chunk(sql, held, behind(held)).await?;
+    let files_until = rows::files_until(sql, held).await?;
+    let provider = kept::get(sql, held.merchant, held.account).await?.provider;
+    let view = View { at: Moment::now_utc(), files_until, whole: provider == Provider::Midtrans };
+    Ok((chunk.ids, compare(&chunk.ours, &chunk.theirs, view)))
+}
+
+fn to_look_at(compared: &Compared) -> impl Iterator<Item = PaymentId> {
+    compared.lessons.iter().filter(|(_, lesson)| lesson.look).map(|(payment, _)| *payment)
 }
 
 /// Ends a run, and tells whom it concerns.
