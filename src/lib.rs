@@ -22,6 +22,7 @@ pub mod jobs;
 pub mod journal;
 pub mod payments;
 pub mod push;
+pub mod reconciliation;
 pub mod schema;
 pub mod screens;
 pub mod vault;

@@ -32,6 +32,7 @@ use crate::relay::herald::Herald;
 use crate::vault::Vault;
 use crate::workers::expiry::{self, Expiring};
 use crate::workers::payments::{self, Attending};
+use crate::workers::reconciling::{self, Reconciling};
 use crate::workers::{self, Urls, Workers};
 use crate::{config, http, server, telemetry};
 
@@ -113,7 +114,9 @@ impl Node {
         }
         let for_workers = works.map_or(0, |_| workers::DESCRIPTORS_MAX);
         let for_jobs = if faces.api || faces.worker {
-            (jobs::CONNECTIONS_MAX + expiry::CONNECTIONS_MAX) as usize + payments::DESCRIPTORS_MAX
+            (jobs::CONNECTIONS_MAX + expiry::CONNECTIONS_MAX) as usize
+                + payments::DESCRIPTORS_MAX
+                + reconciling::DESCRIPTORS_MAX
         } else {
             0
         };
@@ -158,9 +161,10 @@ impl Node {
             let own = pool::open(config.database.database_url.expose_secret(), jobs::CONNECTIONS_MAX)?;
             tasks.spawn(jobs::upkeep::at_start(own.clone(), ended.clone()));
             let mut all = jobs::upkeep::jobs();
-            // Only whoever can seal does it.
+            // Only whoever can seal does it, and has accounts.
             if has_vault {
                 all.push(jobs::sealing::job(vault, own.clone()));
+                all.push(jobs::reconciling::job()?);
             }
             let jobs = Jobs::new(own, all, name());
             let stop = ended.clone();
@@ -175,6 +179,9 @@ impl Node {
                 tasks.spawn(
                     async move { workers::until("Attending to payments", &stop, || attending.run(&stop)).await },
                 );
+                let comparing = Reconciling::new(&config.database.database_url, &hub.journal, &hub.desk)?;
+                let stop = ended.clone();
+                tasks.spawn(async move { workers::until("Comparing payments", &stop, || comparing.run(&stop)).await });
             }
         }
         let gateway = faces.gateway.then(|| {

@@ -1,9 +1,12 @@
 //! Accounts: who a merchant is to payment providers, and with which keys.
 //!
 //! Credentials are never in clear: where there is no vault there are no accounts. What is [kept](kept) of one is changed by its
-//! owner and shown without its secrets; whoever moves money is given it [open](open), and by no other way.
+//! owner and shown without its secrets; whoever moves money is given it [open](open), and by no other way. How well it is heard is
+//! noticed by the way: its [pulse], and [what was found](found) that it should have told.
 
+pub mod found;
 pub mod kept;
+pub mod pulse;
 
 use anyhow::Context as _;
 use secrecy::ExposeSecret as _;

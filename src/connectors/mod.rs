@@ -5,7 +5,7 @@
 //! nothing else. What each provider can do is [a table](ability). The [`caller`] alone goes out.
 
 pub mod ability;
-mod amount;
+pub(crate) mod amount;
 pub mod caller;
 pub mod credentials;
 mod digest;

@@ -20,7 +20,9 @@ mod payments;
 mod presence;
 mod problem;
 mod provider_accounts;
+mod provider_health;
 mod providers;
+mod reconciliations;
 mod redeliveries;
 mod reply;
 mod sales;
@@ -40,6 +42,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::hub::Hub;
+use crate::reconciliation::file::FILE_BYTES_MAX;
 
 pub use docs::openapi;
 pub use health::metrics_router;
@@ -60,9 +63,11 @@ fn api() -> (Router<Hub>, OpenApi) {
     let limits = Arc::new(Semaphore::new(REQUESTS_MAX));
     let usual = guard::Bounds { body_bytes_max: BODY_BYTES_MAX, timeout: REQUEST_TIMEOUT };
     let import = guard::Bounds { body_bytes_max: IMPORT_BYTES_MAX, timeout: IMPORT_TIMEOUT };
+    let settlements = guard::Bounds { body_bytes_max: FILE_BYTES_MAX, timeout: REQUEST_TIMEOUT };
     let (routes, mut openapi) = OpenApiRouter::with_openapi(docs::description())
         .merge(bounded(routes_of_one(), &limits, usual))
         .merge(bounded(OpenApiRouter::new().routes(routes!(catalog::import)), &limits, import))
+        .merge(bounded(OpenApiRouter::new().routes(routes!(reconciliations::import)), &limits, settlements))
         .split_for_parts();
     docs::complete(&mut openapi);
     (routes, openapi)
@@ -126,6 +131,12 @@ fn routes_of_one() -> OpenApiRouter<Hub> {
         .routes(routes!(provider_accounts::list, provider_accounts::add))
         .routes(routes!(provider_accounts::get, provider_accounts::replace))
         .routes(routes!(provider_accounts::change_keys))
+        .routes(routes!(provider_health::health))
+        .routes(routes!(reconciliations::begin))
+        .routes(routes!(reconciliations::list))
+        .routes(routes!(reconciliations::get))
+        .routes(routes!(reconciliations::list_differences))
+        .routes(routes!(reconciliations::close_difference))
         .routes(routes!(journal::after))
         .routes(routes!(journal::snapshot))
 }

@@ -9,6 +9,7 @@
 //! until it is done. Each is done in a task of its own, so that none waits for another's pauses.
 
 pub mod leases;
+pub mod reconciling;
 pub mod schedule;
 pub mod sealing;
 pub mod upkeep;

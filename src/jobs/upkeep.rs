@@ -1,5 +1,5 @@
 //! Upkeep: partitions ahead of time; old idempotency keys, screens, what was seen on them, attempts at webhooks and their
-//! redeliveries, marks of handlers, what providers told and gateways that are gone out.
+//! redeliveries, marks of handlers, what providers told, comparisons and gateways that are gone out.
 
 use std::time::Duration;
 
@@ -44,6 +44,9 @@ pub fn jobs() -> Vec<Job> {
         forgets("push_told", |sql| Box::pin(sqlx::query_scalar!("select push_told_expire($1)", BATCH).fetch_one(sql))),
         forgets("provider_inbox", |sql| {
             Box::pin(sqlx::query_scalar!("select provider_inbox_expire($1)", BATCH).fetch_one(sql))
+        }),
+        forgets("old_reconciliations", |sql| {
+            Box::pin(sqlx::query_scalar!("select reconciliations_expire($1)", BATCH).fetch_one(sql))
         }),
         Job::new("gateways", HOURLY, gateways),
     ]

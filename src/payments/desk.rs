@@ -14,7 +14,8 @@ use tillwire_channels::event::PaymentShown;
 use tillwire_channels::{MerchantId, PaymentId};
 use tracing::{debug, info, warn};
 
-use crate::accounts::{self, Account};
+use crate::accounts::pulse::Pulse;
+use crate::accounts::{self, Account, found};
 use crate::commerce::outlets;
 use crate::commerce::payments::attempts::{Attempt, There};
 use crate::commerce::payments::held::{self, Held, Todo};
@@ -55,6 +56,8 @@ pub struct Desk {
     pub journal: Journal,
     pub vault: Arc<Vault>,
     caller: Arc<Caller>,
+    /// How well accounts are heard, as this node has noticed since it last wrote that down.
+    pub pulse: Arc<Pulse>,
 }
 
 /// Why somebody attends to a payment.
@@ -72,7 +75,11 @@ pub struct Cause {
 
 impl Desk {
     pub fn new(journal: Journal, vault: Arc<Vault>, caller: Arc<Caller>) -> Self {
-        Self { journal, vault, caller }
+        Self { journal, vault, caller, pulse: Arc::default() }
+    }
+
+    pub fn caller(&self) -> &Caller {
+        &self.caller
     }
 
     /// The same, over a journal with connections of its own.
@@ -92,7 +99,8 @@ impl Desk {
             return Ok(None);
         }
         let Some(held) = held::take(app, merchant, payment, cause.at_once).await? else { return Ok(None) };
-        let cause = Cause { prompted: cause.prompted || held.prompted, ..cause };
+        let is_told = cause.prompted;
+        let cause = Cause { prompted: is_told || held.prompted, ..cause };
         match held.todo {
             Todo::Drop(why) => {
                 return self.say(&held, Seen { state: Some(why.state()), asked: true, ..Seen::default() }).await;
@@ -107,13 +115,17 @@ impl Desk {
                 return Err(error);
             }
         };
-        match held.todo {
-            Todo::Drop(_) | Todo::GiveUp => Ok(None), // It was.
-            Todo::Charge => self.charge(&held, &account, cause).await,
-            Todo::Capture(amount_minor) => self.capture(&held, &account, &cause, amount_minor).await,
-            Todo::Look => self.look(&held, &account, &cause).await,
-            Todo::Close(_) => self.close(&held, &account, &cause).await,
+        let applied = match held.todo {
+            Todo::Drop(_) | Todo::GiveUp => None, // It was.
+            Todo::Charge => self.charge(&held, &account, cause).await?,
+            Todo::Capture(amount_minor) => self.capture(&held, &account, &cause, amount_minor).await?,
+            Todo::Look => self.look(&held, &account, &cause).await?,
+            Todo::Close(_) => self.close(&held, &account, &cause).await?,
+        };
+        if let Some(applied) = applied.as_ref().filter(|it| it.is_money_found()) {
+            found::note(app, (merchant, account.id, account.provider), payment, applied.attempt.paid_at, is_told).await;
         }
+        Ok(applied)
     }
 
     /// The same, and if somebody else is at it waits until they are done.
@@ -298,7 +310,9 @@ impl Desk {
 
     pub(super) async fn carry(&self, held: &Held, account: &Account, request: &Request, prompted: bool) -> Outcome {
         let Account { provider, mode, .. } = *account;
-        self.caller.carry(Call { merchant: held.merchant, provider, mode, request, prompted }).await
+        let outcome = self.caller.carry(Call { merchant: held.merchant, provider, mode, request, prompted }).await;
+        self.pulse.called(held.merchant, account.id, &outcome);
+        outcome
     }
 
     /// The same, and if the provider's pace allows it a moment later then: somebody waits for what it has just told of.
@@ -442,7 +456,7 @@ fn page_of(attempt: &Attempt, ids: &Ids) -> Option<Ids> {
     Some(Ids { session: Some(session), ..Ids::default() })
 }
 
-pub(super) fn known(attempt: &Attempt) -> Result<Known> {
+pub(crate) fn known(attempt: &Attempt) -> Result<Known> {
     let id = |text: &Option<String>| text.as_deref().and_then(Id::parse);
     let There { request, payment, session } = &attempt.there;
     Ok(Known {

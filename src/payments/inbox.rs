@@ -17,7 +17,7 @@ use tracing::{debug, error, info};
 use uuid::Uuid;
 
 use super::desk::{self, Cause, Desk};
-use crate::accounts::{self, Account, Confirm};
+use crate::accounts::{self, Account, Confirm, found};
 use crate::commerce::payments::attempts::{self, Attempt};
 use crate::commerce::payments::seen::misfit;
 use crate::commerce::payments::tasks::{self, Kind as TaskKind};
@@ -120,6 +120,7 @@ impl Desk {
             count(&account, Outcome::Forged);
             return Err(Error::Unauthenticated("not_the_provider"));
         }
+        self.pulse.noticed(merchant, account.id);
         self.deal_with(merchant, inbox, &account, body, account.confirm == Confirm::Fast).await
     }
 
@@ -299,7 +300,9 @@ async fn follow(
         }
         // Of what Midtrans signs, only a code that is good for nothing but money is believed; Xendit signs nothing.
         None if is_believed && account.provider == Provider::Midtrans && seen.state == Some(State::Paid) => {
-            payments::apply(tx, attempt.payment, &seen, None).await?;
+            if payments::apply(tx, attempt.payment, &seen, None).await?.is_money_found() {
+                found::count(account.provider, "notice");
+            }
             Outcome::Applied
         }
         None => Outcome::Applied,

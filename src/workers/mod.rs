@@ -5,6 +5,7 @@ pub mod expiry;
 pub mod handlers;
 pub mod payments;
 pub mod push;
+pub mod reconciling;
 pub mod redeliveries;
 pub mod subscribers;
 pub mod webhooks;

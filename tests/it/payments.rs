@@ -20,6 +20,7 @@ use super::support::vault;
 mod cards;
 mod forced;
 mod holds;
+mod reconciliation;
 
 /// How long something may take that must happen.
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -155,6 +155,25 @@ async fn with_everything<'a>(hub: &'a TestHub, name: &str) -> Shop<'a> {
         shop.merchant
     );
     hub.database.psql(&carried).await;
+    let compared = format!(
+        "insert into reconciliations (merchant_id, run_id, account_id, from_at, until_at, phase, ended_at, next_at)
+         select merchant_id, payment_id, account_id, now() - interval '1 day', now(), 'done', now(), null from payment_attempts
+         where merchant_id = '{0}';
+         insert into reconciliation_rows (merchant_id, run_id, source, row_id, kind, currency, amount_minor)
+         select merchant_id, run_id, 'provider', 'row', 'payment', 'IDR', 7500 from reconciliations where merchant_id = '{0}';
+         insert into settlement_lines (merchant_id, account_id, line_id, kind, reference, currency, amount_minor, settled)
+         select merchant_id, account_id, decode(repeat('00', 32), 'hex'), 'payment', 'INV-1', 'IDR', 7500, true
+         from payment_attempts where merchant_id = '{0}';
+         insert into payment_differences (merchant_id, difference_id, account_id, class, subject, detail, found_by, seen_by)
+         select merchant_id, payment_id, account_id, 'missing_in_hub', 'INV-1', '', payment_id, payment_id from payment_attempts
+         where merchant_id = '{0}';
+         insert into provider_health (merchant_id, account_id) select merchant_id, account_id from payment_attempts
+         where merchant_id = '{0}';
+         insert into payments_polled (merchant_id, payment_id, account_id, paid_at)
+         select merchant_id, payment_id, account_id, now() from payment_attempts where merchant_id = '{0}'",
+        shop.merchant
+    );
+    hub.database.psql(&compared).await;
     shop
 }
 
@@ -313,22 +332,28 @@ tillwire_app: merchants insert select
 tillwire_app: outlets insert select
 tillwire_app: parked_entries delete insert select update
 tillwire_app: payment_attempts insert select update
+tillwire_app: payment_differences insert select update
 tillwire_app: payment_tasks insert select update(closed_at) update(closed_by) update(note) update(resolution)
 tillwire_app: payments insert select
+tillwire_app: payments_polled delete insert select
 tillwire_app: payments_seen insert select update(event) update(seen_at) update(seq) update(tag)
 tillwire_app: presence delete insert select update
 tillwire_app: products insert select update
 tillwire_app: provider_accounts insert select update
+tillwire_app: provider_health insert select update
 tillwire_app: provider_inbox insert select update(due_at) update(outcome) update(payment_id) update(tries)
 tillwire_app: provider_notices insert select
 tillwire_app: push_devices delete insert select update
 tillwire_app: push_told insert select
+tillwire_app: reconciliation_rows delete insert select
+tillwire_app: reconciliations insert select update
 tillwire_app: registers insert select update(last_receipt)
 tillwire_app: reservations insert select update(ended_at) update(state)
 tillwire_app: revocations insert select update
 tillwire_app: sale_lines insert select
 tillwire_app: sales insert select update(business_date) update(closed_at) update(expires_at) update(held_until) update(stalled_at) update(state) update(void_note)
 tillwire_app: screens insert select update
+tillwire_app: settlement_lines insert select update(compared_by)
 tillwire_app: staff insert select
 tillwire_app: stock_levels insert select update
 tillwire_app: stock_moves insert select
@@ -354,11 +379,15 @@ handled_events_expire: tillwire_app
 idempotency_keys_expire: tillwire_app
 journal_partitions_ahead: tillwire_app tillwire_relay
 payments_due: tillwire_app
+payments_polled_due: tillwire_app
 payments_seen_expire: tillwire_app
+provider_accounts_enabled: tillwire_app
 provider_inbox_due: tillwire_app
 provider_inbox_expire: tillwire_app
 push_devices_expire: tillwire_app
 push_told_expire: tillwire_app
+reconciliations_due: tillwire_app
+reconciliations_expire: tillwire_app
 sales_due: tillwire_app
 screens_expire: tillwire_app
 vault_keys_needed: tillwire_app
@@ -394,7 +423,7 @@ async fn doors(sql: &mut PgConnection) -> String {
 
 /// Tables that merchants have rows in and that are not walled as they should be: forced, and with this one policy for the
 /// application. Six more are known: feed and relay read all journals, the relay keeps its cursors, and the owner forgets what is
-/// old, looks which sales are open, which payments and notifications are to be attended to, at journals and cursors while it says that it prunes, and sees which merchants have
+/// old, looks which sales are open, which payments, notifications and runs are to be attended to, which accounts are in use, at journals and cursors while it says that it prunes, and sees which merchants have
 /// something to be sealed, or sealed anew.
 async fn open_tables(sql: &mut PgConnection) -> Vec<String> {
     let query = "select relname::text from pg_class
@@ -422,12 +451,15 @@ async fn open_tables(sql: &mut PgConnection) -> Vec<String> {
                                 or relname = 'push_devices' and qual = '(registration IS NOT NULL)')
                        when 'due' then roles = array[pg_get_userbyid(relowner)] and cmd = 'SELECT'
                            and (relname = 'sales' and qual = '(state = ''open''::text)'
-                                or relname = 'payment_attempts' and qual = '(next_at IS NOT NULL)'
+                                or relname in ('payment_attempts', 'reconciliations') and qual = '(next_at IS NOT NULL)'
+                                or relname = 'provider_accounts' and qual = 'enabled'
+                                or relname = 'payments_polled'
                                 or relname = 'provider_inbox')
                        when 'old' then roles = array[pg_get_userbyid(relowner)]
                            and (relname in ('idempotency_keys', 'payments_seen', 'push_devices', 'push_told', 'screens',
                                             'webhook_attempts', 'webhook_redeliveries', 'handled_events',
-                                            'provider_notices')
+                                            'provider_notices', 'reconciliations', 'settlement_lines',
+                                            'payment_differences')
                                 or relname = 'parked_entries' and cmd = 'SELECT'
                                 or relname = 'provider_inbox' and cmd = 'DELETE')
                        else false end)

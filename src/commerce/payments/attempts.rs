@@ -511,6 +511,21 @@ pub async fn of_sale(sql: &mut PgConnection, merchant: MerchantId, sale: SaleId)
     .collect()
 }
 
+/// How many of an account's somebody can still pay, or may have paid; and of how many of those nobody knows. Those alone are
+/// looked through that are still attended to.
+pub async fn open_of(sql: &mut PgConnection, merchant: MerchantId, account: Uuid) -> Result<(i64, i64)> {
+    let counts = sqlx::query!(
+        r#"select count(*) as "open!", count(*) filter (where state = 'unknown') as "unknown!" from payment_attempts
+           where merchant_id = $1 and account_id = $2 and next_at is not null
+             and state in ('created', 'unknown', 'pending', 'review', 'authorized')"#,
+        merchant.0,
+        account,
+    )
+    .fetch_one(sql)
+    .await?;
+    Ok((counts.open, counts.unknown))
+}
+
 /// Locks an attempt and its sale, in this order.
 pub(super) async fn lock(tx: &mut MerchantTx, payment: PaymentId) -> Result<(Locked, Attempt)> {
     let merchant = tx.merchant();

@@ -50,6 +50,13 @@ pub struct Applied {
     pub attempt: PaymentView,
 }
 
+impl Applied {
+    /// Whether it has brought the news that there is money.
+    pub fn is_money_found(&self) -> bool {
+        self.outcome == Outcome::Moved && matches!(self.attempt.state, State::Paid | State::Settled | State::PaidLate)
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {

@@ -45,6 +45,16 @@ impl Breaker {
         matches!(*self.state(), State::Closed(_))
     }
 
+    /// As a word, for people.
+    pub fn word(&self, now: Instant) -> &'static str {
+        match *self.state() {
+            State::Closed(_) => "closed",
+            State::Open { until, .. } if until > now => "open",
+            // The next call tries.
+            State::Open { .. } | State::Trying { .. } => "trying",
+        }
+    }
+
     /// For how long nobody need try. While one call tries, that is for the shortest time that it may be open.
     pub fn is_open(&self, now: Instant) -> Option<Duration> {
         match *self.state() {

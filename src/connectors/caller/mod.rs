@@ -176,6 +176,15 @@ impl Caller {
         Ok(Self { lines })
     }
 
+    /// How a provider's breaker stands at this node: `closed`, calls are made; `open`, it is left alone, for so long; `trying`, the
+    /// next call finds out.
+    pub fn breaker(&self, provider: Provider, mode: Mode) -> (&'static str, Option<Duration>) {
+        let (now, line) =
+            (Instant::now(), self.lines.iter().find(|line| line.provider == provider && line.mode == mode));
+        let word = line.map_or("closed", |line| line.breaker.word(now));
+        (word, line.and_then(|line| line.breaker.is_open(now)).filter(|_| word == "open"))
+    }
+
     /// Makes one call, once. It takes at most [`WAIT_MAX`] and [`ANSWER_MAX`] together.
     pub async fn carry(&self, call: Call<'_>) -> Outcome {
         let line = self.lines.iter().find(|line| line.provider == call.provider && line.mode == call.mode);

@@ -238,6 +238,8 @@ fn row_of(row: &Fields<'_>) -> Option<Row> {
     let settled = matches!(row.word("settlement_status").as_deref(), Some("settled" | "early_settled"));
     let state = match (kind, row.word("status").as_deref()) {
         (RowKind::Chargeback, Some("success")) => Some(State::ChargedBack),
+        // Of how much, its amount says.
+        (RowKind::Refund, Some("success")) => Some(State::PartiallyRefunded),
         (RowKind::Payment, Some("success")) => Some(if settled { State::Settled } else { State::Paid }),
         (RowKind::Payment, Some("pending")) => Some(State::Pending),
         (RowKind::Payment, Some("failed")) => Some(State::Failed),

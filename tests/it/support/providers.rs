@@ -69,6 +69,12 @@ impl Market {
             .ok()
     }
 
+    /// Takes back what the simulators were told of one kind.
+    pub async fn says_delete(&self, what: &str) {
+        let path = format!("/_sim/{what}");
+        request(self.providers.midtrans, "DELETE", &path, &[], vec![]).await.expect("an answer").ok();
+    }
+
     /// A customer pays, with an app.
     pub async fn pays(&self, payment: &Value) -> Value {
         self.says("pay", json!({ "id": payment["id"], "issuer": "DANA" })).await

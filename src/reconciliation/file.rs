@@ -1,0 +1,417 @@
+//! Settlement files: CSV, as a provider's dashboard or report gives it, or as a person makes it of that.
+//!
+//! The first line names the columns, in any order; those that nobody knows are passed over. A line that cannot be read is named
+//! with its number, and then nothing of the file counts: half of one would be taken for all of it.
+
+use std::collections::HashMap;
+
+use aws_lc_rs::digest::{Context, SHA256};
+use csv::{ByteRecord, ReaderBuilder, Trim};
+use tillwire_channels::Moment;
+use time::format_description::BorrowedFormatItem;
+use time::format_description::well_known::Rfc3339;
+use time::macros::{format_description, offset};
+use time::{Date, OffsetDateTime, PrimitiveDateTime, Time};
+
+use crate::connectors::ability::CURRENCY;
+use crate::connectors::amount;
+use crate::connectors::report::RowKind;
+use crate::error::{Error, Fault, Result};
+
+/// The largest file, in bytes, and in lines.
+pub const FILE_BYTES_MAX: usize = 8 * 1024 * 1024;
+pub const LINES_MAX: usize = 50_000;
+/// How many lines that are wrong are named.
+const FAULTS_MAX: usize = 100;
+/// The longest names, in bytes: of ours, and of the provider's.
+const REFERENCE_BYTES_MAX: usize = 255;
+const THERE_BYTES_MAX: usize = 100;
+
+const SPACED: &[BorrowedFormatItem<'static>] = format_description!("[year]-[month]-[day] [hour]:[minute]:[second]");
+const OFFSET: &[BorrowedFormatItem<'static>] =
+    format_description!("[year]-[month]-[day] [hour]:[minute]:[second] [offset_hour sign:mandatory][offset_minute]");
+const DAY: &[BorrowedFormatItem<'static>] = format_description!("[year]-[month]-[day]");
+
+/// The columns, by all that they are called. Case, and what is no letter or digit, does not matter.
+const COLUMNS: [(Column, &[&str]); 11] = [
+    (Column::Reference, &["orderid", "reference", "referenceid", "externalid"]),
+    (Column::There, &["transactionid", "paymentid", "id"]),
+    (Column::Kind, &["type", "transactiontype"]),
+    (Column::Status, &["status", "transactionstatus"]),
+    (Column::Amount, &["amount", "grossamount"]),
+    (Column::Fee, &["fee", "feeamount"]),
+    (Column::Tax, &["vat", "tax", "ppn", "valueaddedtax"]),
+    (Column::Net, &["net", "netamount"]),
+    (Column::Settled, &["settlementstatus"]),
+    (Column::SettledAt, &["settledat", "settlementtime", "settlementdate"]),
+    (Column::Currency, &["currency"]),
+];
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Column {
+    Reference,
+    There,
+    Kind,
+    Status,
+    Amount,
+    Fee,
+    Tax,
+    Net,
+    Settled,
+    SettledAt,
+    Currency,
+}
+
+/// A line, read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Line {
+    /// A hash of all that it says: the same line is the same.
+    pub id: [u8; 32],
+    pub kind: RowKind,
+    pub reference: Option<String>,
+    pub there: Option<String>,
+    pub currency: String,
+    pub amount_minor: i64,
+    pub fee_minor: Option<i64>,
+    pub net_minor: Option<i64>,
+    pub settled: bool,
+    pub settled_at: Option<Moment>,
+}
+
+/// Reads a file. The same line twice is one.
+///
+/// # Errors
+/// `no_csv`, `column_missing`, `column_twice`, `too_many_lines`; or what is wrong with which lines, the first hundred of them.
+pub fn read(bytes: &[u8]) -> Result<Vec<Line>> {
+    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
+    let head = bytes.split(|it| *it == b'\n').next().unwrap_or_default();
+    let count = |sign: u8| head.iter().filter(|it| **it == sign).count();
+    let delimiter = if count(b';') > count(b',') { b';' } else { b',' };
+    let mut reader = ReaderBuilder::new().delimiter(delimiter).trim(Trim::All).from_reader(bytes);
+    let no_csv = |error: &csv::Error| {
+        let at = error.position().map(|at| format!("Line {}: ", at.line())).unwrap_or_default();
+        let why = match error.kind() {
+            csv::ErrorKind::UnequalLengths { expected_len, len, .. } => {
+                format!("it has {len} fields, and there are {expected_len} columns")
+            }
+            _ => "this is no CSV".to_owned(),
+        };
+        Error::invalid("no_csv", "", format!("{at}{why}."))
+    };
+    let header = reader.byte_headers().map_err(|error| no_csv(&error))?.clone();
+    let columns = columns(&header)?;
+    let (mut lines, mut faults) = (HashMap::new(), Vec::new());
+    let (mut record, mut order) = (ByteRecord::new(), 0_usize);
+    while reader.read_byte_record(&mut record).map_err(|error| no_csv(&error))? {
+        order += 1;
+        if order > LINES_MAX {
+            let detail = format!("A file has {LINES_MAX} lines at most: bring it in parts.");
+            return Err(Error::invalid("too_many_lines", "", detail));
+        }
+        match line(&columns, &record) {
+            Ok(line) => _ = lines.entry(line.id).or_insert((order, line)),
+            Err((column, detail)) => {
+                let number = record.position().map_or(0, csv::Position::line);
+                let pointer = format!("/{number}/{column}");
+                faults.push(Fault { code: "invalid_line", pointer, detail: format!("Line {number}: {detail}") });
+                if faults.len() == FAULTS_MAX {
+                    break;
+                }
+            }
+        }
+    }
+    if !faults.is_empty() {
+        return Err(Error::InvalidMany(faults));
+    }
+    let mut lines: Vec<(usize, Line)> = lines.into_values().collect();
+    lines.sort_by_key(|(order, _)| *order);
+    Ok(lines.into_iter().map(|(_, line)| line).collect())
+}
+
+/// Where each column is.
+fn columns(header: &ByteRecord) -> Result<HashMap<Column, usize>> {
+    let mut columns = HashMap::new();
+    for (at, name) in header.iter().enumerate() {
+        let name = String::from_utf8_lossy(name);
+        let plain: String = name.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_lowercase();
+        let known = COLUMNS.iter().find(|(_, names)| names.contains(&plain.as_str()));
+        if let Some((column, names)) = known
+            && columns.insert(*column, at).is_some()
+        {
+            let detail = format!("Two columns say the same: {}.", names.join(", "));
+            return Err(Error::invalid("column_twice", "/1", detail));
+        }
+    }
+    let has = |column| columns.contains_key(&column);
+    let missing = if !has(Column::Amount) {
+        Some("`amount`")
+    } else if !has(Column::Reference) && !has(Column::There) {
+        Some("`order id` or `transaction id`")
+    } else if !has(Column::SettledAt) && !has(Column::Settled) {
+        Some("`settled at` or `settlement status`")
+    } else {
+        None
+    };
+    match missing {
+        Some(names) => Err(Error::invalid("column_missing", "/1", format!("The first line names no column {names}."))),
+        None => Ok(columns),
+    }
+}
+
+/// One line; or which column is wrong, and why.
+fn line(columns: &HashMap<Column, usize>, record: &ByteRecord) -> std::result::Result<Line, (&'static str, String)> {
+    let field = |column: Column, called: &'static str| {
+        let Some(bytes) = columns.get(&column).and_then(|at| record.get(*at)) else { return Ok(None) };
+        match std::str::from_utf8(bytes) {
+            Ok("") => Ok(None),
+            Ok(text) if text.contains(char::is_control) => Err((called, format!("`{called}` has control characters."))),
+            Ok(text) => Ok(Some(text)),
+            Err(_) => Err((called, format!("`{called}` is no UTF-8."))),
+        }
+    };
+    let named = |column, called, bytes_max: usize| match field(column, called)? {
+        Some(text) if text.len() > bytes_max => Err((called, format!("`{called}` is longer than {bytes_max} bytes."))),
+        text => Ok(text.map(str::to_owned)),
+    };
+    // What leaves the merchant is written with a sign, or without one.
+    let money = |column, called| {
+        let Some(text) = field(column, called)? else { return Ok(None) };
+        let (is_less, digits) = text.strip_prefix('-').map_or((false, text), |rest| (true, rest));
+        let amount = amount::parse(digits).map_err(|_| {
+            (called, format!("`{called}` is no amount in whole rupiah, such as 48500 or 48500.00: `{}`.", cut(text)))
+        })?;
+        Ok(Some(if is_less { -amount } else { amount }))
+    };
+    let reference = named(Column::Reference, "order id", REFERENCE_BYTES_MAX)?;
+    let there = named(Column::There, "transaction id", THERE_BYTES_MAX)?;
+    if reference.is_none() && there.is_none() {
+        return Err(("order id", "it names no payment: neither `order id` nor `transaction id`.".to_owned()));
+    }
+    let is_done = field(Column::Status, "status")?.is_none_or(|it| is_one_of(it, &DONE));
+    let kind = match field(Column::Kind, "type")? {
+        _ if !is_done => RowKind::Other,
+        None => RowKind::Payment,
+        Some(word) if is_one_of(word, &PAYMENT) => RowKind::Payment,
+        Some(word) if is_one_of(word, &REFUND) => RowKind::Refund,
+        Some(word) if is_one_of(word, &CHARGEBACK) => RowKind::Chargeback,
+        Some(_) => RowKind::Other,
+    };
+    let amount = money(Column::Amount, "amount")?.ok_or(("amount", "there is no `amount`.".to_owned()))?;
+    if kind == RowKind::Payment && amount < 0 {
+        return Err(("amount", format!("the `amount` of a payment is less than nothing: {amount}.")));
+    }
+    // A fee is a cost, whatever its sign.
+    let fee = money(Column::Fee, "fee")?.map(i64::abs);
+    let tax = money(Column::Tax, "vat")?.map(i64::abs);
+    let currency = named(Column::Currency, "currency", 3)?.map_or(CURRENCY.to_owned(), |it| it.to_ascii_uppercase());
+    let settled_at = match field(Column::SettledAt, "settled at")? {
+        None => None,
+        Some(text) => Some(moment(text).ok_or_else(|| {
+            let detail = format!(
+                "`settled at` is no moment, such as 2026-01-16T03:00:00Z, 2026-01-16 10:00:00 in Jakarta, or a date: `{}`.",
+                cut(text)
+            );
+            ("settled at", detail)
+        })?),
+    };
+    let settled = match field(Column::Settled, "settlement status")? {
+        Some(word) => is_one_of(word, &["settled", "earlysettled"]),
+        None => settled_at.is_some(),
+    };
+    let mut line = Line {
+        id: [0; 32],
+        kind,
+        reference,
+        there,
+        currency,
+        amount_minor: amount.abs(),
+        fee_minor: fee.map(|fee| fee + tax.unwrap_or(0)),
+        net_minor: money(Column::Net, "net")?.map(i64::abs),
+        settled,
+        settled_at,
+    };
+    line.id = digest(&line);
+    Ok(line)
+}
+
+const DONE: [&str; 5] = ["success", "succeeded", "settlement", "settled", "capture"];
+const PAYMENT: [&str; 5] = ["payment", "settlement", "capture", "charge", "sale"];
+const REFUND: [&str; 3] = ["refund", "partialrefund", "refunds"];
+const CHARGEBACK: [&str; 2] = ["chargeback", "partialchargeback"];
+
+fn is_one_of(word: &str, words: &[&str]) -> bool {
+    let plain: String = word.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_lowercase();
+    words.contains(&plain.as_str())
+}
+
+/// Where nothing is said of a zone it is Jakarta, as at Midtrans.
+fn moment(text: &str) -> Option<Moment> {
+    let jakarta = offset!(+7);
+    let read = OffsetDateTime::parse(text, &Rfc3339).or_else(|_| OffsetDateTime::parse(text, OFFSET)).or_else(|_| {
+        let spaced = PrimitiveDateTime::parse(text, SPACED);
+        let day = || Date::parse(text, DAY).map(|date| date.with_time(Time::MIDNIGHT));
+        spaced.or_else(|_| day()).map(|at| at.assume_offset(jakarta))
+    });
+    read.ok().filter(|at| (2000..2100).contains(&at.year())).map(|at| at.to_offset(time::UtcOffset::UTC))
+}
+
+/// As much of a text as an error repeats.
+fn cut(text: &str) -> String {
+    text.chars().take(40).collect()
+}
+
+/// Each part with its length, so that no two lines are told in the same way.
+fn digest(line: &Line) -> [u8; 32] {
+    let number = |it: Option<i64>| it.map(|it| it.to_string()).unwrap_or_default();
+    let parts = [
+        format!("{:?}", line.kind),
+        line.reference.clone().unwrap_or_default(),
+        line.there.clone().unwrap_or_default(),
+        line.currency.clone(),
+        line.amount_minor.to_string(),
+        number(line.fee_minor),
+        number(line.net_minor),
+        line.settled.to_string(),
+        number(line.settled_at.map(Moment::unix_timestamp)),
+    ];
+    let mut context = Context::new(&SHA256);
+    for part in parts {
+        context.update(&(part.len() as u64).to_be_bytes());
+        context.update(part.as_bytes());
+    }
+    let mut id = [0; 32];
+    id.copy_from_slice(context.finish().as_ref());
+    id
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const MIDTRANS: &str = "\
+Order ID,Transaction ID,Type,Amount,Fee,Net,Settlement time,Currency
+INV-1,2f6d,Payment,48500.00,340,48160,2026-01-16 10:00:00,IDR
+INV-2,,Refund,-8500,0,-8500,2026-01-16,IDR
+";
+
+    fn fault(text: &str) -> (String, String) {
+        match read(text.as_bytes()) {
+            Err(Error::InvalidMany(faults)) => (faults[0].pointer.clone(), faults[0].detail.clone()),
+            Err(Error::Invalid { code, detail, .. }) => (code.to_owned(), detail),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_file_is_read_in_whatever_order_its_columns_are() {
+        let lines = read(MIDTRANS.as_bytes()).unwrap();
+        let at = |text: &str| Some(Moment::parse(text, &Rfc3339).unwrap());
+        assert_eq!(lines.len(), 2);
+        let (paid, refund) = (&lines[0], &lines[1]);
+        assert_eq!((paid.reference.as_deref(), paid.there.as_deref()), (Some("INV-1"), Some("2f6d")));
+        assert_eq!(
+            (paid.kind, paid.amount_minor, paid.fee_minor, paid.net_minor),
+            (RowKind::Payment, 48_500, Some(340), Some(48_160))
+        );
+        assert_eq!((paid.settled, paid.settled_at), (true, at("2026-01-16T03:00:00Z")));
+        assert_eq!(
+            (refund.kind, refund.amount_minor, refund.settled_at),
+            (RowKind::Refund, 8_500, at("2026-01-15T17:00:00Z"))
+        );
+        let turned = "\u{feff}currency;unknown;SETTLED AT;net;vat;fee;amount;transaction_id;order-id\r\n\
+            idr;x;2026-01-16T03:00:00Z;48160;0;340;48500.00;2f6d;INV-1\r\n\r\n";
+        assert_eq!(read(turned.as_bytes()).unwrap(), [paid.clone()]);
+    }
+
+    #[test]
+    fn xendits_report_comes_in_by_the_same_door() {
+        let report = "id,type,status,channel_code,reference_id,currency,amount,fee,vat,net_amount,settlement_status,created\n\
+            txn_1,PAYMENT,SUCCESS,QRIS,INV-1,IDR,48500,320,35,48145,SETTLED,2026-01-14T03:06:42.501Z\n\
+            txn_2,PAYMENT,SUCCESS,QRIS,INV-2,IDR,48500,320,35,48145,PENDING,2026-01-14T03:06:42.501Z\n\
+            txn_3,PAYMENT,FAILED,QRIS,\"IN\"\"V,3\",IDR,48500,320,35,48145,,2026-01-14T03:06:42.501Z\n\
+            txn_4,DISBURSEMENT,SUCCESS,QRIS,x,IDR,48500,,,,,2026-01-14T03:06:42.501Z\n";
+        let lines = read(report.as_bytes()).unwrap();
+        let shown: Vec<_> = lines.iter().map(|it| (it.kind, it.settled, it.fee_minor)).collect();
+        assert_eq!(
+            shown,
+            [
+                (RowKind::Payment, true, Some(355)),
+                (RowKind::Payment, false, Some(355)),
+                (RowKind::Other, false, Some(355)),
+                (RowKind::Other, false, None)
+            ]
+        );
+        assert_eq!(lines[2].reference.as_deref(), Some("IN\"V,3"));
+    }
+
+    #[test]
+    fn the_same_line_twice_is_one() {
+        let line = "INV-1,2026-01-16,5";
+        let file = format!("order id,settled at,amount\n{line}\n{line}\nINV-1,2026-01-17,5\n");
+        assert_eq!(read(file.as_bytes()).unwrap().len(), 2);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_its_line() {
+        let with = |line: &str| {
+            format!("order id,settled at,amount,fee\nINV-0,2026-01-16,5,1\n{line}\nINV-2,2026-01-16,5,1\n")
+        };
+        for (line, pointer, words) in [
+            ("INV-1,2026-01-16,5.50,1", "/3/amount", "`5.50`"),
+            ("INV-1,2026-01-16,\"48,500\",1", "/3/amount", "whole rupiah"),
+            ("INV-1,2026-01-16,,1", "/3/amount", "there is no `amount`"),
+            ("INV-1,2026-01-16,-5,1", "/3/amount", "less than nothing"),
+            ("INV-1,2026-01-16,5,Rp 1", "/3/fee", "`fee`"),
+            ("INV-1,16/01/2026,5,1", "/3/settled at", "2026-01-16T03:00:00Z"),
+            (",2026-01-16,5,1", "/3/order id", "names no payment"),
+            ("IN\u{7}V,2026-01-16,5,1", "/3/order id", "control"),
+            ("INV-1,2026-01-16,5", "no_csv", "Line 3: it has 3 fields, and there are 4 columns."),
+        ] {
+            let (found, detail) = fault(&with(line));
+            assert_eq!(found, pointer, "{line}: {detail}");
+            assert!(detail.contains("ine 3") && detail.contains(words), "{line}: {detail}");
+        }
+        let long = with(&format!("{},2026-01-16,5,1", "x".repeat(256)));
+        assert_eq!(fault(&long).0, "/3/order id");
+        // All of them, within bounds.
+        let many = format!("order id,settled at,amount\n{}", "x,y,z\n".repeat(FAULTS_MAX + 5));
+        let Err(Error::InvalidMany(faults)) = read(many.as_bytes()) else { panic!() };
+        assert_eq!((faults.len(), faults[99].pointer.as_str()), (FAULTS_MAX, "/101/amount"));
+    }
+
+    #[test]
+    fn a_file_without_its_columns_is_none() {
+        for (file, code) in [
+            ("", "column_missing"),
+            ("order id,settled at\n", "column_missing"),
+            ("amount,settled at\n", "column_missing"),
+            ("order id,amount\n", "column_missing"),
+            ("order id,reference,settled at,amount\n", "column_twice"),
+        ] {
+            assert_eq!(fault(file).0, code, "{file}");
+        }
+        let many = format!("order id,settled at,amount\n{}", "x,2026-01-16,1\n".repeat(LINES_MAX + 1));
+        assert_eq!(fault(&many).0, "too_many_lines");
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn no_bytes_break_it(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+            drop(read(&bytes));
+            let with = [MIDTRANS.as_bytes(), &bytes].concat();
+            drop(read(&with));
+        }
+
+        #[test]
+        fn what_is_written_is_what_is_read(amount in 0..=1_000_000_000_000_i64, fee in 0..1_000_000_i64, name in "[a-zA-Z0-9._~-]{1,50}") {
+            let file = format!("fee,amount,order id,settled at\n{fee},{amount}.00,\"{name}\",2026-01-16\n");
+            let lines = read(file.as_bytes()).unwrap();
+            prop_assert_eq!((lines[0].amount_minor, lines[0].fee_minor), (amount, Some(fee)));
+            prop_assert_eq!(lines[0].reference.as_deref(), Some(name.as_str()));
+        }
+    }
+}
