@@ -283,8 +283,21 @@ async fn follow(
     notice: &Notice,
     is_believed: bool,
 ) -> Result<Outcome> {
+    let outcome = claim(tx, account, attempt, notice, is_believed).await?;
+    // Only now: whoever writes down what is known of a payment locks its sale first.
     let merchant = tx.merchant();
     attempts::prompt(tx.sql(), merchant, attempt.payment).await?;
+    Ok(outcome)
+}
+
+/// What is made of what it says, before its provider is asked.
+async fn claim(
+    tx: &mut MerchantTx,
+    account: &Account,
+    attempt: &Attempt,
+    notice: &Notice,
+    is_believed: bool,
+) -> Result<Outcome> {
     if let Some(other) = &notice.claims.merchant
         && other != account.credentials.merchant_there()
     {

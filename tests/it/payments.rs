@@ -12,15 +12,24 @@ use super::open_sales::{adds_up, let_go, locked_out};
 use super::support::buses::until;
 use super::support::hub::{Answer, Shop, request};
 use super::support::process::{TillwireProcess, environment};
-use super::support::providers::{MIDTRANS_ID, MIDTRANS_KEY, Market, XENDIT_ID, XENDIT_KEY, XENDIT_TOKEN, comes_to};
+use super::support::providers::{
+    MIDTRANS_ID, MIDTRANS_KEY, Market, Stage, XENDIT_ID, XENDIT_KEY, XENDIT_TOKEN, comes_to,
+};
 use super::support::services::postgres::{Database, Postgres};
 use super::support::till::Till;
 use super::support::vault;
 
+mod believed;
 mod cards;
+mod cuts;
 mod forced;
 mod holds;
+mod keys;
+mod nodes;
+mod orders;
+mod polling;
 mod reconciliation;
+mod secrets;
 
 /// How long something may take that must happen.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -57,11 +66,10 @@ fn kinds(tasks: &[Value]) -> Vec<&str> {
 
 #[tokio::test]
 async fn a_customer_scans_and_the_cashiers_screen_says_that_it_is_paid() {
-    let market = Market::opens().await;
-    let shop = market.shop("Toko Roti").await;
-    let bread = shop.stocked("roti", 48_500, "10").await;
+    let stage = Stage::opens().await;
+    let (market, shop, bread) = stage.cast();
     for (provider, left) in [("midtrans", "9.000"), ("xendit", "8.000")] {
-        let sale = opens(&shop, &bread).await;
+        let sale = opens(&shop, bread).await;
         let mut screen = shop.screen(&[&format!("payments/{}/{}", shop.outlet, shop.register)]).await;
         let payment = asks(&shop, &sale, qris(provider)).await.created();
         assert_eq!((&payment["state"], &payment["amount_minor"]), (&json!("pending"), &json!(48_500)), "{payment}");
@@ -89,16 +97,15 @@ async fn a_customer_scans_and_the_cashiers_screen_says_that_it_is_paid() {
 
 #[tokio::test]
 async fn transfers_show_a_number_or_a_bill() {
-    let market = Market::opens().await;
-    let shop = market.shop("Toko Roti").await;
-    let bread = shop.stocked("roti", 48_500, "10").await;
+    let stage = Stage::opens().await;
+    let (market, shop, bread) = stage.cast();
     for (provider, bank, kind) in [
         ("midtrans", "bni", "virtual_account"),
         ("midtrans", "permata", "virtual_account"),
         ("midtrans", "mandiri", "bill"),
         ("xendit", "bri", "virtual_account"),
     ] {
-        let sale = opens(&shop, &bread).await;
+        let sale = opens(&shop, bread).await;
         let payment = json!({ "method": "transfer", "provider": provider, "bank": bank });
         let payment = asks(&shop, &sale, payment).await.created();
         assert_eq!((&payment["state"], &payment["shown"]["type"]), (&json!("pending"), &json!(kind)), "{payment}");
@@ -110,12 +117,11 @@ async fn transfers_show_a_number_or_a_bill() {
 
 #[tokio::test]
 async fn p4_what_no_notification_brings_is_asked_for() {
-    let market = Market::opens().await;
-    let shop = market.shop("Toko Roti").await;
-    let bread = shop.stocked("roti", 48_500, "10").await;
+    let stage = Stage::opens().await;
+    let (market, shop, bread) = stage.cast();
     market.says("faults", json!({ "fault": "drop_webhook", "times": null })).await;
     for provider in ["midtrans", "xendit"] {
-        let sale = opens(&shop, &bread).await;
+        let sale = opens(&shop, bread).await;
         let payment = asks(&shop, &sale, qris(provider)).await.created();
         market.pays(&payment).await;
         comes_to(&shop, &payment, "paid").await;
@@ -126,14 +132,13 @@ async fn p4_what_no_notification_brings_is_asked_for() {
 
 #[tokio::test]
 async fn p3_a_charge_that_is_never_answered_is_made_once() {
-    let market = Market::opens().await;
-    let shop = market.shop("Toko Roti").await;
-    let bread = shop.stocked("roti", 48_500, "10").await;
+    let stage = Stage::opens().await;
+    let (market, shop, bread) = stage.cast();
     for (provider, charge) in [("midtrans", "charge"), ("xendit", "create")] {
         let id = PaymentId::new();
         let fault = json!({ "fault": "timeout_after_commit", "on": charge, "provider": provider, "seconds": 1 });
         market.says("faults", fault).await;
-        let sale = opens(&shop, &bread).await;
+        let sale = opens(&shop, bread).await;
         let mut payment = qris(provider);
         payment["id"] = json!(id);
         let payment = asks(&shop, &sale, payment).await.created();
@@ -147,11 +152,10 @@ async fn p3_a_charge_that_is_never_answered_is_made_once() {
 
 #[tokio::test]
 async fn p5_what_is_paid_after_its_end_is_for_a_person() {
-    let market = Market::opens().await;
-    let shop = market.shop("Toko Roti").await;
-    let bread = shop.stocked("roti", 48_500, "10").await;
+    let stage = Stage::opens().await;
+    let (market, shop, bread) = stage.cast();
     for provider in ["midtrans", "xendit"] {
-        let sale = opens(&shop, &bread).await;
+        let sale = opens(&shop, bread).await;
         let payment = asks(&shop, &sale, qris(provider)).await.created();
         let cancel = format!("/v1/payments/{}/cancel", payment["id"].as_str().unwrap());
         let canceled = shop.post(&cancel, json!({})).await.ok();
@@ -169,11 +173,10 @@ async fn p5_what_is_paid_after_its_end_is_for_a_person() {
 
 #[tokio::test]
 async fn whoever_calls_a_payment_off_hears_how_it_stands_then_whoever_is_at_it() {
-    let market = Market::opens().await;
-    let shop = market.shop("Toko Roti").await;
-    let bread = shop.stocked("roti", 48_500, "10").await;
+    let stage = Stage::opens().await;
+    let (_, shop, bread) = stage.cast();
     for _ in 0..10 {
-        let sale = opens(&shop, &bread).await;
+        let sale = opens(&shop, bread).await;
         let payment = asks(&shop, &sale, qris("xendit")).await.created();
         let path = format!("/v1/payments/{}", payment["id"].as_str().unwrap());
         let (look, cancel) = (format!("{path}?ask=true"), format!("{path}/cancel"));
@@ -187,12 +190,11 @@ async fn whoever_calls_a_payment_off_hears_how_it_stands_then_whoever_is_at_it()
 
 #[tokio::test]
 async fn p6_forgeries_move_no_money() {
-    let market = Market::opens().await;
-    let shop = market.shop("Toko Roti").await;
-    let bread = shop.stocked("roti", 48_500, "10").await;
+    let stage = Stage::opens().await;
+    let (market, shop, bread) = stage.cast();
     let accounts = shop.get("/v1/provider-accounts").await.ok();
     for provider in ["midtrans", "xendit"] {
-        let sale = opens(&shop, &bread).await;
+        let sale = opens(&shop, bread).await;
         let payment = asks(&shop, &sale, qris(provider)).await.created();
         let account = accounts["items"].as_array().unwrap().iter().find(|it| it["provider"] == provider).unwrap();
         let path = account["webhook_path"].as_str().unwrap();
@@ -235,11 +237,10 @@ async fn p6_forgeries_move_no_money() {
 
 #[tokio::test]
 async fn p6_money_of_another_amount_is_never_taken_for_it() {
-    let market = Market::opens().await;
-    let shop = market.shop("Toko Roti").await;
-    let bread = shop.stocked("roti", 48_500, "10").await;
+    let stage = Stage::opens().await;
+    let (market, shop, bread) = stage.cast();
     for provider in ["midtrans", "xendit"] {
-        let sale = opens(&shop, &bread).await;
+        let sale = opens(&shop, bread).await;
         let payment = asks(&shop, &sale, qris(provider)).await.created();
         market.says("faults", json!({ "fault": "amount_mismatch", "payment": payment["id"], "amount": 1_000 })).await;
         market.pays(&payment).await;
@@ -258,11 +259,10 @@ async fn p6_money_of_another_amount_is_never_taken_for_it() {
 
 #[tokio::test]
 async fn a_code_of_another_payment_is_shown_to_nobody() {
-    let market = Market::opens().await;
-    let shop = market.shop("Toko Roti").await;
-    let bread = shop.stocked("roti", 48_500, "10").await;
+    let stage = Stage::opens().await;
+    let (market, shop, bread) = stage.cast();
     for (provider, fault) in [("midtrans", "qr_wrong_amount"), ("xendit", "qr_bad_crc")] {
-        let sale = opens(&shop, &bread).await;
+        let sale = opens(&shop, bread).await;
         market.says("faults", json!({ "fault": fault, "provider": provider })).await;
         let payment = asks(&shop, &sale, qris(provider)).await.created();
         assert_eq!(payment["shown"], Value::Null, "{payment}");
@@ -276,11 +276,10 @@ async fn a_code_of_another_payment_is_shown_to_nobody() {
 
 #[tokio::test]
 async fn a_payment_that_nobody_makes_is_called_off_in_its_time() {
-    let market = Market::opens().await;
-    let shop = market.shop("Toko Roti").await;
-    let bread = shop.stocked("roti", 48_500, "10").await;
+    let stage = Stage::opens().await;
+    let (market, shop, bread) = stage.cast();
     for provider in ["midtrans", "xendit"] {
-        let sale = opens(&shop, &bread).await;
+        let sale = opens(&shop, bread).await;
         let payment = asks(&shop, &sale, qris(provider)).await.created();
         let id = payment["id"].as_str().unwrap();
         let over = format!("update payment_attempts set expires_at = now(), next_at = now() where payment_id = '{id}'");
@@ -294,10 +293,9 @@ async fn a_payment_that_nobody_makes_is_called_off_in_its_time() {
 
 #[tokio::test]
 async fn a_sale_is_voided_when_nobody_can_pay_for_it_any_more() {
-    let market = Market::opens().await;
-    let shop = market.shop("Toko Roti").await;
-    let bread = shop.stocked("roti", 48_500, "10").await;
-    let sale = opens(&shop, &bread).await;
+    let stage = Stage::opens().await;
+    let (market, shop, bread) = stage.cast();
+    let sale = opens(&shop, bread).await;
     let void = format!("/v1/sales/{}/void", sale["id"].as_str().unwrap());
     let reason = json!({ "reason": "Berubah pikiran" });
     let payment = asks(&shop, &sale, qris("xendit")).await.created();
@@ -318,11 +316,10 @@ async fn a_sale_is_voided_when_nobody_can_pay_for_it_any_more() {
 
 #[tokio::test]
 async fn a_sale_that_is_paid_leaves_no_code_to_be_paid_by() {
-    let market = Market::opens().await;
-    let shop = market.shop("Toko Roti").await;
-    let bread = shop.stocked("roti", 48_500, "10").await;
+    let stage = Stage::opens().await;
+    let (market, shop, bread) = stage.cast();
     for provider in ["midtrans", "xendit"] {
-        let sale = opens(&shop, &bread).await;
+        let sale = opens(&shop, bread).await;
         let part = json!({ "method": "qris", "provider": provider, "amount_minor": 20_000 });
         let (part, rest) =
             (asks(&shop, &sale, part).await.created(), asks(&shop, &sale, qris(provider)).await.created());
@@ -383,15 +380,14 @@ async fn what_a_provider_cannot_do_is_refused_before_it_is_asked() {
 
 #[tokio::test]
 async fn what_the_page_shows_is_done() {
-    let market = Market::opens().await;
-    let shop = market.shop("Toko Roti").await;
-    let bread = shop.stocked("roti", 48_500, "10").await;
+    let stage = Stage::opens().await;
+    let (market, shop, bread) = stage.cast();
     let page = include_str!("../../docs/payments.md");
     let shown: Vec<&str> =
         page.split("```json\n").skip(1).map(|rest| rest.split("```").next().expect("its end")).collect();
     assert_eq!(shown.len(), 2);
     for body in shown {
-        let sale = opens(&shop, &bread).await;
+        let sale = opens(&shop, bread).await;
         let path = format!("/v1/sales/{}/payments", sale["id"].as_str().unwrap());
         let payment = shop.post(&path, serde_json::from_str(body).expect("JSON")).await.created();
         assert_eq!(payment["state"], "pending", "{payment}");
@@ -441,10 +437,9 @@ async fn what_is_told_twice_at_once_and_out_of_order_is_done_once() {
 
 #[tokio::test]
 async fn p11_what_the_bank_takes_back_is_said_aloud() {
-    let market = Market::opens().await;
-    let shop = market.shop("Toko Roti").await;
-    let bread = shop.stocked("roti", 48_500, "10").await;
-    let sale = opens(&shop, &bread).await;
+    let stage = Stage::opens().await;
+    let (market, shop, bread) = stage.cast();
+    let sale = opens(&shop, bread).await;
     let transfer = json!({ "method": "transfer", "provider": "midtrans", "bank": "permata" });
     let payment = asks(&shop, &sale, transfer).await.created();
     market.says("faults", json!({ "fault": "reversal", "payment": payment["id"], "seconds": 6 })).await;
@@ -458,10 +453,9 @@ async fn p11_what_the_bank_takes_back_is_said_aloud() {
 
 #[tokio::test]
 async fn the_same_key_asks_once_and_another_body_is_refused() {
-    let market = Market::opens().await;
-    let shop = market.shop("Toko Roti").await;
-    let bread = shop.stocked("roti", 48_500, "10").await;
-    let sale = opens(&shop, &bread).await;
+    let stage = Stage::opens().await;
+    let (market, shop, bread) = stage.cast();
+    let sale = opens(&shop, bread).await;
     let path = format!("/v1/sales/{}/payments", sale["id"].as_str().unwrap());
     let body = json!({ "method": "qris", "provider": "xendit", "mode": "test" });
     let first = shop.post_once("one", &path, body.clone()).await;
@@ -519,13 +513,12 @@ async fn payments_are_the_registers_own_and_the_merchants_alone() {
 
 #[tokio::test]
 async fn where_money_moves_nobody_pays_with_play_money() {
-    let market = Market::opens().await;
-    let shop = market.shop("Toko Roti").await;
-    let bread = shop.stocked("roti", 48_500, "10").await;
+    let stage = Stage::opens().await;
+    let (market, shop, bread) = stage.cast();
     let mut live = vault::xendit("live-business", "x", &["token"]);
     live["secret_key"] = json!("xnd_production_a-key-that-is-long-enough");
     shop.post("/v1/provider-accounts", json!({ "credentials": live, "mode": "live" })).await.created();
-    let sale = opens(&shop, &bread).await;
+    let sale = opens(&shop, bread).await;
     let refused = asks(&shop, &sale, qris("xendit")).await.refused(409, "live_account");
     assert_eq!(refused["errors"][0]["pointer"], "/mode");
     asks(&shop, &sale, qris("midtrans")).await.created();

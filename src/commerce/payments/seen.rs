@@ -86,6 +86,7 @@ pub async fn apply(tx: &mut MerchantTx, payment: PaymentId, seen: &Seen, held: O
     if seen.asked {
         know(&mut attempt.there, &seen.there);
     }
+    let is_older = is_older(&attempt, seen, held);
     let outcome = match misfit(&attempt, seen) {
         Some((kind, detail)) => {
             tasks::open(tx, &attempt, kind, Severity::Critical, detail).await?;
@@ -93,8 +94,12 @@ pub async fn apply(tx: &mut MerchantTx, payment: PaymentId, seen: &Seen, held: O
         }
         None => {
             learn(&mut attempt, seen);
-            captures::learn(&mut attempt, seen);
-            let outcome = follow(tx, &sale, &mut attempt, seen).await?;
+            let outcome = if is_older {
+                Outcome::Stale
+            } else {
+                captures::learn(&mut attempt, seen);
+                follow(tx, &sale, &mut attempt, seen).await?
+            };
             if let Some(detail) = &seen.unfit {
                 // Nobody is shown it, so nobody could pay.
                 attempt.closing = attempt.closing.or(Some(Closing::Canceled));
@@ -121,7 +126,8 @@ pub async fn apply(tx: &mut MerchantTx, payment: PaymentId, seen: &Seen, held: O
         reversible: seen.reversible,
     };
     let is_closing = attempt.closing.is_some() && was.closing.is_none();
-    let next_at = if is_closing && attempt.state.is_open() { Some(now) } else { looks::next(standing) };
+    let is_urgent = is_older || is_closing && attempt.state.is_open();
+    let next_at = if is_urgent { Some(now) } else { looks::next(standing) };
     save(tx, &attempt, next_at).await?;
     if attempt.state.is_open() && next_at.is_none() {
         give_up(tx, &attempt).await?;
@@ -139,6 +145,18 @@ pub async fn apply(tx: &mut MerchantTx, payment: PaymentId, seen: &Seen, held: O
         tell(tx, &attempt)?;
     }
     Ok(Applied { outcome, attempt: attempt.into() })
+}
+
+/// Whether it is the answer to a question from before we knew of the money, which the provider had not known of either when it
+/// answered. It contradicts nobody, and takes nothing back: it is asked once more.
+fn is_older(attempt: &Attempt, seen: &Seen, held: Option<&Held>) -> bool {
+    let had_money = |state| matches!(state, State::Paid | State::Settled);
+    let knew = held.is_some_and(|held| had_money(held.attempt.state));
+    seen.asked && seen.state.is_some_and(is_unpaid) && had_money(attempt.state) && !knew
+}
+
+const fn is_unpaid(state: State) -> bool {
+    state.is_open() || state.ended_unpaid()
 }
 
 /// Why what was heard is not of this payment, if it is not.
@@ -183,7 +201,7 @@ async fn follow(tx: &mut MerchantTx, sale: &Locked, attempt: &mut Attempt, seen:
     };
     let verdict = judge(attempt.state, state);
     let path = match verdict {
-        Verdict::Moves(next) => vec![next],
+        Verdict::Moves(_) => steps(attempt.state, state),
         Verdict::Conflict if seen.asked => steps(attempt.state, state),
         _ => Vec::new(),
     };
@@ -191,7 +209,7 @@ async fn follow(tx: &mut MerchantTx, sale: &Locked, attempt: &mut Attempt, seen:
         return match verdict {
             Verdict::Same => Ok(Outcome::Same),
             // What was believed is not so: a notification lied.
-            Verdict::Stale if seen.asked && attempt.state == State::Paid && state.is_open() => {
+            Verdict::Stale if seen.asked && attempt.state == State::Paid && is_unpaid(state) => {
                 let detail = format!("It was told to be paid, and the provider says that it is {state}.");
                 tasks::open(tx, attempt, Kind::Conflict, Severity::Critical, detail).await?;
                 Ok(Outcome::Conflict)

@@ -176,6 +176,10 @@ pub fn judge(now: State, seen: State) -> Verdict {
 /// of a notification nobody knows whether it is the provider's last word.
 pub fn steps(now: State, seen: State) -> Vec<State> {
     match judge(now, seen) {
+        // Whatever may have become of one that nobody knew of: what comes after money was paid before.
+        Verdict::Moves(next) if now == State::Unknown && State::Paid.may_become(next) && !next.ended_unpaid() => {
+            return vec![State::Paid, next];
+        }
         Verdict::Moves(next) => return vec![next],
         Verdict::Same | Verdict::Stale => return Vec::new(),
         Verdict::Conflict => {}
@@ -307,6 +311,10 @@ mod tests {
             (Pending, Settled, vec![Paid, Settled]),
             (Pending, PartiallyRefunded, vec![Paid, PartiallyRefunded]),
             (Authorized, Settled, vec![Paid, Settled]),
+            (Unknown, Settled, vec![Paid, Settled]),
+            (Unknown, Refunded, vec![Paid, Refunded]),
+            (Unknown, ChargedBack, vec![Paid, ChargedBack]),
+            (Unknown, Canceled, vec![Canceled]),
             (Expired, Refunded, vec![PaidLate, Refunded]),
             (Pending, Paid, vec![Paid]),
             (Paid, Expired, vec![]),

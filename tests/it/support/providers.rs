@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use tillwire_channels::{MerchantId, OutletId, RegisterId};
 use tillwire_simulators::{Options, Simulators};
 
 use super::caller::Caller;
@@ -19,26 +20,65 @@ pub const XENDIT_KEY: &str = "EXAMPLEKEY1234567890";
 pub const XENDIT_ID: &str = "64f0c1d2e3a4b5c6d7e8f901";
 pub const XENDIT_TOKEN: &str = "EXAMPLE-callback-token-1234567890";
 
+/// A market with one shop, which has ten loaves at 48,500: where most stories of payments begin.
+pub struct Stage {
+    pub market: Market,
+    merchant: MerchantId,
+    outlet: OutletId,
+    register: RegisterId,
+    owner: String,
+    bread: String,
+}
+
+impl Stage {
+    pub async fn opens() -> Self {
+        Self::with(Market::opens().await, "10").await
+    }
+
+    /// The same in a market of one's own, with so many loaves.
+    pub async fn with(market: Market, loaves: &str) -> Self {
+        let shop = market.shop("Toko Roti").await;
+        let bread = shop.stocked("roti", 48_500, loaves).await;
+        let Shop { merchant, outlet, register, owner, .. } = shop;
+        Self { market, merchant, outlet, register, owner, bread }
+    }
+
+    /// Who plays: the market, the shop, and a loaf of its bread.
+    pub fn cast(&self) -> (&Market, Shop<'_>, &str) {
+        let Self { market, merchant, outlet, register, owner, bread } = self;
+        let (merchant, outlet, register, owner) = (*merchant, *outlet, *register, owner.clone());
+        (market, Shop { hub: &market.hub, merchant, outlet, register, owner }, bread)
+    }
+}
+
 /// Both providers, and a hub that knows them.
 pub struct Market {
     pub hub: TestHub,
     pub providers: Simulators,
+    /// The flag of its vault key, for further nodes.
+    pub vault_keys: String,
 }
 
 impl Market {
     pub async fn opens() -> Self {
         let providers = Simulators::start(Options::default()).await.expect("providers");
-        let (key, midtrans, xendit) = (vault::key(), providers.midtrans_url(), providers.xendit_url());
+        let midtrans = providers.midtrans_url();
+        Self::of(providers, &midtrans).await
+    }
+
+    /// The same with providers of one's own, Midtrans being reached somewhere else.
+    pub async fn of(providers: Simulators, midtrans_url: &str) -> Self {
+        let (vault_keys, xendit) = (vault::list(&[&vault::key()]), providers.xendit_url());
         let hub = TestHub::start_with(&[
             "--vault-key-file",
-            &vault::list(&[&key]),
+            &vault_keys,
             "--midtrans-test-url",
-            &midtrans,
+            midtrans_url,
             "--xendit-test-url",
             &xendit,
         ])
         .await;
-        Self { hub, providers }
+        Self { hub, providers, vault_keys }
     }
 
     /// A merchant with an account at each provider, whose notifications come here.
@@ -80,12 +120,25 @@ impl Market {
         self.says("pay", json!({ "id": payment["id"], "issuer": "DANA" })).await
     }
 
-    /// What the simulators were asked, of one kind.
+    /// How often a provider was asked something of one kind.
     pub async fn asked(&self, provider: &str, operation: &str) -> usize {
-        let path = format!("/_sim/requests?provider={provider}&operation={operation}");
-        let answer = request(self.providers.midtrans, "GET", &path, &[], vec![]).await.expect("an answer").ok();
-        let list = answer.as_array().or_else(|| answer["requests"].as_array());
-        list.unwrap_or_else(|| panic!("{answer}")).len()
+        self.requests(provider).await.iter().filter(|it| it["operation"] == operation).count()
+    }
+
+    /// All that a provider was asked, in the order it came.
+    pub async fn requests(&self, provider: &str) -> Vec<Value> {
+        self.shows(&format!("requests?provider={provider}")).await["requests"].as_array().expect("requests").clone()
+    }
+
+    /// All that providers have told of a payment, or have kept to themselves.
+    pub async fn deliveries(&self, payment: &Value) -> Vec<Value> {
+        let path = format!("deliveries?payment={}", payment["id"].as_str().expect("an id"));
+        self.shows(&path).await["deliveries"].as_array().expect("deliveries").clone()
+    }
+
+    async fn shows(&self, what: &str) -> Value {
+        let path = format!("/_sim/{what}");
+        request(self.providers.midtrans, "GET", &path, &[], vec![]).await.expect("an answer").ok()
     }
 
     /// Posts a notification, as anybody could.
