@@ -4,6 +4,7 @@
 //! owner and shown without its secrets; whoever moves money is given it [open](open), and by no other way.
 
 pub mod kept;
+pub mod known;
 
 use anyhow::Context as _;
 use secrecy::ExposeSecret as _;
@@ -53,6 +54,8 @@ pub struct Account {
     pub enabled: bool,
     /// The one outlet that it is for; none for all that have none of their own.
     pub outlet: Option<OutletId>,
+    /// Which row it was opened from: another has a higher one.
+    pub version: i64,
 }
 
 /// A row, as it is opened.
@@ -65,6 +68,7 @@ struct Row {
     outlet_id: Option<Uuid>,
     sealed: Vec<u8>,
     data_key: Uuid,
+    version: i64,
 }
 
 fn place(row: &[Uuid]) -> Place<'_> {
@@ -79,7 +83,7 @@ fn place(row: &[Uuid]) -> Place<'_> {
 pub async fn open(sql: &mut PgConnection, vault: &Vault, merchant: MerchantId, account: Uuid) -> Result<Account> {
     let row = sqlx::query_as!(
         Row,
-        "select account_id, provider, mode, confirm, enabled, outlet_id, sealed, data_key from provider_accounts
+        "select account_id, provider, mode, confirm, enabled, outlet_id, sealed, data_key, version from provider_accounts
          where merchant_id = $1 and account_id = $2",
         merchant.0,
         account,
@@ -105,7 +109,7 @@ pub async fn for_outlet(
 ) -> Result<Option<Account>> {
     let row = sqlx::query_as!(
         Row,
-        "select account_id, provider, mode, confirm, enabled, outlet_id, sealed, data_key from provider_accounts
+        "select account_id, provider, mode, confirm, enabled, outlet_id, sealed, data_key, version from provider_accounts
          where merchant_id = $1 and provider = $2 and mode = $3 and enabled and (outlet_id = $4 or outlet_id is null)
          order by outlet_id nulls last limit 1",
         merchant.0,
@@ -151,5 +155,6 @@ async fn opened(sql: &mut PgConnection, vault: &Vault, merchant: MerchantId, row
         confirm: Confirm::of(&row.confirm).context("an unknown way to confirm in the database")?,
         enabled: row.enabled,
         outlet: row.outlet_id.map(OutletId),
+        version: row.version,
     })
 }

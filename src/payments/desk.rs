@@ -14,13 +14,14 @@ use tillwire_channels::event::PaymentShown;
 use tillwire_channels::{MerchantId, PaymentId};
 use tracing::{debug, info, warn};
 
+use crate::accounts::known::KnownAccounts;
 use crate::accounts::{self, Account};
 use crate::commerce::outlets;
 use crate::commerce::payments::attempts::{Attempt, There};
 use crate::commerce::payments::held::{self, Held, Todo};
 use crate::commerce::payments::{self, Applied, Seen, State};
 use crate::connectors::ability::ability;
-use crate::connectors::caller::{Call, Caller, NotSent, Outcome};
+use crate::connectors::caller::{ANSWER_MAX, Call, Caller, NotSent, Outcome, WAIT_MAX};
 use crate::connectors::credentials::Provider;
 use crate::connectors::payment::{Bank, Card, Charge, Id, Ids, Known, Method};
 use crate::connectors::qris;
@@ -29,6 +30,7 @@ use crate::connectors::report::{Report, Shown};
 use crate::connectors::request::Request;
 use crate::error::Result;
 use crate::journal::{Journal, pool};
+use crate::turns::Turns;
 use crate::vault::Vault;
 
 /// How long a payment rests after a call that could not be made, if nobody says for how long.
@@ -45,6 +47,16 @@ const SAY_TRIES_MAX: u32 = 3;
 const SAY_AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// How often a provider is asked in one look.
 const LOOKS_MAX: u32 = 4;
+/// How long a payment may be held already when its provider is asked once more.
+const ANOTHER_MAX: Duration = Duration::from_secs(8);
+/// How long one question takes at most: it waits for its turn, perhaps for the provider's pace and its turn again, and for the
+/// answer.
+const QUESTION_MAX: u64 = 2 * WAIT_MAX.as_secs() + SOON_MAX.as_secs() + ANSWER_MAX.as_secs();
+/// All of a look ends within the lease, and some time is left to write down what came of it.
+const _: () = assert!(ANOTHER_MAX.as_secs() + QUESTION_MAX < held::LEASE.as_secs());
+/// How many payments are looked at at once because of notifications, and how many of one merchant.
+const PROMPTED_MAX: usize = 64;
+const PROMPTED_OF_ONE_MAX: usize = 16;
 /// How long whoever waits for a payment to be attended to waits between two looks whether it was.
 const WATCH_EVERY: Duration = Duration::from_millis(50);
 const WATCH_MAX: Duration = Duration::from_secs(10);
@@ -55,6 +67,10 @@ pub struct Desk {
     pub journal: Journal,
     pub vault: Arc<Vault>,
     caller: Arc<Caller>,
+    /// Accounts that were opened for notifications.
+    pub(super) known: Arc<KnownAccounts>,
+    /// Payments that are looked at because of a notification.
+    pub(super) turns: Arc<Turns>,
 }
 
 /// Why somebody attends to a payment.
@@ -72,7 +88,8 @@ pub struct Cause {
 
 impl Desk {
     pub fn new(journal: Journal, vault: Arc<Vault>, caller: Arc<Caller>) -> Self {
-        Self { journal, vault, caller }
+        let turns = Arc::new(Turns::new(PROMPTED_MAX, PROMPTED_OF_ONE_MAX));
+        Self { journal, vault, caller, known: Arc::default(), turns }
     }
 
     /// The same, over a journal with connections of its own.
@@ -103,11 +120,16 @@ impl Desk {
                 return Err(error);
             }
         };
+        self.serve(&held, &account, cause).await
+    }
+
+    /// Does what is to be done for a payment that is held, at an account that is open.
+    pub(super) async fn serve(&self, held: &Held, account: &Account, cause: Cause) -> Result<Option<Applied>> {
         match held.todo {
-            Todo::Drop(_) => Ok(None), // It was.
-            Todo::Charge => self.charge(&held, &account, cause).await,
-            Todo::Look => self.look(&held, &account, &cause).await,
-            Todo::Close(_) => self.close(&held, &account, &cause).await,
+            Todo::Drop(why) => self.say(held, Seen { state: Some(why.state()), asked: true, ..Seen::default() }).await,
+            Todo::Charge => self.charge(held, account, cause).await,
+            Todo::Look => self.look(held, account, &cause).await,
+            Todo::Close(_) => self.close(held, account, &cause).await,
         }
     }
 
@@ -177,6 +199,13 @@ impl Desk {
         let mut asked_by = Known { ids: own.ids.clone().and(cause.hint.clone()), ..own.clone() };
         let mut report = None;
         for _ in 0..LOOKS_MAX {
+            if held.since.elapsed() > ANOTHER_MAX {
+                if report.is_none() {
+                    held.put_off(app, PAUSE).await?;
+                    return Ok(None);
+                }
+                break;
+            }
             let Ok(request) = connector.status(&asked_by) else { break };
             let answer = match self.carry_soon(held, account, &request, prompted).await {
                 Outcome::Answered(answer) => answer,
