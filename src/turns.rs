@@ -10,7 +10,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 const KEPT_MAX: usize = 256;
 
 pub struct Turns {
-    all: Semaphore,
+    all: Arc<Semaphore>,
     of_one_max: usize,
     of: Mutex<HashMap<MerchantId, Arc<Semaphore>>>,
 }
@@ -21,16 +21,28 @@ pub struct Turn<'a> {
     _of_all: SemaphorePermit<'a>,
 }
 
+/// One that is held by a task of its own.
+pub struct OwnTurn {
+    _of_one: OwnedSemaphorePermit,
+    _of_all: OwnedSemaphorePermit,
+}
+
 impl Turns {
     /// So many at once, and so many of them one merchant's.
     pub fn new(all_max: usize, of_one_max: usize) -> Self {
-        Self { all: Semaphore::new(all_max), of_one_max, of: Mutex::default() }
+        Self { all: Arc::new(Semaphore::new(all_max)), of_one_max, of: Mutex::default() }
     }
 
     /// A merchant's turn, when one is free: first of its own, so that nobody else waits for those. None if there are none.
     pub async fn begin(&self, merchant: MerchantId) -> Option<Turn<'_>> {
         let of_one = self.of(merchant).acquire_owned().await.ok()?;
         Some(Turn { _of_one: of_one, _of_all: self.all.acquire().await.ok()? })
+    }
+
+    /// A merchant's turn if one is free, for whoever does not wait.
+    pub fn begin_now(&self, merchant: MerchantId) -> Option<OwnTurn> {
+        let of_one = self.of(merchant).try_acquire_owned().ok()?;
+        Some(OwnTurn { _of_one: of_one, _of_all: self.all.clone().try_acquire_owned().ok()? })
     }
 
     fn of(&self, merchant: MerchantId) -> Arc<Semaphore> {
@@ -63,6 +75,7 @@ mod tests {
         }
         assert!(held.len() == AT_ONCE_MAX && begins(MerchantId::new()).is_none(), "all of them");
         held.remove(0);
+        assert!(turns.begin_now(merchants[1]).is_none() && turns.begin_now(merchants[0]).is_some());
         assert!(begins(merchants[1]).is_none() && begins(merchants[0]).is_some());
         for _ in 0..2 * KEPT_MAX {
             turns.of(MerchantId::new());

@@ -6,6 +6,7 @@
 
 pub mod found;
 pub mod kept;
+pub mod known;
 pub mod pulse;
 
 use anyhow::Context as _;
@@ -56,6 +57,8 @@ pub struct Account {
     pub enabled: bool,
     /// The one outlet that it is for; none for all that have none of their own.
     pub outlet: Option<OutletId>,
+    /// Which row it was opened from: another has a higher one.
+    pub version: i64,
 }
 
 /// A row, as it is opened.
@@ -68,6 +71,7 @@ struct Row {
     outlet_id: Option<Uuid>,
     sealed: Vec<u8>,
     data_key: Uuid,
+    version: i64,
 }
 
 fn place(row: &[Uuid]) -> Place<'_> {
@@ -82,7 +86,7 @@ fn place(row: &[Uuid]) -> Place<'_> {
 pub async fn open(sql: &mut PgConnection, vault: &Vault, merchant: MerchantId, account: Uuid) -> Result<Account> {
     let row = sqlx::query_as!(
         Row,
-        "select account_id, provider, mode, confirm, enabled, outlet_id, sealed, data_key from provider_accounts
+        "select account_id, provider, mode, confirm, enabled, outlet_id, sealed, data_key, version from provider_accounts
          where merchant_id = $1 and account_id = $2",
         merchant.0,
         account,
@@ -108,7 +112,7 @@ pub async fn for_outlet(
 ) -> Result<Option<Account>> {
     let row = sqlx::query_as!(
         Row,
-        "select account_id, provider, mode, confirm, enabled, outlet_id, sealed, data_key from provider_accounts
+        "select account_id, provider, mode, confirm, enabled, outlet_id, sealed, data_key, version from provider_accounts
          where merchant_id = $1 and provider = $2 and mode = $3 and enabled and (outlet_id = $4 or outlet_id is null)
          order by outlet_id nulls last limit 1",
         merchant.0,
@@ -154,5 +158,6 @@ async fn opened(sql: &mut PgConnection, vault: &Vault, merchant: MerchantId, row
         confirm: Confirm::of(&row.confirm).context("an unknown way to confirm in the database")?,
         enabled: row.enabled,
         outlet: row.outlet_id.map(OutletId),
+        version: row.version,
     })
 }

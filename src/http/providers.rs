@@ -4,7 +4,8 @@
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::State;
-use axum::http::HeaderMap;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse as _, Response};
 use serde::Serialize;
 use tillwire_channels::MerchantId;
 use tracing::error;
@@ -23,8 +24,8 @@ pub struct Kept {
     pub kept: bool,
 }
 
-/// A payment provider's notification. Its provider signs it or brings its token; nobody else has a use for this. Whatever is
-/// answered with 2xx is kept.
+/// A payment provider's notification. Its provider signs it or brings its token; nobody else has a use for this, and whoever
+/// is another is told nothing but 401. Whatever is answered with 2xx is kept.
 #[utoipa::path(post, path = "/v1/providers/{merchant}/{account}/webhook", tag = "payments",
     params(("merchant" = MerchantId, Path), ("account" = Uuid, Path)),
     request_body(content = String, content_type = "application/json", description = "As the provider words it."),
@@ -36,7 +37,7 @@ pub async fn notified(
     At((merchant, account)): At<(MerchantId, Uuid)>,
     headers: HeaderMap,
     body: Bytes,
-) -> Result<Json<Kept>> {
+) -> Result<Response> {
     if body.len() > BODY_BYTES_MAX {
         return Err(Error::TooLarge { limit_bytes: BODY_BYTES_MAX });
     }
@@ -45,8 +46,10 @@ pub async fn notified(
     let receiving = hub.journal.tasks().spawn(async move { desk.receive(merchant, account, &headers, &body).await });
     match tokio::time::timeout(ANSWER_MAX, receiving).await {
         Ok(received) => match received? {
-            Ok(_) => Ok(Json(Kept { kept: true })),
-            Err(error @ (Error::Unauthenticated(_) | Error::NotFound(_))) => Err(error),
+            Ok(_) => Ok(Json(Kept { kept: true }).into_response()),
+            // Not even how else one might prove oneself: there is no other way.
+            Err(Error::Unauthenticated(_)) => Ok(StatusCode::UNAUTHORIZED.into_response()),
+            Err(error @ Error::NotFound(_)) => Err(error),
             // After 503 providers come again more often than after 500.
             Err(error) => {
                 error!(%merchant, %account, "A notification was not dealt with: {:#}", error.into_anyhow());

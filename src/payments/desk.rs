@@ -14,6 +14,7 @@ use tillwire_channels::event::PaymentShown;
 use tillwire_channels::{MerchantId, PaymentId};
 use tracing::{debug, info, warn};
 
+use crate::accounts::known::KnownAccounts;
 use crate::accounts::pulse::Pulse;
 use crate::accounts::{self, Account, found};
 use crate::commerce::outlets;
@@ -21,7 +22,7 @@ use crate::commerce::payments::attempts::{Attempt, There};
 use crate::commerce::payments::held::{self, Held, Todo};
 use crate::commerce::payments::{self, Applied, Seen, State};
 use crate::connectors::ability::ability;
-use crate::connectors::caller::{Call, Caller, NotSent, Outcome};
+use crate::connectors::caller::{ANSWER_MAX, Call, Caller, NotSent, Outcome, WAIT_MAX};
 use crate::connectors::credentials::Provider;
 use crate::connectors::payment::{Bank, Card, Charge, Id, Ids, Known, Method};
 use crate::connectors::qris;
@@ -30,6 +31,7 @@ use crate::connectors::report::{Report, Shown};
 use crate::connectors::request::Request;
 use crate::error::Result;
 use crate::journal::{Journal, pool};
+use crate::turns::Turns;
 use crate::vault::Vault;
 
 /// How long a payment rests after a call that could not be made, if nobody says for how long.
@@ -46,6 +48,16 @@ const SAY_TRIES_MAX: u32 = 3;
 const SAY_AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// How often a provider is asked in one look.
 const LOOKS_MAX: u32 = 4;
+/// How long a payment may be held already when its provider is asked once more.
+const ANOTHER_MAX: Duration = Duration::from_secs(8);
+/// How long one question takes at most: it waits for its turn, perhaps for the provider's pace and its turn again, and for the
+/// answer.
+const QUESTION_MAX: u64 = 2 * WAIT_MAX.as_secs() + SOON_MAX.as_secs() + ANSWER_MAX.as_secs();
+/// All of a look ends within the lease, and some time is left to write down what came of it.
+const _: () = assert!(ANOTHER_MAX.as_secs() + QUESTION_MAX < held::LEASE.as_secs());
+/// How many payments are looked at at once because of notifications, and how many of one merchant.
+const PROMPTED_MAX: usize = 64;
+const PROMPTED_OF_ONE_MAX: usize = 16;
 /// How long whoever waits for a payment to be attended to waits between two looks whether it was.
 const WATCH_EVERY: Duration = Duration::from_millis(50);
 const WATCH_MAX: Duration = Duration::from_secs(10);
@@ -58,6 +70,10 @@ pub struct Desk {
     caller: Arc<Caller>,
     /// How well accounts are heard, as this node has noticed since it last wrote that down.
     pub pulse: Arc<Pulse>,
+    /// Accounts that were opened for notifications.
+    pub(super) known: Arc<KnownAccounts>,
+    /// Payments that are looked at because of a notification.
+    pub(super) turns: Arc<Turns>,
 }
 
 /// Why somebody attends to a payment.
@@ -75,7 +91,8 @@ pub struct Cause {
 
 impl Desk {
     pub fn new(journal: Journal, vault: Arc<Vault>, caller: Arc<Caller>) -> Self {
-        Self { journal, vault, caller, pulse: Arc::default() }
+        let turns = Arc::new(Turns::new(PROMPTED_MAX, PROMPTED_OF_ONE_MAX));
+        Self { journal, vault, caller, pulse: Arc::default(), known: Arc::default(), turns }
     }
 
     pub fn caller(&self) -> &Caller {
@@ -99,14 +116,8 @@ impl Desk {
             return Ok(None);
         }
         let Some(held) = held::take(app, merchant, payment, cause.at_once).await? else { return Ok(None) };
-        let is_told = cause.prompted;
-        let cause = Cause { prompted: is_told || held.prompted, ..cause };
-        match held.todo {
-            Todo::Drop(why) => {
-                return self.say(&held, Seen { state: Some(why.state()), asked: true, ..Seen::default() }).await;
-            }
-            Todo::GiveUp => return self.say(&held, Seen::default()).await,
-            _ => {}
+        if matches!(held.todo, Todo::Drop(_) | Todo::GiveUp) {
+            return self.end_unasked(&held).await;
         }
         let account = match self.account(&held).await {
             Ok(account) => account,
@@ -115,17 +126,34 @@ impl Desk {
                 return Err(error);
             }
         };
+        self.serve(&held, &account, cause).await
+    }
+
+    /// Does what is to be done for a payment that is held, at an account that is open.
+    pub(super) async fn serve(&self, held: &Held, account: &Account, cause: Cause) -> Result<Option<Applied>> {
+        let is_told = cause.prompted;
+        let cause = Cause { prompted: is_told || held.prompted, ..cause };
         let applied = match held.todo {
-            Todo::Drop(_) | Todo::GiveUp => None, // It was.
-            Todo::Charge => self.charge(&held, &account, cause).await?,
-            Todo::Capture(amount_minor) => self.capture(&held, &account, &cause, amount_minor).await?,
-            Todo::Look => self.look(&held, &account, &cause).await?,
-            Todo::Close(_) => self.close(&held, &account, &cause).await?,
+            Todo::Drop(_) | Todo::GiveUp => self.end_unasked(held).await?,
+            Todo::Charge => self.charge(held, account, cause).await?,
+            Todo::Capture(amount_minor) => self.capture(held, account, &cause, amount_minor).await?,
+            Todo::Look => self.look(held, account, &cause).await?,
+            Todo::Close(_) => self.close(held, account, &cause).await?,
         };
         if let Some(applied) = applied.as_ref().filter(|it| it.is_money_found()) {
-            found::note(app, (merchant, account.id, account.provider), payment, applied.attempt.paid_at, is_told).await;
+            let (of, payment) = ((held.merchant, account.id, account.provider), held.attempt.payment);
+            found::note(&self.journal.pools.app, of, payment, applied.attempt.paid_at, is_told).await;
         }
         Ok(applied)
+    }
+
+    /// Writes down that nobody is asked for it any more.
+    async fn end_unasked(&self, held: &Held) -> Result<Option<Applied>> {
+        let seen = match held.todo {
+            Todo::Drop(why) => Seen { state: Some(why.state()), asked: true, ..Seen::default() },
+            _ => Seen::default(),
+        };
+        self.say(held, seen).await
     }
 
     /// The same, and if somebody else is at it waits until they are done.
@@ -197,6 +225,13 @@ impl Desk {
         // Where a card is entered on a page, only that says whether a card that was refused was the last.
         let mut page = page_of(&held.attempt, &own.ids);
         for _ in 0..LOOKS_MAX {
+            if held.since.elapsed() > ANOTHER_MAX {
+                if report.is_none() {
+                    held.put_off(app, PAUSE).await?;
+                    return Ok(None);
+                }
+                break;
+            }
             let Ok(request) = connector.status(&asked_by) else { break };
             let answer = match self.carry_soon(held, account, &request, prompted).await {
                 Outcome::Answered(answer) => answer,

@@ -1,11 +1,13 @@
-//! The inbox: what providers tell by themselves. It is kept as it came before anybody reads it, so that nothing that was
-//! answered with 2xx is lost, and what could not be dealt with at once is dealt with later.
+//! The inbox: what providers tell by themselves. It is kept as it came, in the commit of what follows from it or, where that
+//! fails, by itself: nothing that was answered with 2xx is lost, and what could not be dealt with at once is dealt with later.
 //!
 //! No provider signs all that it says, and both repeat themselves and speak out of turn. So a notification is a claim: as a
 //! rule it only makes the payment's provider be asked at once.
 
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::FutureExt as _;
 use reqwest::header::HeaderMap;
 use serde::{Deserialize, Serialize};
@@ -19,6 +21,7 @@ use uuid::Uuid;
 use super::desk::{self, Cause, Desk};
 use crate::accounts::{self, Account, Confirm, found};
 use crate::commerce::payments::attempts::{self, Attempt};
+use crate::commerce::payments::held::{self, Held};
 use crate::commerce::payments::seen::misfit;
 use crate::commerce::payments::tasks::{self, Kind as TaskKind};
 use crate::commerce::payments::{self, Seen, State};
@@ -27,9 +30,11 @@ use crate::connectors::report::{Kind, Notice};
 use crate::error::{Error, Result};
 use crate::journal::{MerchantTx, pool};
 
+/// How long whoever notifies is let wait, at most: providers want an answer within five seconds.
+pub const ANSWER_MAX: Duration = Duration::from_secs(5);
 /// The largest notification, in bytes. Real ones have a few kilobytes.
 pub const BODY_BYTES_MAX: usize = 256 * 1024;
-/// What is kept of one that is not its provider's.
+/// What is kept of one that is not its provider's, if it is kept at all.
 const FORGED_BYTES_MAX: usize = 4 * 1024;
 /// How often somebody comes back to one that cannot be dealt with: for about four days.
 const TRIES_MAX: i32 = 12;
@@ -77,15 +82,27 @@ impl Outcome {
     }
 }
 
-/// What is to be written down of a notification that was read.
+/// A notification, to be written down together with what came of it.
+#[derive(Clone)]
+struct Parcel {
+    inbox: Uuid,
+    headers: Value,
+    body: Bytes,
+}
+
+/// What was written down of a notification that was read.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Dealt {
     outcome: Outcome,
-    payment: Option<PaymentId>,
 }
 
+/// That an account was changed after it was opened: nothing of what it was good for is written down.
+const ACCOUNT_CHANGED: &str = "account_changed";
+/// How often an account is opened that is changed meanwhile.
+const OPENED_MAX: u32 = 3;
+
 impl Desk {
-    /// Keeps a notification, and deals with it. When this answers, both are committed.
+    /// Keeps a notification, together with what follows from it. When this answers, both are committed.
     ///
     /// # Errors
     /// [`Error::NotFound`] if the merchant has no such account; [`Error::Unauthenticated`] if it is not the provider's. After any
@@ -95,33 +112,57 @@ impl Desk {
         merchant: MerchantId,
         account: Uuid,
         headers: &HeaderMap,
-        body: &[u8],
+        body: &Bytes,
     ) -> Result<Outcome> {
+        let parcel = Parcel { inbox: Uuid::now_v7(), headers: kept(headers), body: body.clone() };
+        let mut opened = 1;
+        loop {
+            let mut known = match self.known.get(merchant, account) {
+                Some(known) => known,
+                None => self.open(merchant, account).await?,
+            };
+            if known.credentials.connector().verify(headers, body).is_err() {
+                if self.known.is_doubtful(merchant, account) {
+                    known = self.open(merchant, account).await?;
+                }
+                if known.credentials.connector().verify(headers, body).is_err() {
+                    return self.refuse(merchant, &known, parcel).await;
+                }
+            }
+            self.pulse.noticed(merchant, account);
+            let is_believed = known.confirm == Confirm::Fast;
+            match self.deal_with(merchant, &known, parcel.clone(), is_believed).await {
+                Err(Error::Conflict { code: ACCOUNT_CHANGED, .. }) if opened < OPENED_MAX => {
+                    self.known.forget(merchant, account);
+                    opened += 1;
+                }
+                Ok(outcome) => return Ok(outcome),
+                Err(error) => {
+                    // It is the provider's, and somebody comes back to it.
+                    self.keep(merchant, known.id, parcel, None).await?;
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    /// Opens an account, and keeps it in mind for those that follow.
+    async fn open(&self, merchant: MerchantId, account: Uuid) -> Result<Arc<Account>> {
         let mut sql = pool::begin_of(&self.journal.pools.app, merchant).await?;
         let account = accounts::open(&mut sql, &self.vault, merchant, account).await?;
-        let connector = account.credentials.connector();
-        let is_forged = connector.verify(headers, body).is_err();
-        let inbox = Uuid::now_v7();
-        sqlx::query!(
-            "insert into provider_inbox (merchant_id, inbox_id, account_id, headers, body, outcome)
-             values ($1, $2, $3, $4, $5, $6)",
-            merchant.0,
-            inbox,
-            account.id,
-            kept(headers),
-            if is_forged { &body[..body.len().min(FORGED_BYTES_MAX)] } else { body },
-            is_forged.then_some(Outcome::Forged.as_str()),
-        )
-        .execute(&mut *sql)
-        .await?;
-        sql.commit().await?;
-        if is_forged {
+        Ok(self.known.learn(merchant, account))
+    }
+
+    /// Refuses what is not its provider's. Some of it is kept to be looked at, and the rest is counted: a flood costs neither
+    /// room nor connections.
+    async fn refuse(&self, merchant: MerchantId, account: &Account, mut parcel: Parcel) -> Result<Outcome> {
+        count(account, Outcome::Forged);
+        if self.known.keeps_forgery(merchant, account.id) {
             info!(account = %account.id, "A notification is not {}'s", account.provider);
-            count(&account, Outcome::Forged);
-            return Err(Error::Unauthenticated("not_the_provider"));
+            parcel.body.truncate(FORGED_BYTES_MAX);
+            self.keep(merchant, account.id, parcel, Some(Outcome::Forged)).await?;
         }
-        self.pulse.noticed(merchant, account.id);
-        self.deal_with(merchant, inbox, &account, body, account.confirm == Confirm::Fast).await
+        Err(Error::Unauthenticated("not_the_provider"))
     }
 
     /// Deals with a notification that was kept and left. It was its provider's; what it says is asked for all the same.
@@ -131,7 +172,7 @@ impl Desk {
             "update provider_inbox
              set tries = tries + 1, due_at = clock_timestamp() + make_interval(secs => 5 * power(3, least(tries, 8)))
              where merchant_id = $1 and inbox_id = $2 and outcome is null and due_at <= clock_timestamp()
-             returning account_id, body, tries",
+             returning account_id, headers, body, tries",
             merchant.0,
             inbox
         )
@@ -139,49 +180,56 @@ impl Desk {
         .await?;
         sql.commit().await?;
         let Some(row) = row else { return Ok(None) };
+        let parcel = Parcel { inbox, headers: row.headers, body: row.body.into() };
         if row.tries > TRIES_MAX {
             error!(%inbox, "A notification could not be dealt with, and is left: its payment is asked for anyway");
-            return self.mark_as(merchant, inbox, row.account_id, Outcome::Unreadable).await.map(Some);
+            self.keep(merchant, row.account_id, parcel, Some(Outcome::Unreadable)).await?;
+            return Ok(Some(Outcome::Unreadable));
         }
-        let mut sql = pool::begin_of(&self.journal.pools.app, merchant).await?;
-        let account = accounts::open(&mut sql, &self.vault, merchant, row.account_id).await?;
-        drop(sql);
-        self.deal_with(merchant, inbox, &account, &row.body, false).await.map(Some)
+        let account = self.open(merchant, row.account_id).await?;
+        self.deal_with(merchant, &account, parcel, false).await.map(Some)
     }
 
+    /// Keeps it with all that follows from it, in one transaction; its payment is looked at afterwards.
     async fn deal_with(
         &self,
         merchant: MerchantId,
-        inbox: Uuid,
-        account: &Account,
-        body: &[u8],
+        account: &Arc<Account>,
+        parcel: Parcel,
         is_believed: bool,
     ) -> Result<Outcome> {
-        let notice = match account.credentials.connector().notice(body) {
-            Ok(notice) => notice,
+        let notice = match account.credentials.connector().notice(&parcel.body) {
+            Ok(notice) if matches!(notice.kind, Kind::Payment | Kind::Refund | Kind::Session) => notice,
+            Ok(_) => return self.set_aside(merchant, account, parcel, Outcome::Ignored).await,
             Err(why) => {
                 info!(account = %account.id, "A notification of {} cannot be read: {why}", account.provider);
-                return self.mark(merchant, inbox, account, Outcome::Unreadable).await;
+                return self.set_aside(merchant, account, parcel, Outcome::Unreadable).await;
             }
         };
-        if !matches!(notice.kind, Kind::Payment | Kind::Refund | Kind::Session) {
-            return self.mark(merchant, inbox, account, Outcome::Ignored).await;
-        }
-        let (about, hint) = (account.clone(), notice.claims.ids.clone());
-        let dealt = self
+        // What finds no turn is left to whoever looks what is due.
+        let turn = self.turns.begin_now(merchant);
+        let (taken, hint, is_free) = (Arc::new(Mutex::default()), notice.claims.ids.clone(), turn.is_some());
+        let (about, takes) = (account.clone(), taken.clone());
+        let dealt: Dealt = self
             .journal
             .act(merchant, move |tx| {
-                let (notice, account) = (notice.clone(), about.clone());
-                async move { deal(tx, inbox, &account, &notice, is_believed).await }.boxed()
+                let (parcel, about, notice, takes) = (parcel.clone(), about.clone(), notice.clone(), takes.clone());
+                async move {
+                    let (dealt, held) = deal(tx, &parcel, &about, &notice, is_believed, is_free).await?;
+                    *lock(&takes) = held;
+                    Ok(dealt)
+                }
+                .boxed()
             })
             .await?;
         count(account, dealt.outcome);
-        if let (Outcome::Applied | Outcome::Parked | Outcome::Duplicate, Some(payment)) = (dealt.outcome, dealt.payment)
-        {
-            let desk = self.clone();
+        let held = lock(&taken).take();
+        if let Some(held) = held {
+            let (desk, account) = (self.clone(), account.clone());
             self.journal.tasks().spawn(async move {
+                let (_turn, payment) = (turn, held.attempt.payment);
                 let cause = Cause { prompted: true, hint, ..Cause::default() };
-                if let Err(error) = desk.attend(merchant, payment, cause).await {
+                if let Err(error) = desk.serve(&held, &account, cause).await {
                     debug!(%payment, "A payment is attended to later: {error:?}");
                 }
             });
@@ -189,27 +237,48 @@ impl Desk {
         Ok(dealt.outcome)
     }
 
-    /// Writes down what came of a notification that nothing follows from.
-    async fn mark(&self, merchant: MerchantId, inbox: Uuid, account: &Account, outcome: Outcome) -> Result<Outcome> {
+    /// Keeps a notification that nothing follows from.
+    async fn set_aside(
+        &self,
+        merchant: MerchantId,
+        account: &Account,
+        parcel: Parcel,
+        outcome: Outcome,
+    ) -> Result<Outcome> {
+        self.keep(merchant, account.id, parcel, Some(outcome)).await?;
         count(account, outcome);
-        self.mark_as(merchant, inbox, account.id, outcome).await
+        Ok(outcome)
     }
 
-    async fn mark_as(&self, merchant: MerchantId, inbox: Uuid, account: Uuid, outcome: Outcome) -> Result<Outcome> {
+    /// Keeps a notification, unless it is kept; and what came of it, if that is known and was not.
+    async fn keep(
+        &self,
+        merchant: MerchantId,
+        account: Uuid,
+        parcel: Parcel,
+        outcome: Option<Outcome>,
+    ) -> Result<()> {
         let mut sql = pool::begin_of(&self.journal.pools.app, merchant).await?;
         sqlx::query!(
-            "update provider_inbox set outcome = $4
-             where merchant_id = $1 and inbox_id = $2 and account_id = $3 and outcome is null",
+            "insert into provider_inbox (merchant_id, inbox_id, account_id, headers, body, outcome)
+             values ($1, $2, $3, $4, $5, $6)
+             on conflict (merchant_id, inbox_id) do update
+             set outcome = coalesce(provider_inbox.outcome, excluded.outcome)",
             merchant.0,
-            inbox,
+            parcel.inbox,
             account,
-            outcome.as_str(),
+            parcel.headers,
+            &*parcel.body,
+            outcome.map(Outcome::as_str),
         )
         .execute(&mut *sql)
         .await?;
-        sql.commit().await?;
-        Ok(outcome)
+        Ok(sql.commit().await?)
     }
+}
+
+fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
+    of.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn count(account: &Account, outcome: Outcome) {
@@ -230,97 +299,114 @@ pub async fn due(app: &PgPool, of_one_max: i32, due_max: i32) -> Result<Vec<(Mer
     Ok(rows.into_iter().map(|row| (MerchantId(row.merchant), row.inbox)).collect())
 }
 
-/// All that follows from a notification, in one transaction with the word that it was dealt with.
+/// A notification and all that follows from it, in one transaction. Gives its payment as well, if that is to be looked at and
+/// nobody else does.
 async fn deal(
     tx: &mut MerchantTx,
-    inbox: Uuid,
+    parcel: &Parcel,
     account: &Account,
     notice: &Notice,
     is_believed: bool,
-) -> Result<Dealt> {
+    is_free: bool,
+) -> Result<(Dealt, Option<Held>)> {
+    let attempt = match_up(tx, account, notice).await?;
+    let claim = attempt.as_ref().map(|attempt| claim(account, attempt, notice)).transpose()?;
+    let [if_new, if_told] = match &claim {
+        None => [Outcome::Unmatched; 2],
+        Some(Claim::Misfit(..)) => [Outcome::Parked, Outcome::Duplicate],
+        Some(Claim::Fits(_)) => [Outcome::Applied, Outcome::Duplicate],
+    };
+    let payment = attempt.as_ref().map(|it| it.payment);
+    let is_new = write_down(tx, parcel, account, notice, payment, [if_new, if_told]).await?;
+    let dealt = Dealt { outcome: if is_new { if_new } else { if_told } };
+    let (Some(attempt), Some(claim)) = (attempt, claim) else { return Ok((dealt, None)) };
+    // Perhaps it was no truth before, and is now: somebody may have said it who could not wait. So may money that is late.
+    if !is_new && !attempt.state.is_open() && !attempt.state.ended_unpaid() {
+        return Ok((dealt, None));
+    }
+    // Of what Midtrans signs, only a code that is good for nothing but money is believed; Xendit signs nothing.
+    if let Claim::Fits(seen) = &claim
+        && is_new
+        && is_believed
+        && account.provider == Provider::Midtrans
+        && seen.state == Some(State::Paid)
+    {
+        // It locks the sale, which comes before its attempts.
+        if payments::apply(tx, attempt.payment, seen, None).await?.is_money_found() {
+            found::count(account.provider, "notice");
+        }
+    }
+    let held = held::prompt(tx, &attempt, is_free).await?;
+    if let Claim::Misfit(kind, detail) = claim
+        && is_new
+    {
+        tasks::open(tx, &attempt, kind, Severity::Critical, detail).await?;
+    }
+    Ok((dealt, held))
+}
+
+/// Writes down a notification, that it was told, and what comes of it the first time and later. Answers whether it is the first.
+///
+/// # Errors
+/// [`ACCOUNT_CHANGED`] if its account is not what it was.
+async fn write_down(
+    tx: &mut MerchantTx,
+    parcel: &Parcel,
+    account: &Account,
+    notice: &Notice,
+    payment: Option<PaymentId>,
+    [if_new, if_told]: [Outcome; 2],
+) -> Result<bool> {
     let merchant = tx.merchant();
-    let is_new = sqlx::query!(
-        "insert into provider_notices (merchant_id, account_id, dedupe, inbox_id) values ($1, $2, $3, $4)
-         on conflict do nothing",
+    let told = sqlx::query!(
+        r#"with noticed as (
+             insert into provider_notices (merchant_id, account_id, dedupe, inbox_id) values ($1, $2, $3, $4)
+             on conflict do nothing returning true
+         ), kept as (
+             insert into provider_inbox (merchant_id, inbox_id, account_id, headers, body, payment_id, outcome)
+             values ($1, $4, $2, $5, $6, $7, case when exists (select from noticed) then $8 else $9 end)
+             on conflict (merchant_id, inbox_id) do update
+             set payment_id = excluded.payment_id, outcome = excluded.outcome
+         )
+         select version, exists (select from noticed) as "is_new!" from provider_accounts
+         where merchant_id = $1 and account_id = $2"#,
         merchant.0,
         account.id,
         notice.dedupe,
-        inbox,
-    )
-    .execute(tx.sql())
-    .await?
-    .rows_affected()
-        > 0;
-    let attempt = match_up(tx, account, notice).await?;
-    let outcome = match &attempt {
-        None => Outcome::Unmatched,
-        Some(attempt) if !is_new => {
-            // Perhaps it was no truth before, and is now: somebody may have said it who could not wait. So may money that is late.
-            if attempt.state.is_open() || attempt.state.ended_unpaid() {
-                attempts::prompt(tx.sql(), merchant, attempt.payment).await?;
-            }
-            Outcome::Duplicate
-        }
-        Some(attempt) => follow(tx, account, attempt, notice, is_believed).await?,
-    };
-    let payment = attempt.map(|it| it.payment);
-    sqlx::query!(
-        "update provider_inbox set outcome = $3, payment_id = $4 where merchant_id = $1 and inbox_id = $2",
-        merchant.0,
-        inbox,
-        outcome.as_str(),
+        parcel.inbox,
+        parcel.headers,
+        &*parcel.body,
         payment.map(|it| it.0),
+        if_new.as_str(),
+        if_told.as_str(),
     )
-    .execute(tx.sql())
+    .fetch_optional(tx.sql())
     .await?;
-    Ok(Dealt { outcome, payment })
+    match told {
+        Some(told) if told.version == account.version => Ok(told.is_new),
+        _ => Err(Error::conflict(ACCOUNT_CHANGED, "The account was changed.")),
+    }
 }
 
-async fn follow(
-    tx: &mut MerchantTx,
-    account: &Account,
-    attempt: &Attempt,
-    notice: &Notice,
-    is_believed: bool,
-) -> Result<Outcome> {
-    let outcome = claim(tx, account, attempt, notice, is_believed).await?;
-    // Only now: whoever writes down what is known of a payment locks its sale first.
-    let merchant = tx.merchant();
-    attempts::prompt(tx.sql(), merchant, attempt.payment).await?;
-    Ok(outcome)
+/// What a notification says of a payment of ours.
+enum Claim {
+    Fits(Box<Seen>),
+    /// It is not of this payment: a person is told.
+    Misfit(TaskKind, String),
 }
 
-/// What is made of what it says, before its provider is asked.
-async fn claim(
-    tx: &mut MerchantTx,
-    account: &Account,
-    attempt: &Attempt,
-    notice: &Notice,
-    is_believed: bool,
-) -> Result<Outcome> {
+fn claim(account: &Account, attempt: &Attempt, notice: &Notice) -> Result<Claim> {
     if let Some(other) = &notice.claims.merchant
         && other != account.credentials.merchant_there()
     {
         let detail = format!("The notification is about the merchant {other}, which this account is not.");
-        tasks::open(tx, attempt, TaskKind::MerchantDiffers, Severity::Critical, detail).await?;
-        return Ok(Outcome::Parked);
+        return Ok(Claim::Misfit(TaskKind::MerchantDiffers, detail));
     }
-    let seen: Seen = desk::seen(attempt, account, notice.claims.clone(), false)?;
-    let outcome = match misfit(attempt, &seen) {
-        Some((kind, detail)) => {
-            tasks::open(tx, attempt, kind, Severity::Critical, detail).await?;
-            Outcome::Parked
-        }
-        // Of what Midtrans signs, only a code that is good for nothing but money is believed; Xendit signs nothing.
-        None if is_believed && account.provider == Provider::Midtrans && seen.state == Some(State::Paid) => {
-            if payments::apply(tx, attempt.payment, &seen, None).await?.is_money_found() {
-                found::count(account.provider, "notice");
-            }
-            Outcome::Applied
-        }
-        None => Outcome::Applied,
-    };
-    Ok(outcome)
+    let seen = desk::seen(attempt, account, notice.claims.clone(), false)?;
+    Ok(match misfit(attempt, &seen) {
+        Some((kind, detail)) => Claim::Misfit(kind, detail),
+        None => Claim::Fits(Box::new(seen)),
+    })
 }
 
 /// The payment that a notification is about: by our own name for it, or by its provider's.
@@ -369,9 +455,6 @@ fn kept(headers: &HeaderMap) -> Value {
         .collect();
     Value::Object(kept)
 }
-
-/// How long whoever notifies is let wait, at most: providers want an answer within five seconds.
-pub const ANSWER_MAX: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
 mod tests {

@@ -23,6 +23,8 @@ use crate::payments::{Desk, inbox};
 
 /// How often it is looked what is due. Nodes do it out of step.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// And how soon again while so much is due that there may be more.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// How long the database may take to say it.
 const LOOK_MAX: Duration = Duration::from_secs(5);
 /// How much is attended to at once, and how much of it for one merchant.
@@ -71,9 +73,13 @@ impl Attending {
         let (mut under_way, mut tasks) = (HashSet::new(), JoinSet::new());
         let mut is_failing = false;
         while !stop.is_cancelled() {
+            let mut pause = LOOK_EVERY;
             match self.due(AT_ONCE_MAX - under_way.len()).await {
                 Ok(due) => {
                     is_failing = false;
+                    if due.len() >= OF_ONE_MAX as usize {
+                        pause = LOOK_AGAIN;
+                    }
                     for due in due {
                         if under_way.insert(due) {
                             let desk = self.desk.clone();
@@ -86,8 +92,8 @@ impl Attending {
                 }
                 Err(error) => warn!("Payments are not attended to, which is tried again: {error:#}"),
             }
-            let pause = tokio::time::sleep(LOOK_EVERY.mul_f64(0.75 + fastrand::f64() / 2.0));
-            stop.run_until_cancelled(pause).await;
+            let pausing = tokio::time::sleep(pause.mul_f64(0.75 + fastrand::f64() / 2.0));
+            stop.run_until_cancelled(pausing).await;
             while let Some(ended) = tasks.try_join_next() {
                 match ended {
                     Ok((due, ())) => _ = under_way.remove(&due),

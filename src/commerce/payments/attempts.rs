@@ -364,8 +364,25 @@ pub(super) async fn close_all(tx: &mut MerchantTx, sale: SaleId, but: Option<Pay
     Ok(())
 }
 
-/// Asks for an attempt to be looked at now, because its provider or a person said that there is something new. Whoever is at it
-/// just then looks once more.
+/// Lets a sale expire again that waits for none of its attempts any more.
+pub(super) async fn let_go(tx: &mut MerchantTx, sale: SaleId) -> Result<()> {
+    let merchant = tx.merchant();
+    sqlx::query!(
+        "update sales set held_until = null
+         where merchant_id = $1 and sale_id = $2 and state = 'open'
+           and not exists (select from payment_attempts
+                           where merchant_id = $1 and sale_id = $2
+                             and state in ('created', 'unknown', 'pending', 'review', 'authorized'))",
+        merchant.0,
+        sale.0,
+    )
+    .execute(tx.sql())
+    .await?;
+    Ok(())
+}
+
+/// Asks for an attempt to be looked at now, because a person said that there is something new. Whoever is at it just then looks
+/// once more.
 pub async fn prompt(sql: &mut PgConnection, merchant: MerchantId, payment: PaymentId) -> Result<()> {
     sqlx::query!(
         "update payment_attempts set next_at = now(), prompted = true
@@ -526,21 +543,32 @@ pub async fn open_of(sql: &mut PgConnection, merchant: MerchantId, account: Uuid
     Ok((counts.open, counts.unknown))
 }
 
-/// Locks an attempt and its sale, in this order.
+/// Locks an attempt's sale and the attempt, in this order.
 pub(super) async fn lock(tx: &mut MerchantTx, payment: PaymentId) -> Result<(Locked, Attempt)> {
     let merchant = tx.merchant();
-    // Which sale it is of never changes.
     let sale = get(tx.sql(), merchant, payment).await?.sale;
+    lock_of(tx, sale, payment).await
+}
+
+/// The same for whoever knows the sale: which it is never changes.
+pub(super) async fn lock_of(tx: &mut MerchantTx, sale: SaleId, payment: PaymentId) -> Result<(Locked, Attempt)> {
+    let merchant = tx.merchant();
     let sale = sales::lock(tx, sale).await?;
-    let locked = sqlx::query_scalar!(
-        "select payment_id from payment_attempts where merchant_id = $1 and payment_id = $2 for no key update",
+    let attempt = sqlx::query_as!(
+        Row,
+        "select payment_id, sale_id, outlet_id, register_id, account_id, provider, mode, method, bank, amount_minor, currency,
+                state, request_there, payment_there, session_there, shown, expires_in_s, expires_at, closing, called_at,
+                paid_at, failure, issuer, fee_minor, looks, actor_id, created_at, changed_at, version,
+                hold, capture_minor, capture_called_at, forced_at, forced_by, forced_reason
+         from payment_attempts where merchant_id = $1 and payment_id = $2 for no key update",
         merchant.0,
         payment.0,
     )
     .fetch_optional(tx.sql())
-    .await?;
-    locked.ok_or(Error::NotFound("payment"))?;
-    Ok((sale, get(tx.sql(), merchant, payment).await?))
+    .await?
+    .ok_or(Error::NotFound("payment"))?
+    .try_into()?;
+    Ok((sale, attempt))
 }
 
 /// Tells screens of it.

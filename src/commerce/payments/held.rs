@@ -3,9 +3,9 @@
 //! Whoever attends holds a lease, so that no two ask the provider for the same at once. It saves calls and is no fence: what a
 //! provider says goes by the table of states, whoever asked, and a charge is asked for under one reference, however often.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use sqlx::{PgConnection, PgPool};
+use sqlx::PgPool;
 use tillwire_channels::{MerchantId, PaymentId};
 use uuid::Uuid;
 
@@ -13,9 +13,9 @@ use super::attempts::{self, Attempt, Closing};
 use super::looks;
 use super::state::State;
 use crate::error::Result;
-use crate::journal::pool;
+use crate::journal::{MerchantTx, pool};
 
-/// For how long a payment is held: longer than a call may take.
+/// For how long a payment is held: longer than its provider may take, however often it is asked for it in one go.
 pub const LEASE: Duration = Duration::from_secs(30);
 
 /// A payment that is ours to attend to.
@@ -26,6 +26,8 @@ pub struct Held {
     pub todo: Todo,
     /// That somebody has said that there is something new.
     pub prompted: bool,
+    /// Since when it is.
+    pub since: Instant,
     lease: Uuid,
 }
 
@@ -63,37 +65,31 @@ pub async fn due(app: &PgPool, of_one_max: i32, due_max: i32) -> Result<Vec<(Mer
 pub async fn take(app: &PgPool, merchant: MerchantId, payment: PaymentId, at_once: bool) -> Result<Option<Held>> {
     let lease = Uuid::new_v4();
     let mut sql = pool::begin_of(app, merchant).await?;
-    let free = sqlx::query!(
-        "select prompted from payment_attempts
-         where merchant_id = $1 and payment_id = $2 and (next_at <= clock_timestamp() or $3 and next_at is not null)
-           and coalesce(leased_until, '-infinity') <= clock_timestamp()
-         for no key update",
-        merchant.0,
-        payment.0,
-        at_once,
-    )
-    .fetch_optional(&mut *sql)
-    .await?;
-    let Some(free) = free else { return Ok(None) };
-    sqlx::query!(
-        "update payment_attempts
+    let taken = sqlx::query!(
+        r#"with free as (
+             select payment_id, prompted from payment_attempts
+             where merchant_id = $1 and payment_id = $2 and (next_at <= clock_timestamp() or $5 and next_at is not null)
+               and coalesce(leased_until, '-infinity') <= clock_timestamp()
+             for no key update
+         )
+         update payment_attempts attempt
          set lease = $3, leased_until = clock_timestamp() + make_interval(secs => $4), prompted = false
-         where merchant_id = $1 and payment_id = $2",
+         from free
+         where attempt.merchant_id = $1 and attempt.payment_id = free.payment_id
+         returning free.prompted as "prompted!", expires_at <= clock_timestamp() as "is_over!""#,
         merchant.0,
         payment.0,
         lease,
         LEASE.as_secs_f64(),
+        at_once,
     )
-    .execute(&mut *sql)
+    .fetch_optional(&mut *sql)
     .await?;
+    let Some(taken) = taken else { return Ok(None) };
     let attempt = attempts::get(&mut sql, merchant, payment).await?;
-    let is_over =
-        sqlx::query_scalar!(r#"select $1::timestamptz <= clock_timestamp() as "is_over!""#, attempt.expires_at)
-            .fetch_one(&mut *sql)
-            .await?;
     // Unless there is something new.
-    let is_hopeless = is_over && !free.prompted && is_hopeless(&mut sql, &attempt).await?;
-    let todo = if is_hopeless { Todo::GiveUp } else { todo(&attempt, is_over) };
+    let is_hopeless = taken.is_over && !taken.prompted && is_hopeless(&mut sql, &attempt).await?;
+    let todo = if is_hopeless { Todo::GiveUp } else { todo(&attempt, taken.is_over) };
     if todo == Todo::Charge {
         // Before it is asked for: whoever finds it so does not know what came of that.
         sqlx::query!(
@@ -105,7 +101,39 @@ pub async fn take(app: &PgPool, merchant: MerchantId, payment: PaymentId, at_onc
         .await?;
     }
     sql.commit().await?;
-    Ok(Some(Held { merchant, attempt, todo, prompted: free.prompted, lease }))
+    Ok(Some(Held { merchant, attempt, todo, prompted: taken.prompted, since: Instant::now(), lease }))
+}
+
+/// Asks for a payment to be looked at now, because its provider has told of it, in the transaction that writes that down; and
+/// takes it for whoever `is_free` to look, if nobody has it. Whoever has it looks once more, and what nobody takes is due.
+pub async fn prompt(tx: &mut MerchantTx, attempt: &Attempt, is_free: bool) -> Result<Option<Held>> {
+    let (merchant, lease) = (tx.merchant(), Uuid::new_v4());
+    let prompted = sqlx::query!(
+        r#"update payment_attempts
+         set next_at = now(),
+             prompted = not ($5 and coalesce(leased_until, '-infinity') <= statement_timestamp()),
+             lease = case when $5 and coalesce(leased_until, '-infinity') <= statement_timestamp() then $3 else lease end,
+             leased_until = case when $5 and coalesce(leased_until, '-infinity') <= statement_timestamp()
+                                 then clock_timestamp() + make_interval(secs => $4) else leased_until end
+         where merchant_id = $1 and payment_id = $2 and called_at is not null
+         returning coalesce(lease = $3, false) as "is_ours!", version"#,
+        merchant.0,
+        attempt.payment.0,
+        lease,
+        LEASE.as_secs_f64(),
+        is_free,
+    )
+    .fetch_optional(tx.sql())
+    .await?;
+    let Some(prompted) = prompted.filter(|it| it.is_ours) else { return Ok(None) };
+    // Before it was locked it may have gone on.
+    let attempt = if prompted.version == attempt.version {
+        attempt.clone()
+    } else {
+        attempts::get(tx.sql(), merchant, attempt.payment).await?
+    };
+    let todo = todo(&attempt, attempt.expires_at <= tx.now());
+    Ok(Some(Held { merchant, attempt, todo, prompted: true, since: Instant::now(), lease }))
 }
 
 /// Whether somebody attends to a payment, or is to by now.
@@ -220,17 +248,8 @@ impl Held {
         Ok(sql.commit().await?)
     }
 
-    /// Lets go of it, in the transaction that says what came of it.
-    pub(super) async fn release(&self, sql: &mut PgConnection) -> Result<()> {
-        sqlx::query!(
-            "update payment_attempts set lease = null, leased_until = null
-             where merchant_id = $1 and payment_id = $2 and lease = $3",
-            self.merchant.0,
-            self.attempt.payment.0,
-            self.lease,
-        )
-        .execute(sql)
-        .await?;
-        Ok(())
+    /// By which the row says that it is.
+    pub(super) fn lease(&self) -> Uuid {
+        self.lease
     }
 }

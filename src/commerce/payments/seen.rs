@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use tillwire_channels::event::{Method, PaymentShown, Severity};
 use tillwire_channels::{Moment, PaymentId};
 
-use super::attempts::{self, Attempt, Closing, PaymentView, There, lock, tell};
+use super::attempts::{self, Attempt, Closing, PaymentView, There, lock, lock_of, tell};
 use super::held::Held;
 use super::looks::{self, Standing};
 use super::state::{State, Verdict, judge, steps};
@@ -78,11 +78,11 @@ pub enum Outcome {
 /// # Errors
 /// [`Error::NotFound`](crate::error::Error::NotFound) if the merchant has no such payment.
 pub async fn apply(tx: &mut MerchantTx, payment: PaymentId, seen: &Seen, held: Option<&Held>) -> Result<Applied> {
-    let (sale, mut attempt) = lock(tx, payment).await?;
-    if let Some(held) = held {
-        held.release(tx.sql()).await?;
-    }
-    let (merchant, was) = (tx.merchant(), attempt.clone());
+    let (sale, mut attempt) = match held {
+        Some(held) => lock_of(tx, held.attempt.sale, payment).await?,
+        None => lock(tx, payment).await?,
+    };
+    let was = attempt.clone();
     if seen.asked {
         know(&mut attempt.there, &seen.there);
     }
@@ -128,15 +128,12 @@ pub async fn apply(tx: &mut MerchantTx, payment: PaymentId, seen: &Seen, held: O
     let is_closing = attempt.closing.is_some() && was.closing.is_none();
     let is_urgent = is_older || is_closing && attempt.state.is_open();
     let next_at = if is_urgent { Some(now) } else { looks::next(standing) };
-    save(tx, &attempt, next_at).await?;
+    save(tx, &attempt, next_at, held).await?;
     if attempt.state.is_open() && next_at.is_none() {
         give_up(tx, &attempt).await?;
     }
     if attempt.state != was.state && !attempt.state.is_open() {
-        let of_sale = attempts::of_sale(tx.sql(), merchant, sale.id).await?;
-        if of_sale.iter().all(|it| !it.state.is_open()) {
-            sales::hold(tx, &sale, None).await?;
-        }
+        attempts::let_go(tx, sale.id).await?;
     }
     // That it is paid was told together with what it pays: of one that was forced, long before.
     let was_told = matches!(attempt.state, State::Paid | State::Settled) && attempt.forced.is_none();
@@ -346,8 +343,9 @@ async fn late(tx: &mut MerchantTx, attempt: &Attempt, kind: Kind, detail: &str) 
     tasks::open(tx, attempt, kind, Severity::Warning, detail).await
 }
 
-async fn save(tx: &mut MerchantTx, it: &Attempt, next_at: Option<Moment>) -> Result<()> {
-    let merchant = tx.merchant();
+/// Writes it down, and lets go of it if it is held.
+async fn save(tx: &mut MerchantTx, it: &Attempt, next_at: Option<Moment>, held: Option<&Held>) -> Result<()> {
+    let (merchant, lease) = (tx.merchant(), held.map(Held::lease));
     let shown = it.shown.as_ref().map(serde_json::to_value).transpose()?;
     sqlx::query!(
         "update payment_attempts
@@ -355,7 +353,9 @@ async fn save(tx: &mut MerchantTx, it: &Attempt, next_at: Option<Moment>) -> Res
              issuer = $10, fee_minor = $11, looks = $12, closing = $14, capture_minor = $15, capture_called_at = $16,
              version = version + 1,
              next_at = case when prompted then now() else $13 end,
-             changed_at = case when state = $3 then changed_at else clock_timestamp() end
+             changed_at = case when state = $3 then changed_at else clock_timestamp() end,
+             lease = case when lease = $17 then null else lease end,
+             leased_until = case when lease = $17 then null else leased_until end
          where merchant_id = $1 and payment_id = $2",
         merchant.0,
         it.payment.0,
@@ -373,6 +373,7 @@ async fn save(tx: &mut MerchantTx, it: &Attempt, next_at: Option<Moment>) -> Res
         it.closing.map(Closing::as_str),
         it.capture_minor,
         it.capture_called_at,
+        lease,
     )
     .execute(tx.sql())
     .await?;

@@ -12,8 +12,11 @@ use super::super::request::{Answer, Asked, Request, TOO_MANY};
 
 /// What the rates of providers are said for.
 const MINUTE: Duration = Duration::from_secs(60);
-/// How soon after a state was asked for it may be asked for again, when the provider has just told of the payment.
+/// How soon after a state was asked for because the provider had just told of the payment it may be asked for again because of
+/// that. A look of the hub's own before it does not count: somebody waits for what is new.
 const PROMPTED_MIN: Duration = Duration::from_secs(1);
+/// How soon a payment's state is asked for again otherwise.
+const STATUS_MIN: Duration = Duration::from_secs(10);
 /// How long a provider that asks to wait, and does not say how long, is waited for the first time; twice as long each time.
 const HELD_MIN: Duration = Duration::from_secs(1);
 /// And at most, whatever it says.
@@ -29,17 +32,15 @@ pub struct Rules {
     per_minute: Option<u32>,
     /// Whether it counts each kind of call by itself.
     by_endpoint: bool,
-    /// How soon a payment's state is asked for again.
-    status_min: Option<Duration>,
 }
 
 impl Rules {
     /// Midtrans names no rate, and wants to be asked of a payment every ten seconds at most.
-    pub const MIDTRANS: Self = Self { per_minute: None, by_endpoint: false, status_min: Some(Duration::from_secs(10)) };
-    /// Half of 60.
-    pub const XENDIT_TEST: Self = Self { per_minute: Some(30), by_endpoint: true, status_min: None };
+    pub const MIDTRANS: Self = Self { per_minute: None, by_endpoint: false };
+    /// Half of 60. That one payment is asked for at Midtrans' pace keeps what there is for the others.
+    pub const XENDIT_TEST: Self = Self { per_minute: Some(30), by_endpoint: true };
     /// Half of 600.
-    pub const XENDIT_LIVE: Self = Self { per_minute: Some(300), by_endpoint: true, status_min: None };
+    pub const XENDIT_LIVE: Self = Self { per_minute: Some(300), by_endpoint: true };
 }
 
 pub struct Budget {
@@ -51,8 +52,23 @@ pub struct Budget {
 struct Kept {
     /// By merchant and kind of call.
     rates: HashMap<(MerchantId, &'static str, &'static str), Rate>,
-    /// By merchant and what is asked for: when a payment's state was asked for last.
-    asked: HashMap<(MerchantId, String), Instant>,
+    /// By merchant and what is asked for.
+    asked: HashMap<(MerchantId, String), Last>,
+}
+
+/// When a payment's state was asked for last.
+#[derive(Clone, Copy)]
+struct Last {
+    at: Instant,
+    /// And when because its provider had told of it.
+    prompted_at: Option<Instant>,
+}
+
+impl Last {
+    /// From when on it may be asked for again.
+    fn again_at(self, prompted: bool) -> Option<Instant> {
+        if prompted { self.prompted_at.map(|at| at + PROMPTED_MIN) } else { Some(self.at + STATUS_MIN) }
+    }
 }
 
 struct Rate {
@@ -85,14 +101,15 @@ impl Budget {
         if let Some(left) = left(full_at.checked_sub(MINUTE).unwrap_or(now)) {
             return Err(left);
         }
-        if let Some(status_min) = self.rules.status_min.filter(|_| asks_for_state(request)) {
-            let asked_again_after = if prompted { PROMPTED_MIN.min(status_min) } else { status_min };
+        if asks_for_state(request) {
             let of = (merchant, request.path.clone());
-            if let Some(left) = kept.asked.get(&of).and_then(|last| left(*last + asked_again_after)) {
+            let last = kept.asked.get(&of).copied();
+            if let Some(left) = last.and_then(|last| last.again_at(prompted)).and_then(left) {
                 return Err(left);
             }
-            bound(&mut kept.asked, |last| *last + status_min > now);
-            kept.asked.insert(of, now);
+            bound(&mut kept.asked, |last| last.at + STATUS_MIN > now);
+            let prompted_at = if prompted { Some(now) } else { last.and_then(|last| last.prompted_at) };
+            kept.asked.insert(of, Last { at: now, prompted_at });
         }
         kept.rate(self.key(merchant, request), now).full_at = full_at;
         Ok(())
@@ -202,14 +219,28 @@ mod tests {
         assert_eq!(takes("a", false, 0), Ok(()));
         assert_eq!(takes("b", false, 0), Ok(()), "another payment");
         assert_eq!(takes("a", false, 4_000), Err(Duration::from_secs(6)));
-        assert_eq!(takes("a", true, 500), Err(Duration::from_millis(500)));
-        assert_eq!(takes("a", true, 4_000), Ok(()), "it was told of");
-        assert_eq!(takes("a", false, 10_000), Err(Duration::from_secs(4)), "from the last time on");
-        assert_eq!(takes("a", false, 14_000), Ok(()));
+        assert_eq!(takes("a", true, 500), Ok(()), "it was told of: nobody waits for a look that came before");
+        assert_eq!(takes("a", false, 10_000), Err(Duration::from_millis(500)), "from the last time on");
+        assert_eq!(takes("a", false, 10_500), Ok(()));
         assert!(
             (0..1_000).all(|_| budget.take(merchant, &charge(), false, now).is_ok()),
             "and there is no other bound"
         );
+    }
+
+    #[test]
+    fn a_storm_of_notifications_is_one_look_at_once_and_then_one_a_second() {
+        for rules in [Rules::MIDTRANS, Rules::XENDIT_TEST, Rules::XENDIT_LIVE] {
+            let (budget, merchant, now) = (Budget::new(rules), MerchantId::new(), Instant::now());
+            let takes = |prompted, after| {
+                budget.take(merchant, &status("a"), prompted, now + Duration::from_millis(after)).is_ok()
+            };
+            assert!(takes(false, 0), "a look of our own");
+            let passed: Vec<u64> = (1..5_000).step_by(10).filter(|after| takes(true, *after)).collect();
+            assert_eq!(passed, [1, 1_001, 2_001, 3_001, 4_001]);
+            // Looks of our own wait for those as well.
+            assert!(!takes(false, 14_000) && takes(false, 14_001) && takes(true, 14_002));
+        }
     }
 
     #[test]
