@@ -174,6 +174,9 @@ impl View {
                 "expires_at",
                 "failure",
             ]),
+            (Self::Till, "refund.changed") => {
+                Some(&["refund", "payment", "sale", "currency", "amount_minor", "state", "failure", "refunded_minor"])
+            }
             _ => Some(&[]),
         }
     }

@@ -14,12 +14,14 @@ mod journal;
 mod merchants;
 mod outlets;
 mod page;
+mod payment_tasks;
 mod payments;
 mod presence;
 mod problem;
 mod provider_accounts;
 mod providers;
 mod redeliveries;
+mod refunds;
 mod reply;
 mod sales;
 mod staff;
@@ -99,7 +101,10 @@ fn routes_of_one() -> OpenApiRouter<Hub> {
         .routes(routes!(payments::svg))
         .routes(routes!(payments::png))
         .routes(routes!(payments::cancel))
-        .routes(routes!(payments::list_tasks))
+        .routes(routes!(refunds::refund, refunds::refunds_of))
+        .routes(routes!(refunds::get_refund))
+        .routes(routes!(payment_tasks::list_tasks))
+        .routes(routes!(payment_tasks::settle_task))
         .routes(routes!(payments::ways))
         .routes(routes!(providers::notified))
         .routes(routes!(webhooks::list, webhooks::add))

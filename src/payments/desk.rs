@@ -32,29 +32,29 @@ use crate::journal::{Journal, pool};
 use crate::vault::Vault;
 
 /// How long a payment rests after a call that could not be made, if nobody says for how long.
-const NOT_SENT_PAUSE: Duration = Duration::from_secs(2);
+pub(super) const NOT_SENT_PAUSE: Duration = Duration::from_secs(2);
 /// How long after a call that came to nothing.
-const PAUSE: Duration = Duration::from_secs(10);
+pub(super) const PAUSE: Duration = Duration::from_secs(10);
 /// How long when only a person can mend what is in the way: the merchant's keys, say.
-const LONG_PAUSE: Duration = Duration::from_secs(5 * 60);
+pub(super) const LONG_PAUSE: Duration = Duration::from_secs(5 * 60);
 
 /// How long a look that somebody waits for waits for the provider's pace.
-const SOON_MAX: Duration = Duration::from_secs(1);
+pub(super) const SOON_MAX: Duration = Duration::from_secs(1);
 /// How often what a provider said is tried to be written down, and how long after a failure. It may not say it again.
-const SAY_TRIES_MAX: u32 = 3;
-const SAY_AGAIN_AFTER: Duration = Duration::from_secs(1);
+pub(super) const SAY_TRIES_MAX: u32 = 3;
+pub(super) const SAY_AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// How often a provider is asked in one look.
 const LOOKS_MAX: u32 = 4;
 /// How long whoever waits for a payment to be attended to waits between two looks whether it was.
-const WATCH_EVERY: Duration = Duration::from_millis(50);
-const WATCH_MAX: Duration = Duration::from_secs(10);
+pub(super) const WATCH_EVERY: Duration = Duration::from_millis(50);
+pub(super) const WATCH_MAX: Duration = Duration::from_secs(10);
 
 /// Cheap to clone.
 #[derive(Clone)]
 pub struct Desk {
     pub journal: Journal,
     pub vault: Arc<Vault>,
-    caller: Arc<Caller>,
+    pub(super) caller: Arc<Caller>,
 }
 
 /// Why somebody attends to a payment.
@@ -225,7 +225,10 @@ impl Desk {
             prompted = true; // It is one look.
         }
         match report {
-            Some(report) => self.told(held, account, report).await,
+            Some(report) => match self.with_refunds(held, account, report).await? {
+                Some(report) => self.told(held, account, report).await,
+                None => Ok(None), // It was put off.
+            },
             None => {
                 held.put_off(app, LONG_PAUSE).await?; // The provider names it in a notification first.
                 Ok(None)
@@ -384,6 +387,7 @@ pub(super) fn seen(attempt: &Attempt, account: &Account, report: Report, asked: 
         amount_minor: report.amount_minor,
         captured_minor: report.captured_minor,
         currency: report.currency,
+        refunds: report.refunds.into_iter().map(super::refunding::told).collect(),
         shown: report.shown.map(shown),
         unfit,
         paid_at: report.paid_at,
@@ -410,7 +414,7 @@ pub(crate) fn reference(payment: PaymentId) -> Result<Id> {
     Id::parse(&payment.to_string()).ok_or_else(|| anyhow::anyhow!("a payment's id that is none").into())
 }
 
-fn known(attempt: &Attempt) -> Result<Known> {
+pub(super) fn known(attempt: &Attempt) -> Result<Known> {
     let id = |text: &Option<String>| text.as_deref().and_then(Id::parse);
     let There { request, payment, session } = &attempt.there;
     Ok(Known {
@@ -421,7 +425,7 @@ fn known(attempt: &Attempt) -> Result<Known> {
     })
 }
 
-fn method(attempt: &Attempt) -> Result<Method> {
+pub(crate) fn method(attempt: &Attempt) -> Result<Method> {
     let bank = attempt.bank.as_deref().and_then(Bank::of);
     match (attempt.method.as_str(), bank) {
         ("qris", _) => Ok(Method::Qris),

@@ -6,5 +6,6 @@
 
 pub mod desk;
 pub mod inbox;
+pub mod refunding;
 
 pub use desk::Desk;
