@@ -21,7 +21,7 @@ create table refunds (
     -- As the provider names it; and its key there, if that was not ours.
     refund_there text        constraint refunds_refund_there_check check (octet_length(refund_there) <= 64),
     key_there    text        constraint refunds_key_there_check
-        check (octet_length(key_there) <= 255 and origin = 'provider'),
+        check (key_there is null or octet_length(key_there) <= 255 and origin = 'provider'),
     -- Why it failed, as the provider names it.
     failure      text        constraint refunds_failure_check check (octet_length(failure) <= 600),
     -- When the provider was asked for it last, and how often. Null: what was asked before, if anything, was certainly not done.
