@@ -21,7 +21,7 @@ pub struct LineView {
     pub happened_at: Moment,
     /// Who; none for the operator at the machine.
     pub staff: Option<StaffId>,
-    /// What was done: `dead_letter.replayed`, `dead_letter.dropped`.
+    /// What was done: `dead_letter.replayed`, `refund.asked`, `payment_task.settled`.
     pub action: String,
     /// To what.
     pub subject: String,

@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::Moment;
-use crate::ids::{OutletId, PaymentId, ProductId, RegisterId, SaleId, StaffId, VariantId};
+use crate::ids::{OutletId, PaymentId, ProductId, RefundId, RegisterId, SaleId, StaffId, VariantId};
 use crate::quantity::Quantity;
 use crate::topic::{Channel, Topic};
 use crate::view::View;
@@ -26,6 +26,8 @@ pub enum Event {
     PaymentCaptured(PaymentCaptured),
     #[serde(rename = "payment.changed")]
     PaymentChanged(PaymentChanged),
+    #[serde(rename = "refund.changed")]
+    RefundChanged(RefundChanged),
     #[serde(rename = "stock.changed")]
     StockChanged(StockChanged),
     #[serde(rename = "stock.reserved")]
@@ -50,6 +52,7 @@ impl Event {
         "sale.voided",
         "payment.captured",
         "payment.changed",
+        "refund.changed",
         "stock.changed",
         "stock.reserved",
         "product.changed",
@@ -67,6 +70,7 @@ impl Event {
             Self::SaleVoided(sale) => Topic::Sales.at(sale.outlet).by(sale.register),
             Self::PaymentCaptured(payment) => Topic::Payments.at(payment.outlet).by(payment.register),
             Self::PaymentChanged(payment) => Topic::Payments.at(payment.outlet).by(payment.register),
+            Self::RefundChanged(refund) => Topic::Payments.at(refund.outlet).by(refund.register),
             Self::StockChanged(level) => Topic::Stock.at(level.outlet),
             Self::StockReserved(reserved) => Topic::Stock.at(reserved.outlet),
             Self::ProductChanged(_) => Topic::Catalog.everywhere(),
@@ -92,7 +96,7 @@ impl Event {
             | Self::ProductChanged(_)
             | Self::OutletOpened(_)
             | Self::RegisterEnrolled(_) => View::Display,
-            Self::PaymentCaptured(_) | Self::PaymentChanged(_) => View::Till,
+            Self::PaymentCaptured(_) | Self::PaymentChanged(_) | Self::RefundChanged(_) => View::Till,
             Self::AccessRevoked(_) | Self::AlertRaised(_) => View::Office,
         }
     }
@@ -105,6 +109,7 @@ impl Event {
             Self::SaleVoided(sale) => (Some(sale.outlet), Some(sale.register)),
             Self::PaymentCaptured(payment) => (Some(payment.outlet), Some(payment.register)),
             Self::PaymentChanged(payment) => (Some(payment.outlet), Some(payment.register)),
+            Self::RefundChanged(refund) => (Some(refund.outlet), Some(refund.register)),
             Self::StockChanged(level) => (Some(level.outlet), None),
             Self::StockReserved(reserved) => (Some(reserved.outlet), None),
             Self::OutletOpened(opened) => (Some(opened.outlet), None),
@@ -378,6 +383,45 @@ pub enum PaymentShown {
     Bill { biller_code: String, bill_key: String },
     /// A page to open.
     Redirect { url: String },
+}
+
+/// A refund of a payment that a provider carries was asked for, or has come to another state. Once `succeeded` it is what the
+/// payment was refunded.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema, TS, ToSchema)]
+pub struct RefundChanged {
+    pub refund: RefundId,
+    pub payment: PaymentId,
+    /// The sale that the payment pays or, where it was late, once was for.
+    pub sale: SaleId,
+    pub outlet: OutletId,
+    pub register: RegisterId,
+    pub currency: String,
+    #[ts(type = "number")]
+    pub amount_minor: i64,
+    pub state: RefundState,
+    /// Why it failed, as the provider names it.
+    pub failure: Option<String>,
+    /// What of the payment has been given back by now.
+    #[ts(type = "number")]
+    pub refunded_minor: i64,
+}
+
+/// Where a refund stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema, TS, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum RefundState {
+    /// The provider has not answered yet.
+    Created,
+    /// The provider was asked and did not answer: it may have taken it on or not.
+    Unknown,
+    /// The provider has taken it on, and the bank has not confirmed it.
+    Pending,
+    /// The money went back.
+    Succeeded,
+    /// It was refused: the money is where it was.
+    Failed,
+    /// It was called off at the provider: the money is where it was.
+    Canceled,
 }
 
 /// The level of a variant at an outlet is now another.

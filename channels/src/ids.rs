@@ -72,6 +72,10 @@ id!(
     PaymentId
 );
 id!(
+    /// A refund of a payment, or of a part of it.
+    RefundId
+);
+id!(
     /// A webhook endpoint: where a merchant's own server is told what happens.
     EndpointId
 );

@@ -19,7 +19,7 @@ pub mod wire;
 pub use envelope::{Envelope, Stored};
 pub use event::Event;
 pub use ids::{
-    DeviceId, EndpointId, MerchantId, OutletId, PaymentId, ProductId, RegisterId, SaleId, StaffId, VariantId,
+    DeviceId, EndpointId, MerchantId, OutletId, PaymentId, ProductId, RefundId, RegisterId, SaleId, StaffId, VariantId,
 };
 pub use position::{Position, Tag};
 pub use quantity::Quantity;

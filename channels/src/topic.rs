@@ -72,8 +72,8 @@ pub const TOPICS: &[TopicRow] = &[
     TopicRow {
         topic: Topic::Payments,
         name: "payments",
-        about: "Money that arrived, and payments on their way.",
-        events: &["payment.captured", "payment.changed"],
+        about: "Money that arrived, payments on their way, and money that goes back.",
+        events: &["payment.captured", "payment.changed", "refund.changed"],
         snapshot: Some("The day's count and amount of payments for each outlet and method."),
         latest_by: None,
         narrows: Narrows::Register,

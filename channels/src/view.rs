@@ -175,6 +175,9 @@ impl View {
                 "failure",
                 "forced",
             ]),
+            (Self::Till, "refund.changed") => {
+                Some(&["refund", "payment", "sale", "currency", "amount_minor", "state", "failure", "refunded_minor"])
+            }
             _ => Some(&[]),
         }
     }

@@ -9,6 +9,7 @@ use utoipa::ToSchema;
 use super::credentials::Provider;
 use super::payment::{Bank, Charge, Method};
 use crate::commerce::money::AMOUNT_MAX_MINOR;
+use crate::commerce::payments::refunds::Terms;
 use crate::error::{Error, Result};
 
 /// The only currency that these providers' Indonesian accounts take here.
@@ -206,6 +207,24 @@ pub fn ability(provider: Provider, method: Method) -> Option<&'static Ability> {
     abilities(provider).iter().find(|it| it.method == method)
 }
 
+/// Of a payment by GoPay's own app through GoPay as the acquirer, for so many days.
+const GOPAY_REFUND_DAYS: u16 = 45;
+
+/// What a provider lets go back of a payment, whose app paid; none if nothing.
+pub fn refund_terms(provider: Provider, method: Method, issuer: Option<&str>) -> Option<Terms> {
+    let ability = ability(provider, method)?;
+    let in_parts = match ability.refund {
+        RefundKind::None => return None,
+        RefundKind::Full => false,
+        RefundKind::Partial => true,
+    };
+    let is_gopay = provider == Provider::Midtrans
+        && method == Method::Qris
+        && issuer.is_some_and(|issuer| issuer.eq_ignore_ascii_case("gopay"));
+    let days = if is_gopay { Some(GOPAY_REFUND_DAYS) } else { ability.refund_days };
+    Some(Terms { in_parts, within: days.map(|days| time::Duration::days(days.into())) })
+}
+
 /// Whether a provider takes this payment, as far as that can be known.
 ///
 /// # Errors
@@ -357,6 +376,25 @@ pub(super) mod tests {
             let found = refusal(provider, &Charge { expires_in, ..charge(method, 20_000) });
             let expected = expected.map(|code| (code, "/expires_in_seconds".to_owned()));
             assert_eq!(found, expected, "{provider} {method:?} {seconds}");
+        }
+    }
+
+    #[test]
+    fn what_goes_back_goes_back_for_a_while() {
+        let days = |provider, method, issuer| {
+            refund_terms(provider, method, issuer).map(|terms| (terms.in_parts, terms.within.map(|it| it.whole_days())))
+        };
+        for (provider, method, issuer, expected) in [
+            (Provider::Midtrans, Method::Qris, None, Some((true, Some(7)))),
+            (Provider::Midtrans, Method::Qris, Some("DANA"), Some((true, Some(7)))),
+            (Provider::Midtrans, Method::Qris, Some("GoPay"), Some((true, Some(45)))),
+            (Provider::Xendit, Method::Qris, Some("GoPay"), Some((true, Some(7)))),
+            (Provider::Midtrans, Method::Card, None, Some((true, None))),
+            (Provider::Xendit, Method::Card, None, Some((true, Some(365)))),
+            (Provider::Midtrans, Method::BankTransfer(Bank::Bni), None, None),
+            (Provider::Xendit, Method::BankTransfer(Bank::Bri), None, None),
+        ] {
+            assert_eq!(days(provider, method, issuer), expected, "{provider} {method:?} {issuer:?}");
         }
     }
 

@@ -61,7 +61,8 @@ pub trait Connector: Send + Sync {
     /// Gives money back.
     fn refund(&self, refund: &Refund) -> Result<Request, Unable>;
 
-    /// Asks how a refund stands. The answer tells of others of the same payment as well.
+    /// Asks how a refund stands. Unless it is asked for by the provider's own name, the answer tells of all refunds of the
+    /// payment, and one that it does not tell of is not there.
     fn refund_status(&self, refund: &KnownRefund) -> Result<Request, Unable>;
 
     /// Asks for a page of what was moved.

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use tillwire_channels::Moment;
 use utoipa::ToSchema;
 
+pub use crate::commerce::payments::refunds::Reason;
 use crate::commerce::payments::state::State;
 
 /// The longest id, in bytes. Providers' longest known is 39.
@@ -181,19 +182,6 @@ pub struct Refund {
     pub reason: Reason,
     /// In a person's words.
     pub note: String,
-}
-
-/// Why money is given back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Reason {
-    Customer,
-    /// It was paid twice.
-    Duplicate,
-    /// The sale was called off.
-    Canceled,
-    Fraud,
-    Other,
 }
 
 /// A refund that was asked for.

@@ -16,6 +16,7 @@ mod journal;
 mod merchants;
 mod outlets;
 mod page;
+mod payment_tasks;
 mod payments;
 mod presence;
 mod problem;
@@ -24,6 +25,7 @@ mod provider_health;
 mod providers;
 mod reconciliations;
 mod redeliveries;
+mod refunds;
 mod reply;
 mod sales;
 mod staff;
@@ -108,7 +110,10 @@ fn routes_of_one() -> OpenApiRouter<Hub> {
         .routes(routes!(payments::cancel))
         .routes(routes!(captures::capture))
         .routes(routes!(forces::force))
-        .routes(routes!(payments::list_tasks))
+        .routes(routes!(refunds::refund, refunds::refunds_of))
+        .routes(routes!(refunds::get_refund))
+        .routes(routes!(payment_tasks::list_tasks))
+        .routes(routes!(payment_tasks::settle_task))
         .routes(routes!(payments::ways))
         .routes(routes!(providers::notified))
         .routes(routes!(webhooks::list, webhooks::add))

@@ -16,11 +16,10 @@ use uuid::Uuid;
 
 use super::extract::{At, IdempotencyKey, Params};
 use super::problem::Problem;
-use super::reply::{Page, bounded, cursor};
+use super::reply::bounded;
 use super::sales::may_sell;
 use crate::accounts;
 use crate::commerce::payments::attempts::Closing;
-use crate::commerce::payments::tasks::{self, TaskView};
 use crate::commerce::payments::{self, NewAttempt, PaymentView, State as Standing};
 use crate::commerce::{outlets, sales};
 use crate::connectors::ability::{self, Ability};
@@ -335,37 +334,6 @@ pub(super) async fn attended(hub: &Hub, staff: &Staff, payment: PaymentId) -> Re
         hub.journal.tasks().spawn(async move { desk.attend_to_end(merchant, payment, Cause::default()).await });
     _ = tokio::time::timeout(SHOWN_MAX, attending).await;
     found(hub, staff, payment).await
-}
-
-/// Whose tasks.
-#[derive(Debug, Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-pub struct TaskParams {
-    pub outlet: Option<OutletId>,
-    /// How many, at most.
-    pub limit: Option<u32>,
-    /// The `next_cursor` of the page before.
-    pub cursor: Option<String>,
-}
-
-/// What only a person can settle about payments, the oldest first.
-#[utoipa::path(get, path = "/v1/payment-tasks", tag = "payments", params(TaskParams),
-    responses((status = 200, body = Page<TaskView>), (status = "default", body = Problem)))]
-pub async fn list_tasks(
-    State(hub): State<Hub>,
-    staff: Staff,
-    Params(params): Params<TaskParams>,
-) -> Result<Json<Page<TaskView>>> {
-    match params.outlet {
-        Some(outlet) => staff.may_at(Permission::ReadSales, outlet)?,
-        None => staff.may_everywhere(Permission::ReadSales)?,
-    }
-    let limit = bounded(params.limit, 50, tasks::PAGE_MAX)?;
-    let after = cursor(params.cursor.as_deref())?;
-    let mut tx = ReadTx::begin(&hub.journal.pools.app, staff.caller()).await?;
-    let tasks = tasks::list(tx.sql(), staff.merchant, params.outlet, after, limit).await?;
-    Ok(Json(Page::cut(tasks, limit, |task| task.id)))
 }
 
 /// A way to pay at an outlet.

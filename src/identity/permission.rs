@@ -10,6 +10,8 @@ use tillwire_channels::{Role, Topic};
 pub enum Permission {
     /// Open, complete and void sales, and take payments for them.
     Sell,
+    /// Give money back, and say what becomes of money that fits no sale.
+    Refund,
     /// Read sales and payments.
     ReadSales,
     /// Read products and prices.
@@ -49,6 +51,8 @@ impl Permission {
     pub fn roles(self) -> &'static [Role] {
         match self {
             Self::Sell => &[Owner, Manager, Cashier],
+            // Whoever takes the money does not give it back alone.
+            Self::Refund => &[Owner, Manager],
             Self::ReadSales => &[Owner, Manager, Cashier, Accountant, Auditor],
             // As over the socket.
             Self::ReadPresence => Topic::Presence.row().roles,
@@ -71,6 +75,7 @@ impl fmt::Display for Permission {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Sell => "sell",
+            Self::Refund => "refund",
             Self::ReadSales => "read_sales",
             Self::ReadCatalog => "read_catalog",
             Self::ChangeCatalog => "change_catalog",

@@ -37,15 +37,15 @@ use crate::vault::Vault;
 /// How long a payment rests after a call that could not be made, if nobody says for how long.
 pub(super) const NOT_SENT_PAUSE: Duration = Duration::from_secs(2);
 /// How long after a call that came to nothing.
-const PAUSE: Duration = Duration::from_secs(10);
+pub(super) const PAUSE: Duration = Duration::from_secs(10);
 /// How long when only a person can mend what is in the way: the merchant's keys, say.
-const LONG_PAUSE: Duration = Duration::from_secs(5 * 60);
+pub(super) const LONG_PAUSE: Duration = Duration::from_secs(5 * 60);
 
 /// How long a look that somebody waits for waits for the provider's pace.
-const SOON_MAX: Duration = Duration::from_secs(1);
+pub(super) const SOON_MAX: Duration = Duration::from_secs(1);
 /// How often what a provider said is tried to be written down, and how long after a failure. It may not say it again.
-const SAY_TRIES_MAX: u32 = 3;
-const SAY_AGAIN_AFTER: Duration = Duration::from_secs(1);
+pub(super) const SAY_TRIES_MAX: u32 = 3;
+pub(super) const SAY_AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// How often a provider is asked in one look.
 const LOOKS_MAX: u32 = 4;
 /// How long a payment may be held already when its provider is asked once more.
@@ -59,15 +59,15 @@ const _: () = assert!(ANOTHER_MAX.as_secs() + QUESTION_MAX < held::LEASE.as_secs
 const PROMPTED_MAX: usize = 64;
 const PROMPTED_OF_ONE_MAX: usize = 16;
 /// How long whoever waits for a payment to be attended to waits between two looks whether it was.
-const WATCH_EVERY: Duration = Duration::from_millis(50);
-const WATCH_MAX: Duration = Duration::from_secs(10);
+pub(super) const WATCH_EVERY: Duration = Duration::from_millis(50);
+pub(super) const WATCH_MAX: Duration = Duration::from_secs(10);
 
 /// Cheap to clone.
 #[derive(Clone)]
 pub struct Desk {
     pub journal: Journal,
     pub vault: Arc<Vault>,
-    caller: Arc<Caller>,
+    pub(super) caller: Arc<Caller>,
     /// How well accounts are heard, as this node has noticed since it last wrote that down.
     pub pulse: Arc<Pulse>,
     /// Accounts that were opened for notifications.
@@ -283,6 +283,8 @@ impl Desk {
         }
         match report {
             Some(report) => {
+                // It may have been put off.
+                let Some(report) = self.with_refunds(held, account, report).await? else { return Ok(None) };
                 let seen = seen(&held.attempt, account, report, true)?;
                 let still_held = seen.state == Some(State::Authorized);
                 self.say(held, Seen { still_held, ..seen }).await
@@ -457,6 +459,7 @@ pub(super) fn seen(attempt: &Attempt, account: &Account, report: Report, asked: 
         amount_minor: report.amount_minor,
         captured_minor: report.captured_minor,
         currency: report.currency,
+        refunds: report.refunds.into_iter().map(super::refunding::told).collect(),
         shown: report.shown.map(shown),
         unfit,
         paid_at: report.paid_at,
@@ -502,7 +505,7 @@ pub(crate) fn known(attempt: &Attempt) -> Result<Known> {
     })
 }
 
-fn method(attempt: &Attempt) -> Result<Method> {
+pub(crate) fn method(attempt: &Attempt) -> Result<Method> {
     let bank = attempt.bank.as_deref().and_then(Bank::of);
     match (attempt.method.as_str(), bank) {
         ("qris", _) => Ok(Method::Qris),

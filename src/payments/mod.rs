@@ -7,5 +7,6 @@
 mod captures;
 pub mod desk;
 pub mod inbox;
+pub mod refunding;
 
 pub use desk::Desk;

@@ -1,5 +1,5 @@
-//! Attending to payments: what notifications did not bring is asked for, what is over is called off, and what somebody began and
-//! did not live to end is gone on with.
+//! Attending to payments and refunds: what notifications did not bring is asked for, what is over is called off, and what
+//! somebody began and did not live to end is gone on with.
 //!
 //! Every node that serves REST or is a worker looks, twice a second, and takes what is due under a lease of its own. A provider
 //! that is slow or dead holds up its own payments: each is attended to beside the others, within bounds.
@@ -9,13 +9,13 @@ use std::time::Duration;
 
 use secrecy::{ExposeSecret as _, SecretString};
 use sqlx::PgPool;
-use tillwire_channels::{MerchantId, PaymentId};
+use tillwire_channels::{MerchantId, PaymentId, RefundId};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 use uuid::Uuid;
 
-use crate::commerce::payments::held;
+use crate::commerce::payments::{held, refunds};
 use crate::connectors::credentials::Provider;
 use crate::journal::{Journal, Pools, pool};
 use crate::payments::desk::Cause;
@@ -48,6 +48,7 @@ pub struct Attending {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Due {
     Payment(MerchantId, PaymentId),
+    Refund(MerchantId, RefundId),
     Notice(MerchantId, Uuid),
 }
 
@@ -114,19 +115,23 @@ impl Attending {
         let looking = async {
             let payments = held::due(&self.app, OF_ONE_MAX, max).await?;
             let notices = inbox::due(&self.app, OF_ONE_MAX, max).await?;
-            crate::error::Result::Ok((payments, notices))
+            let refunds = refunds::held::due(&self.app, OF_ONE_MAX, max).await?;
+            crate::error::Result::Ok((payments, notices, refunds))
         };
-        let (payments, notices) =
+        let (payments, notices, refunds) =
             tokio::time::timeout(LOOK_MAX, looking).await?.map_err(crate::error::Error::into_anyhow)?;
         let payments = payments.into_iter().map(|(merchant, payment)| Due::Payment(merchant, payment));
         let notices = notices.into_iter().map(|(merchant, notice)| Due::Notice(merchant, notice));
-        Ok(payments.chain(notices).take(room).collect())
+        let refunds = refunds.into_iter().map(|(merchant, refund)| Due::Refund(merchant, refund));
+        // A customer at a till goes first.
+        Ok(payments.chain(notices).chain(refunds).take(room).collect())
     }
 }
 
 async fn attend(desk: &Desk, due: Due) {
     let outcome = match due {
         Due::Payment(merchant, payment) => desk.attend(merchant, payment, Cause::default()).await.map(|_| ()),
+        Due::Refund(merchant, refund) => desk.attend_refund(merchant, refund, false).await.map(|_| ()),
         Due::Notice(merchant, notice) => desk.resume(merchant, notice).await.map(|_| ()),
     };
     if let Err(error) = outcome {

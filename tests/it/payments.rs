@@ -29,6 +29,7 @@ mod nodes;
 mod orders;
 mod polling;
 mod reconciliation;
+mod refunds;
 mod secrets;
 
 /// How long something may take that must happen.

@@ -151,7 +151,12 @@ async fn with_everything<'a>(hub: &'a TestHub, name: &str) -> Shop<'a> {
          insert into provider_inbox (merchant_id, inbox_id, account_id, headers, body, outcome)
          select merchant_id, payment_id, account_id, '{{}}', '', 'ignored' from payment_attempts where merchant_id = '{0}';
          insert into provider_notices (merchant_id, account_id, dedupe, inbox_id)
-         select merchant_id, account_id, 'key', payment_id from payment_attempts where merchant_id = '{0}'",
+         select merchant_id, account_id, 'key', payment_id from payment_attempts where merchant_id = '{0}';
+         insert into refunds (merchant_id, refund_id, payment_id, sale_id, outlet_id, register_id, origin, amount_minor, currency,
+                              reason, note, state, actor_id)
+         select merchant_id, payment_id, payment_id, sale_id, outlet_id, register_id, 'hub', 1, 'IDR', 'other', 'x', 'failed',
+                actor_id
+         from payment_attempts where merchant_id = '{0}'",
         shop.merchant
     );
     hub.database.psql(&carried).await;
@@ -333,7 +338,7 @@ tillwire_app: outlets insert select
 tillwire_app: parked_entries delete insert select update
 tillwire_app: payment_attempts insert select update
 tillwire_app: payment_differences insert select update
-tillwire_app: payment_tasks insert select update(closed_at) update(closed_by) update(note) update(resolution)
+tillwire_app: payment_tasks insert select update(accepted_for) update(closed_at) update(closed_by) update(note) update(refund_id) update(resolution)
 tillwire_app: payments insert select
 tillwire_app: payments_polled delete insert select
 tillwire_app: payments_seen insert select update(event) update(seen_at) update(seq) update(tag)
@@ -347,6 +352,7 @@ tillwire_app: push_devices delete insert select update
 tillwire_app: push_told insert select
 tillwire_app: reconciliation_rows delete insert select
 tillwire_app: reconciliations insert select update
+tillwire_app: refunds insert select update
 tillwire_app: registers insert select update(last_receipt)
 tillwire_app: reservations insert select update(ended_at) update(state)
 tillwire_app: revocations insert select update
@@ -388,6 +394,7 @@ push_devices_expire: tillwire_app
 push_told_expire: tillwire_app
 reconciliations_due: tillwire_app
 reconciliations_expire: tillwire_app
+refunds_due: tillwire_app
 sales_due: tillwire_app
 screens_expire: tillwire_app
 vault_keys_needed: tillwire_app
@@ -423,7 +430,8 @@ async fn doors(sql: &mut PgConnection) -> String {
 
 /// Tables that merchants have rows in and that are not walled as they should be: forced, and with this one policy for the
 /// application. Six more are known: feed and relay read all journals, the relay keeps its cursors, and the owner forgets what is
-/// old, looks which sales are open, which payments, notifications and runs are to be attended to, which accounts are in use, at journals and cursors while it says that it prunes, and sees which merchants have
+/// old, looks which sales are open, which payments, refunds, notifications and runs are to be attended to, which accounts are in
+/// use, at journals and cursors while it says that it prunes, and sees which merchants have
 /// something to be sealed, or sealed anew.
 async fn open_tables(sql: &mut PgConnection) -> Vec<String> {
     let query = "select relname::text from pg_class
@@ -451,7 +459,7 @@ async fn open_tables(sql: &mut PgConnection) -> Vec<String> {
                                 or relname = 'push_devices' and qual = '(registration IS NOT NULL)')
                        when 'due' then roles = array[pg_get_userbyid(relowner)] and cmd = 'SELECT'
                            and (relname = 'sales' and qual = '(state = ''open''::text)'
-                                or relname in ('payment_attempts', 'reconciliations') and qual = '(next_at IS NOT NULL)'
+                                or relname in ('payment_attempts', 'reconciliations', 'refunds') and qual = '(next_at IS NOT NULL)'
                                 or relname = 'provider_accounts' and qual = 'enabled'
                                 or relname = 'payments_polled'
                                 or relname = 'provider_inbox')

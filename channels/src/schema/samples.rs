@@ -7,10 +7,10 @@ use crate::Moment;
 use crate::envelope::{Envelope, Stored};
 use crate::event::{
     AccessRevoked, AlertRaised, Event, Method, OutletOpened, PaymentCaptured, PaymentChanged, PaymentForced,
-    PaymentShown, PaymentState, ProductChanged, RegisterEnrolled, ReservedLevel, SaleCompleted, SaleLine, SaleOpened,
-    SaleVoided, Severity, StockChanged, StockReason, StockReserved, Tender, VariantState, VoidReason,
+    PaymentShown, PaymentState, ProductChanged, RefundChanged, RefundState, RegisterEnrolled, ReservedLevel, SaleCompleted,
+    SaleLine, SaleOpened, SaleVoided, Severity, StockChanged, StockReason, StockReserved, Tender, VariantState, VoidReason,
 };
-use crate::ids::{EndpointId, OutletId, PaymentId, ProductId, RegisterId, SaleId, StaffId, VariantId};
+use crate::ids::{EndpointId, OutletId, PaymentId, ProductId, RefundId, RegisterId, SaleId, StaffId, VariantId};
 use crate::position::Position;
 use crate::quantity::Quantity;
 use crate::view::View;
@@ -27,6 +27,7 @@ const VARIANT: VariantId = VariantId(id(5));
 const SALE: SaleId = SaleId(id(6));
 const PAYMENT: PaymentId = PaymentId(id(7));
 const WEBHOOK: EndpointId = EndpointId(id(8));
+const REFUND: RefundId = RefundId(id(9));
 
 /// An id that reads like the real ones and never changes.
 const fn id(number: u128) -> Uuid {
@@ -81,6 +82,18 @@ pub fn events() -> Vec<Event> {
                 at: COMPLETED_AT,
                 reason: "The customer's app says that it is done".into(),
             }),
+        }),
+        Event::RefundChanged(RefundChanged {
+            refund: REFUND,
+            payment: PAYMENT,
+            sale: SALE,
+            outlet: OUTLET,
+            register: REGISTER,
+            currency: "IDR".into(),
+            amount_minor: 8_500,
+            state: RefundState::Succeeded,
+            failure: None,
+            refunded_minor: 8_500,
         }),
         Event::StockChanged(StockChanged {
             outlet: OUTLET,

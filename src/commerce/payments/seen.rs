@@ -8,6 +8,7 @@ use tillwire_channels::{Moment, PaymentId};
 use super::attempts::{self, Attempt, Closing, PaymentView, There, lock, lock_of, tell};
 use super::held::Held;
 use super::looks::{self, Standing};
+use super::refunds::{self, Told};
 use super::state::{State, Verdict, judge, steps};
 use super::tasks::{self, Kind};
 use super::{captures, forces};
@@ -28,6 +29,8 @@ pub struct Seen {
     pub amount_minor: Option<i64>,
     pub captured_minor: Option<i64>,
     pub currency: Option<String>,
+    /// Its refunds, as far as something is said of them.
+    pub refunds: Vec<Told>,
     pub shown: Option<PaymentShown>,
     /// That what the customer would be shown is not for this payment, and why.
     pub unfit: Option<String>,
@@ -100,6 +103,9 @@ pub async fn apply(tx: &mut MerchantTx, payment: PaymentId, seen: &Seen, held: O
                 captures::learn(&mut attempt, seen);
                 follow(tx, &sale, &mut attempt, seen).await?
             };
+            if seen.asked && !is_older {
+                refunds::heard::beside(tx, &mut attempt, seen).await?;
+            }
             if let Some(detail) = &seen.unfit {
                 // Nobody is shown it, so nobody could pay.
                 attempt.closing = attempt.closing.or(Some(Closing::Canceled));
@@ -193,7 +199,8 @@ fn learn(attempt: &mut Attempt, seen: &Seen) {
 /// Goes where the payment is said to stand, by the states in between.
 async fn follow(tx: &mut MerchantTx, sale: &Locked, attempt: &mut Attempt, seen: &Seen) -> Result<Outcome> {
     let had_money = matches!(attempt.state, State::Paid | State::Settled);
-    let Some(state) = (if seen.may_reverse && had_money { Some(State::Reversed) } else { seen.state }) else {
+    let said = seen.state.map(refunds::state::behind);
+    let Some(state) = (if seen.may_reverse && had_money { Some(State::Reversed) } else { said }) else {
         return Ok(Outcome::Same);
     };
     let verdict = judge(attempt.state, state);

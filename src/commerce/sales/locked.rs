@@ -18,7 +18,7 @@ pub struct Locked {
     pub state: SaleState,
     pub currency: String,
     pub total_minor: i64,
-    /// What has been captured for it.
+    /// What has been captured for it, and has not been given back.
     pub paid_minor: i64,
     /// In how many payments.
     pub payments: usize,
@@ -63,8 +63,12 @@ pub async fn lock(tx: &mut MerchantTx, sale: SaleId) -> Result<Locked> {
     .ok_or(Error::NotFound("sale"))?;
     // A statement of its own, after the lock was taken: it sees what was paid just before.
     let paid = sqlx::query!(
-        r#"select coalesce(sum(amount_minor), 0)::bigint as "minor!", count(*) as "payments!" from payments
-           where merchant_id = $1 and sale_id = $2"#,
+        r#"select coalesce(sum(amount_minor - coalesce(
+                      (select sum(refunds.amount_minor) from refunds
+                       where refunds.merchant_id = $1 and refunds.payment_id = payments.payment_id and state = 'succeeded'),
+                      0)), 0)::bigint as "minor!",
+                  count(*) as "payments!"
+           from payments where merchant_id = $1 and sale_id = $2"#,
         merchant.0,
         sale.0,
     )

@@ -108,6 +108,8 @@ pub struct SaleView {
     pub tenders: Vec<Tender>,
     /// What has been paid of it.
     pub paid_minor: i64,
+    /// What of that has been given back, by refunds of its payments.
+    pub refunded_minor: i64,
     /// What is still to be paid: nothing, unless it is open.
     pub due_minor: i64,
     /// Who rang it up.
@@ -151,6 +153,7 @@ pub async fn sell(tx: &mut MerchantTx, draft: Draft) -> Result<SaleView> {
         total_minor: rung.total_minor,
         tenders: rung.tenders,
         paid_minor: rung.total_minor - rung.due_minor,
+        refunded_minor: 0,
         due_minor: rung.due_minor,
         actor: tx.actor()?,
         occurred_at,

@@ -30,6 +30,7 @@ pub async fn get(sql: &mut PgConnection, merchant: MerchantId, sale: SaleId) -> 
     let state = SaleState::read(&row.state)?;
     let tenders = tenders(sql, merchant, sale).await?;
     let paid_minor: i64 = tenders.iter().map(|tender| tender.amount_minor).sum();
+    let refunded_minor = refunded(sql, merchant, sale).await?;
     Ok(SaleView {
         id: sale,
         state,
@@ -44,7 +45,8 @@ pub async fn get(sql: &mut PgConnection, merchant: MerchantId, sale: SaleId) -> 
         total_minor: row.total_minor,
         tenders,
         paid_minor,
-        due_minor: state.due(row.total_minor, paid_minor),
+        refunded_minor,
+        due_minor: state.due(row.total_minor, paid_minor - refunded_minor),
         actor: StaffId(row.actor_id),
         occurred_at: row.occurred_at,
         expires_at: row.expires_at,
@@ -76,6 +78,20 @@ async fn lines(sql: &mut PgConnection, merchant: MerchantId, sale: SaleId) -> Re
             })
         })
         .collect()
+}
+
+/// What has gone back of what was paid for a sale.
+async fn refunded(sql: &mut PgConnection, merchant: MerchantId, sale: SaleId) -> Result<i64> {
+    let minor = sqlx::query_scalar!(
+        r#"select coalesce(sum(refunds.amount_minor), 0)::bigint as "minor!"
+           from payments join refunds using (merchant_id, payment_id)
+           where payments.merchant_id = $1 and payments.sale_id = $2 and refunds.state = 'succeeded'"#,
+        merchant.0,
+        sale.0,
+    )
+    .fetch_one(sql)
+    .await?;
+    Ok(minor)
 }
 
 async fn tenders(sql: &mut PgConnection, merchant: MerchantId, sale: SaleId) -> Result<Vec<Tender>> {
@@ -112,6 +128,8 @@ pub struct SaleSummary {
     pub total_minor: i64,
     /// What has been paid of it.
     pub paid_minor: i64,
+    /// What of that has been given back.
+    pub refunded_minor: i64,
     /// What is still to be paid: nothing, unless it is open.
     pub due_minor: i64,
     #[serde(with = "time::serde::rfc3339")]
@@ -133,6 +151,7 @@ struct Row {
     currency: String,
     total_minor: i64,
     paid_minor: i64,
+    refunded_minor: i64,
     occurred_at: Moment,
     expires_at: Option<Moment>,
 }
@@ -149,7 +168,8 @@ impl Row {
             currency: self.currency,
             total_minor: self.total_minor,
             paid_minor: self.paid_minor,
-            due_minor: state.due(self.total_minor, self.paid_minor),
+            refunded_minor: self.refunded_minor,
+            due_minor: state.due(self.total_minor, self.paid_minor - self.refunded_minor),
             occurred_at: self.occurred_at,
             expires_at: self.expires_at,
         })
@@ -171,10 +191,17 @@ pub async fn list(
     let rows = sqlx::query_as!(
         Row,
         r#"select sale_id, state, number, register_id, business_date, currency, total_minor, occurred_at, expires_at,
-                  -- One that is complete is paid: only for the others is it added up.
-                  case when state = 'completed' then total_minor
+                  -- One that is complete is paid, as a rule exactly: only for the others is it added up.
+                  case when state = 'completed'
+                            and not exists (select from refunds
+                                            where refunds.merchant_id = $1 and refunds.sale_id = sales.sale_id)
+                       then total_minor
                        else (select coalesce(sum(amount_minor), 0)::bigint from payments
-                             where payments.merchant_id = $1 and payments.sale_id = sales.sale_id) end as "paid_minor!"
+                             where payments.merchant_id = $1 and payments.sale_id = sales.sale_id) end as "paid_minor!",
+                  (select coalesce(sum(refunds.amount_minor), 0)::bigint
+                   from refunds join payments using (merchant_id, payment_id)
+                   where refunds.merchant_id = $1 and refunds.sale_id = sales.sale_id
+                     and payments.sale_id = sales.sale_id and refunds.state = 'succeeded') as "refunded_minor!"
            from sales
            where merchant_id = $1 and outlet_id = $2 and ($3::uuid is null or sale_id < $3)
              and (not $5 or state = 'completed')
@@ -225,7 +252,11 @@ pub(super) async fn summary(sql: &mut PgConnection, merchant: MerchantId, sale: 
         Row,
         r#"select sale_id, state, number, register_id, business_date, currency, total_minor, occurred_at, expires_at,
                   (select coalesce(sum(amount_minor), 0)::bigint from payments
-                   where payments.merchant_id = $1 and payments.sale_id = $2) as "paid_minor!"
+                   where payments.merchant_id = $1 and payments.sale_id = $2) as "paid_minor!",
+                  (select coalesce(sum(refunds.amount_minor), 0)::bigint
+                   from refunds join payments using (merchant_id, payment_id)
+                   where refunds.merchant_id = $1 and payments.sale_id = $2 and refunds.state = 'succeeded')
+                      as "refunded_minor!"
            from sales where merchant_id = $1 and sale_id = $2"#,
         merchant.0,
         sale.0,

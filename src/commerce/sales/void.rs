@@ -18,7 +18,7 @@ pub const NOT_PAID: &str = "sale_not_paid";
 /// Voids an open sale, and frees what it kept back.
 ///
 /// # Errors
-/// `sale_not_open`; `sale_has_payments` if money was taken for it; `payment_under_way` if somebody outside has still to say
+/// `sale_not_open`; `sale_has_payments` if money was taken for it that has not gone back; `payment_under_way` if somebody outside has still to say
 /// whether it was.
 pub async fn void(tx: &mut MerchantTx, sale: &Locked, note: Option<String>) -> Result<SaleView> {
     if sale.state != SaleState::Open {
@@ -27,7 +27,8 @@ pub async fn void(tx: &mut MerchantTx, sale: &Locked, note: Option<String>) -> R
     if sale.paid_minor > 0 {
         let Locked { number, paid_minor, currency, .. } = sale;
         let detail = format!(
-            "{paid_minor} {currency} were taken for {number}, and there are no refunds yet: take the rest, which completes it."
+            "{paid_minor} {currency} were taken for {number}. What a provider carried can be refunded first; of what was taken by \
+             hand there are no refunds: take the rest, which completes it."
         );
         return Err(Error::conflict("sale_has_payments", detail));
     }

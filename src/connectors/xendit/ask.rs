@@ -171,7 +171,7 @@ pub fn refund_status(keys: &XenditKeys, refund: &KnownRefund) -> Result<Request,
     let asked = Asked::RefundStatus { key: refund.key.clone() };
     let (endpoint, path) = match (&refund.id, &refund.payment.ids.request) {
         (Some(id), _) => ("/refunds/{id}", format!("/refunds/{id}")),
-        (None, Some(request)) => ("/refunds", format!("/refunds?payment_request_id={request}")),
+        (None, Some(request)) => ("/refunds", format!("/refunds?payment_request_id={request}&limit={PAGE_ROWS}")),
         (None, None) => return Err(Unable::NoId),
     };
     Ok(versioned(Request::get(asked, endpoint, path, &keys.secret_key)))

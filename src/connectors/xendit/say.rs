@@ -19,7 +19,7 @@ pub fn read(keys: &XenditKeys, asked: &Asked, answer: &Answer) -> Result<Report,
     let unreadable = || Refusal::new(Again::Unknown, Code::Unreadable, answer.status.to_string());
     let found = match (asked, fields.has("data")) {
         (Asked::Status { reference }, true) => one_of(&fields, "reference_id", reference).map(|it| report(&it)),
-        (Asked::RefundStatus { key }, true) => one_of(&fields, "reference_id", key).map(|it| of_refund(&it)),
+        (Asked::RefundStatus { key }, true) => return list_of_refunds(keys, &fields, key),
         (Asked::Refund { .. } | Asked::RefundStatus { .. }, false) => Some(of_refund(&fields)),
         (_, false) => Some(report(&fields)),
         (_, true) => return Err(unreadable()),
@@ -31,6 +31,28 @@ pub fn read(keys: &XenditKeys, asked: &Asked, answer: &Answer) -> Result<Report,
     })?;
     let says_something = report.state.is_some() || report.ids != Ids::default() || !report.refunds.is_empty();
     if says_something { Ok(report) } else { Err(unreadable()) }
+}
+
+/// All refunds of a payment. One that is not there was not made, if there are no more than these.
+fn list_of_refunds(keys: &XenditKeys, fields: &Fields<'_>, key: &Id) -> Result<Report, Refusal> {
+    let mut all = Report::default();
+    for row in fields.objects("data") {
+        let one = of_refund(&row).map_err(|NotMoneyIn(field)| {
+            let refusal = Refusal::new(Again::Unknown, Code::Unreadable, "");
+            refusal.saying(Some(format!("{field} is no amount in whole rupiah")), keys.secret_key.expose_secret())
+        })?;
+        // Of another payment, which nobody has asked about.
+        if all.ids.request.is_some() && one.ids.request != all.ids.request {
+            return Err(Refusal::new(Again::Unknown, Code::Unreadable, ""));
+        }
+        let refunds = std::mem::take(&mut all.refunds).into_iter().chain(one.refunds).collect();
+        all = Report { refunds, fee_minor: None, ..one };
+    }
+    let has_it = all.refunds.iter().any(|it| it.key.as_deref() == Some(key.as_str()));
+    if fields.flag("has_more") && !has_it {
+        return Err(Refusal::new(Again::Unknown, Code::NotFound, ""));
+    }
+    Ok(all)
 }
 
 /// The object of an answer, unless it is a refusal.

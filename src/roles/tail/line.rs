@@ -58,6 +58,11 @@ fn summary(event: &Stored) -> String {
             let (amount, currency, method) = (payment.amount_minor, payment.currency, payment.method);
             format!("{amount} {currency}, {method} by {}: {}", payment.provider, state.as_str().unwrap_or_default())
         }
+        Ok(Event::RefundChanged(refund)) => {
+            let state = serde_json::to_value(refund.state).unwrap_or_default();
+            let (amount, currency) = (refund.amount_minor, refund.currency);
+            format!("{amount} {currency} of {}: {}", refund.payment, state.as_str().unwrap_or_default())
+        }
         Ok(Event::StockChanged(level)) => of_stock(&level),
         Ok(Event::StockReserved(reserved)) => {
             let level =

@@ -1,0 +1,297 @@
+//! The desk, for refunds: each by one call to its provider. Whoever is killed here loses nothing, and gives nothing back twice:
+//! that a provider may have been asked is written down before it is, and what nobody knows is looked for before it is asked for
+//! again, under the same key.
+
+use std::time::{Duration, Instant};
+
+use futures_util::FutureExt as _;
+use tillwire_channels::{MerchantId, RefundId};
+use tracing::{debug, info, warn};
+
+use super::desk::{
+    Desk, LONG_PAUSE, NOT_SENT_PAUSE, PAUSE, SAY_AGAIN_AFTER, SAY_TRIES_MAX, SOON_MAX, WATCH_EVERY, WATCH_MAX, known,
+};
+use crate::accounts::{self, Account};
+use crate::commerce::payments::State as Payment;
+use crate::commerce::payments::held::Held as HeldPayment;
+use crate::commerce::payments::refunds::held::{self, Held, Todo};
+use crate::commerce::payments::refunds::{self, Refund, State, Told};
+use crate::connectors::caller::{Call, NotSent, Outcome};
+use crate::connectors::credentials::Provider;
+use crate::connectors::payment::{self, Id, KnownRefund};
+use crate::connectors::refusal::{Again, Code, Refusal};
+use crate::connectors::report::{RefundReport, RefundState, Report};
+use crate::connectors::request::Request;
+use crate::error::Result;
+use crate::journal::pool;
+
+/// How often a refund is asked for, if the provider says each time that it has never heard of it.
+const ASKED_MAX: i32 = 2;
+/// How long after it was asked for a refund may still arrive. Midtrans takes a key once; at Xendit another one that comes after
+/// this is another one.
+const ARRIVES_WITHIN: Duration = Duration::from_secs(10 * 60);
+
+impl Desk {
+    /// Does what is to be done for a refund, if somebody is to attend to it by now, or at once, and nobody does. Says whether it
+    /// was anything.
+    ///
+    /// # Errors
+    /// If the database does not answer, or the account cannot be opened. The refund is attended to later.
+    pub async fn attend_refund(&self, merchant: MerchantId, refund: RefundId, at_once: bool) -> Result<bool> {
+        let app = &self.journal.pools.app;
+        if self.vault.keys().is_empty() {
+            return Ok(false);
+        }
+        let Some(held) = held::take(app, merchant, refund, at_once).await? else { return Ok(false) };
+        if held.is_stuck {
+            let (payment, refund) = (held.refund.payment, held.refund.id);
+            self.journal
+                .act(merchant, move |tx| async move { refunds::heard::stuck(tx, payment, refund).await }.boxed())
+                .await?;
+        }
+        let account = {
+            let mut sql = pool::begin_of(app, merchant).await?;
+            accounts::open(&mut sql, &self.vault, merchant, held.attempt.account).await
+        };
+        let account = match account {
+            Ok(account) => account,
+            Err(error) => {
+                held.not_called(app, Some(LONG_PAUSE)).await?;
+                return Err(error);
+            }
+        };
+        match held.todo {
+            Todo::Ask => self.give_back(&held, &account).await?,
+            Todo::Look => self.look_after(&held, &account).await?,
+        }
+        Ok(true)
+    }
+
+    /// The same at once, and if somebody else is at it waits until they are done.
+    pub async fn attend_refund_to_end(&self, merchant: MerchantId, refund: RefundId, mut at_once: bool) -> Result<()> {
+        let started = Instant::now();
+        while started.elapsed() < WATCH_MAX {
+            let is_held = held::is_held(&self.journal.pools.app, merchant, refund).await?;
+            if self.attend_refund(merchant, refund, at_once).await? || !is_held {
+                break;
+            }
+            at_once = false; // Whoever was at it may have done it.
+            tokio::time::sleep(WATCH_EVERY).await;
+        }
+        Ok(())
+    }
+
+    /// Asks the provider for it.
+    async fn give_back(&self, held: &Held, account: &Account) -> Result<()> {
+        let (app, connector, refund) = (&self.journal.pools.app, account.credentials.connector(), &held.refund);
+        let asked = payment::Refund {
+            payment: known(&held.attempt)?,
+            key: key(refund)?,
+            amount_minor: refund.amount_minor,
+            currency: refund.currency.clone(),
+            reason: refund.reason,
+            note: refund.note.clone(),
+        };
+        let Ok(request) = connector.refund(&asked) else { return self.refund_failed(held, "not_offered").await };
+        match self.carry_refund(held, account, &request).await {
+            Outcome::Answered(answer) => match connector.read(&request.asked, &answer) {
+                Ok(report) if is_about(held, &report) && report.refunds.iter().any(|it| is_it(held, it)) => {
+                    self.heard(held, report.refunds.into_iter().map(told).collect()).await
+                }
+                Ok(_) => self.nobody_knows(held).await,
+                Err(refusal) => match (refusal.code, refusal.again) {
+                    // It has it: of an attempt whose end we did not live to hear.
+                    (Code::Duplicate | Code::InFlight, _) | (_, Again::Unknown) => self.nobody_knows(held).await,
+                    // Which may be this very one, if it was asked for before.
+                    (Code::RefundInProgress, _) if held.refund.calls > 0 => self.nobody_knows(held).await,
+                    (_, Again::Later(pause)) => held.not_called(app, pause).await,
+                    (_, Again::Never) => self.refund_refused(held, &refusal).await,
+                },
+            },
+            Outcome::NotSent(why) => held.not_called(app, Some(why.after().unwrap_or(NOT_SENT_PAUSE))).await,
+            Outcome::Unknown(_) => self.nobody_knows(held).await,
+        }
+    }
+
+    /// Asks the provider how it stands.
+    async fn look_after(&self, held: &Held, account: &Account) -> Result<()> {
+        let (app, connector, refund) = (&self.journal.pools.app, account.credentials.connector(), &held.refund);
+        let asked = KnownRefund {
+            payment: known(&held.attempt)?,
+            key: key(refund)?,
+            id: refund.there.as_deref().and_then(Id::parse),
+        };
+        let Ok(request) = connector.refund_status(&asked) else { return held.put_off(app, None).await };
+        match self.carry_refund(held, account, &request).await {
+            Outcome::Answered(answer) => match connector.read(&request.asked, &answer) {
+                Ok(report) if !is_about(held, &report) => held.put_off(app, Some(LONG_PAUSE)).await,
+                Ok(report) => {
+                    let is_there = report.refunds.iter().any(|it| is_it(held, it));
+                    let told = report.refunds.into_iter().map(told).collect();
+                    if is_there { self.heard(held, told).await } else { self.is_missing(held, account, told).await }
+                }
+                Err(refusal) => {
+                    debug!(refund = %refund.id, "A provider does not say how a refund stands: {}", refusal.theirs);
+                    match refusal.again {
+                        Again::Later(pause) => held.put_off(app, pause).await,
+                        Again::Unknown => held.put_off(app, None).await,
+                        Again::Never => held.put_off(app, Some(LONG_PAUSE)).await,
+                    }
+                }
+            },
+            Outcome::NotSent(why) => held.put_off(app, Some(why.after().unwrap_or(NOT_SENT_PAUSE))).await,
+            Outcome::Unknown(_) => held.put_off(app, None).await,
+        }
+    }
+
+    /// The provider tells of the payment's refunds, and not of this one.
+    async fn is_missing(&self, held: &Held, account: &Account, told: Vec<Told>) -> Result<()> {
+        let app = &self.journal.pools.app;
+        if !matches!(held.refund.state, State::Created | State::Unknown) {
+            // It was there before. Others are heard of meanwhile.
+            return self.heard(held, with_own(held, told, held.refund.state)).await;
+        }
+        let may_arrive = held.called_for.is_none_or(|it| it < ARRIVES_WITHIN);
+        match account.provider {
+            Provider::Midtrans if held.refund.calls < ASKED_MAX => held.never_arrived(app).await,
+            Provider::Xendit if held.refund.calls < ASKED_MAX && !may_arrive => held.never_arrived(app).await,
+            _ if may_arrive => self.heard(held, with_own(held, told, State::Unknown)).await,
+            _ => self.refund_failed(held, "never_arrived").await,
+        }
+    }
+
+    /// What the provider says of a payment, with what it says of refunds of it, if that is another question and there was money.
+    /// None: it could not be asked, and the payment was put off.
+    pub(super) async fn with_refunds(
+        &self,
+        held: &HeldPayment,
+        account: &Account,
+        report: Report,
+    ) -> Result<Option<Report>> {
+        use Payment::{Paid, PaidLate, PartiallyRefunded, Refunded, Settled};
+        let had_money = matches!(held.attempt.state, Paid | Settled | PartiallyRefunded | Refunded | PaidLate);
+        // At Midtrans refunds stand in the payment.
+        if !had_money || account.provider == Provider::Midtrans {
+            return Ok(Some(report));
+        }
+        let (connector, of) = (account.credentials.connector(), known(&held.attempt)?);
+        let asked = KnownRefund { key: of.reference.clone(), payment: of, id: None };
+        let Ok(request) = connector.refund_status(&asked) else { return Ok(Some(report)) };
+        let Account { provider, mode, .. } = *account;
+        let call = Call { merchant: held.merchant, provider, mode, request: &request, prompted: true };
+        let pause = match self.caller.carry(call).await {
+            Outcome::Answered(answer) => match connector.read(&request.asked, &answer) {
+                Ok(list) if list.ids.request.is_none() || list.ids.request == asked.payment.ids.request => {
+                    return Ok(Some(Report { refunds: list.refunds, ..report }));
+                }
+                Ok(_) => LONG_PAUSE,
+                Err(refusal) => {
+                    debug!(payment = %held.attempt.payment, "A provider does not tell of refunds: {}", refusal.theirs);
+                    match refusal.again {
+                        Again::Later(pause) => pause.unwrap_or(PAUSE),
+                        Again::Unknown => PAUSE,
+                        Again::Never => LONG_PAUSE,
+                    }
+                }
+            },
+            Outcome::NotSent(why) => why.after().unwrap_or(NOT_SENT_PAUSE),
+            Outcome::Unknown(_) => PAUSE,
+        };
+        held.put_off(&self.journal.pools.app, pause).await?;
+        Ok(None)
+    }
+
+    /// If the provider's pace allows it a moment later then: somebody may wait for it.
+    async fn carry_refund(&self, held: &Held, account: &Account, request: &Request) -> Outcome {
+        let Account { provider, mode, .. } = *account;
+        let call = Call { merchant: held.merchant, provider, mode, request, prompted: false };
+        match self.caller.carry(call).await {
+            Outcome::NotSent(NotSent::Held(after)) if after <= SOON_MAX => {
+                tokio::time::sleep(after).await;
+                self.caller.carry(call).await
+            }
+            outcome => outcome,
+        }
+    }
+
+    async fn nobody_knows(&self, held: &Held) -> Result<()> {
+        self.heard(held, vec![Told::of(&held.refund, State::Unknown)]).await
+    }
+
+    async fn refund_refused(&self, held: &Held, refusal: &Refusal) -> Result<()> {
+        let said = refusal.said.as_deref().unwrap_or("no words");
+        info!(refund = %held.refund.id, "{} refuses a refund: {} ({said})", held.attempt.provider, refusal.theirs);
+        let code = serde_json::to_value(refusal.code)?;
+        self.refund_failed(held, code.as_str().unwrap_or("refused")).await
+    }
+
+    async fn refund_failed(&self, held: &Held, why: &str) -> Result<()> {
+        let failure = Some(why.to_owned());
+        self.heard(held, vec![Told { failure, ..Told::of(&held.refund, State::Failed) }]).await
+    }
+
+    /// Writes down what is known of it. The provider may not say it again.
+    async fn heard(&self, held: &Held, told: Vec<Told>) -> Result<()> {
+        let (payment, refund, merchant) = (held.refund.payment, held.refund.id, held.merchant);
+        let mut tried = 1;
+        loop {
+            let (told, held) = (told.clone(), held.clone());
+            let said = self
+                .journal
+                .act(merchant, move |tx| {
+                    let (told, held) = (told.clone(), held.clone());
+                    async move { refunds::heard::apply(tx, payment, &told, &held).await }.boxed()
+                })
+                .await;
+            match said {
+                Err(error) if tried < SAY_TRIES_MAX => {
+                    debug!(%refund, "What is known of a refund is written down once more: {error:?}");
+                }
+                Err(error) => {
+                    warn!(%refund, "What is known of a refund is not written down yet: {error:?}");
+                    return Err(error);
+                }
+                Ok(()) => return Ok(()),
+            }
+            tried += 1;
+            tokio::time::sleep(SAY_AGAIN_AFTER).await;
+        }
+    }
+}
+
+/// Whether an answer is about the payment of this refund, as far as it says so.
+fn is_about(held: &Held, report: &Report) -> bool {
+    let own = &held.attempt;
+    let other = |said: Option<&str>, ours: Option<&str>| said.is_some_and(|said| ours.is_some_and(|ours| said != ours));
+    !(other(report.reference.as_deref(), Some(&own.payment.to_string()))
+        || other(report.ids.request.as_ref().map(Id::as_str), own.there.request.as_deref())
+        || other(report.currency.as_deref(), Some(&own.currency)))
+}
+
+fn is_it(held: &Held, report: &RefundReport) -> bool {
+    told(report.clone()).is_of(&held.refund)
+}
+
+/// With a word on the one that was asked about, of which the provider says none.
+fn with_own(held: &Held, mut told: Vec<Told>, state: State) -> Vec<Told> {
+    told.push(Told::of(&held.refund, state));
+    told
+}
+
+/// What a provider says of a refund, in commerce's words.
+pub(super) fn told(report: RefundReport) -> Told {
+    let state = match report.state {
+        RefundState::Pending => State::Pending,
+        RefundState::Succeeded => State::Succeeded,
+        RefundState::Failed => State::Failed,
+        RefundState::Canceled => State::Canceled,
+    };
+    Told { key: report.key, id: report.id, amount_minor: report.amount_minor, state, failure: report.failure }
+}
+
+/// As the provider knows it: by its own id, or by the key of whoever made it there.
+fn key(refund: &Refund) -> Result<Id> {
+    let text = refund.key_there.clone().unwrap_or_else(|| refund.id.to_string());
+    let key = Id::parse(&text).or_else(|| Id::parse(&refund.id.to_string()));
+    key.ok_or_else(|| anyhow::anyhow!("a refund's id that is none").into())
+}
