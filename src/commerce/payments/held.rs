@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use sqlx::PgPool;
+use sqlx::{PgConnection, PgPool};
 use tillwire_channels::{MerchantId, PaymentId};
 use uuid::Uuid;
 

@@ -230,7 +230,11 @@ async fn not_completed(
         Row,
         r#"select sale_id, state, number, register_id, business_date, currency, total_minor, occurred_at, expires_at,
                   (select coalesce(sum(amount_minor), 0)::bigint from payments
-                   where payments.merchant_id = $1 and payments.sale_id = sales.sale_id) as "paid_minor!"
+                   where payments.merchant_id = $1 and payments.sale_id = sales.sale_id) as "paid_minor!",
+                  (select coalesce(sum(refunds.amount_minor), 0)::bigint
+                   from refunds join payments using (merchant_id, payment_id)
+                   where refunds.merchant_id = $1 and payments.sale_id = sales.sale_id
+                     and refunds.state = 'succeeded') as "refunded_minor!"
            from sales
            where merchant_id = $1 and outlet_id = $2 and ($3::uuid is null or sale_id < $3)
              and state <> 'completed' and state = $5
