@@ -1,5 +1,7 @@
 //! Payments that a provider carries, from the cashier's "QRIS, please" to LUNAS on the screen, with simulated providers.
 
+mod storms;
+
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
