@@ -29,6 +29,7 @@ struct Entry {
     account: Arc<Account>,
     /// None once it is known that it was changed.
     opened_at: Option<Instant>,
+    doubted_at: Instant,
     forged: [Window; FORGED_MAX.len()],
 }
 
@@ -52,9 +53,15 @@ impl KnownAccounts {
         known.get(&(merchant, account)).filter(|it| it.was_opened_within(KNOWN_FOR)).map(|it| it.account.clone())
     }
 
-    /// Whether it was opened too long ago to say of something that it is a forgery.
-    pub fn is_doubtful(&self, merchant: MerchantId, account: Uuid) -> bool {
-        self.lock().get(&(merchant, account)).is_none_or(|it| !it.was_opened_within(DOUBTED_AFTER))
+    /// Whether it is to be opened again before something is said to be a forgery: one of many does so, every now and then.
+    pub fn doubts(&self, merchant: MerchantId, account: Uuid) -> bool {
+        let mut known = self.lock();
+        let Some(entry) = known.get_mut(&(merchant, account)) else { return true };
+        let is_due = entry.doubted_at.elapsed() >= DOUBTED_AFTER;
+        if is_due {
+            entry.doubted_at = Instant::now();
+        }
+        is_due
     }
 
     /// Keeps in mind what was just opened.
@@ -70,7 +77,7 @@ impl KnownAccounts {
             }
         }
         let forged = forged.unwrap_or([Window { since: now, count: 0 }; FORGED_MAX.len()]);
-        known.insert(key, Entry { account: account.clone(), opened_at: Some(now), forged });
+        known.insert(key, Entry { account: account.clone(), opened_at: Some(now), doubted_at: now, forged });
         account
     }
 
@@ -130,13 +137,15 @@ mod tests {
     #[test]
     fn what_was_opened_is_known_for_its_own_merchant_until_it_is_forgotten() {
         let (known, merchant, id) = (KnownAccounts::default(), MerchantId::new(), Uuid::new_v4());
-        assert!(known.get(merchant, id).is_none() && known.is_doubtful(merchant, id));
+        assert!(known.get(merchant, id).is_none() && known.doubts(merchant, id));
         known.learn(merchant, account(id, 1));
         assert_eq!(known.get(merchant, id).unwrap().version, 1);
         assert!(known.get(MerchantId::new(), id).is_none(), "another merchant's");
-        assert!(!known.is_doubtful(merchant, id), "it was just opened");
+        assert!(!known.doubts(merchant, id), "it was just opened");
+        std::thread::sleep(DOUBTED_AFTER);
+        assert!(known.doubts(merchant, id) && !known.doubts(merchant, id), "one of many looks");
         known.forget(merchant, id);
-        assert!(known.get(merchant, id).is_none() && known.is_doubtful(merchant, id));
+        assert!(known.get(merchant, id).is_none());
         known.learn(merchant, account(id, 2));
         assert_eq!(known.get(merchant, id).unwrap().version, 2);
         for _ in 0..2 * KNOWN_MAX {

@@ -226,7 +226,7 @@ fn new_attempt(
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct LookParams {
-    /// Whether its provider is asked first: as often as the provider allows, which at Midtrans is every ten seconds.
+    /// Whether its provider is asked first: a few times at once, if need be, and then every ten seconds at most.
     #[serde(default)]
     pub ask: bool,
 }

@@ -114,22 +114,22 @@ impl Desk {
         headers: &HeaderMap,
         body: &Bytes,
     ) -> Result<Outcome> {
-        let parcel = Parcel { inbox: Uuid::now_v7(), headers: kept(headers), body: body.clone() };
-        let mut opened = 1;
+        let (inbox, mut opened) = (Uuid::now_v7(), 1);
         loop {
             let mut known = match self.known.get(merchant, account) {
                 Some(known) => known,
                 None => self.open(merchant, account).await?,
             };
             if known.credentials.connector().verify(headers, body).is_err() {
-                if self.known.is_doubtful(merchant, account) {
+                if self.known.doubts(merchant, account) {
                     known = self.open(merchant, account).await?;
                 }
                 if known.credentials.connector().verify(headers, body).is_err() {
-                    return self.refuse(merchant, &known, parcel).await;
+                    return self.refuse(merchant, &known, headers, body).await;
                 }
             }
             self.pulse.noticed(merchant, account);
+            let parcel = Parcel { inbox, headers: kept(headers), body: body.clone() };
             let is_believed = known.confirm == Confirm::Fast;
             match self.deal_with(merchant, &known, parcel.clone(), is_believed).await {
                 Err(Error::Conflict { code: ACCOUNT_CHANGED, .. }) if opened < OPENED_MAX => {
@@ -155,11 +155,18 @@ impl Desk {
 
     /// Refuses what is not its provider's. Some of it is kept to be looked at, and the rest is counted: a flood costs neither
     /// room nor connections.
-    async fn refuse(&self, merchant: MerchantId, account: &Account, mut parcel: Parcel) -> Result<Outcome> {
+    async fn refuse(
+        &self,
+        merchant: MerchantId,
+        account: &Account,
+        headers: &HeaderMap,
+        body: &Bytes,
+    ) -> Result<Outcome> {
         count(account, Outcome::Forged);
         if self.known.keeps_forgery(merchant, account.id) {
             info!(account = %account.id, "A notification is not {}'s", account.provider);
-            parcel.body.truncate(FORGED_BYTES_MAX);
+            let body = body.slice(..body.len().min(FORGED_BYTES_MAX));
+            let parcel = Parcel { inbox: Uuid::now_v7(), headers: kept(headers), body };
             self.keep(merchant, account.id, parcel, Some(Outcome::Forged)).await?;
         }
         Err(Error::Unauthenticated("not_the_provider"))
@@ -251,13 +258,7 @@ impl Desk {
     }
 
     /// Keeps a notification, unless it is kept; and what came of it, if that is known and was not.
-    async fn keep(
-        &self,
-        merchant: MerchantId,
-        account: Uuid,
-        parcel: Parcel,
-        outcome: Option<Outcome>,
-    ) -> Result<()> {
+    async fn keep(&self, merchant: MerchantId, account: Uuid, parcel: Parcel, outcome: Option<Outcome>) -> Result<()> {
         let mut sql = pool::begin_of(&self.journal.pools.app, merchant).await?;
         sqlx::query!(
             "insert into provider_inbox (merchant_id, inbox_id, account_id, headers, body, outcome)

@@ -31,6 +31,7 @@ mod polling;
 mod reconciliation;
 mod refunds;
 mod secrets;
+mod storms;
 
 /// How long something may take that must happen.
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -135,6 +135,11 @@ pub struct Options {
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u64).range(1..=500))]
     pub payments_per_second: u64,
 
+    /// How often each of their webhooks is told at once, for `webhook-to-screen`: 500 webhooks a second for a minute are
+    /// `--seconds 60 --payments-per-second 50 --told 10`.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub told: u32,
+
     /// How many shops they are spread over; by default 20, and for `webhook-to-screen` one for every ten payments, since providers
     /// take only so many calls for each. For `sale-to-screen` each has 50 screens, or its part of `--screens`.
     #[arg(long, value_parser = positive)]

@@ -12,6 +12,9 @@
 //! a second: a webhook that comes just after such a look waits for the rest of that second. It is webhooks that are measured
 //! here, so looks are put off until every customer has paid. Whatever a webhook has not brought by then they bring, late.
 //!
+//! With `--told` each webhook is told several times at once, which makes a storm of it: every payment comes to its screen once all
+//! the same. How the simulators were answered is told of the newest 20,000 of them.
+//!
 //! Payments of one shop may overtake one another, and are counted as reordered then: nobody has promised that they do not.
 //!
 //! At the end every payment has come to its screen exactly once, or the run fails; and so it does if PostgreSQL has not each
@@ -325,6 +328,12 @@ impl Street<'_> {
 
     /// Every customer pays in turn. A provider that does not take it ends the run.
     async fn pay(&self) -> Result<()> {
+        if self.stage.options.told > 1 {
+            for provider in Provider::ALL {
+                let copies = self.stage.options.told - 1;
+                self.providers.says(&self.client, "faults", &provider.tells_again(copies)).await?;
+            }
+        }
         let places = Arc::new(Semaphore::new(UNANSWERED_MAX));
         let mut paying = JoinSet::new();
         let per_second = self.stage.options.payments_per_second;
@@ -376,6 +385,7 @@ impl Street<'_> {
         let measured = found.measured().with("payments", self.plan.payments)?;
         let measured = measured.with("rate", self.stage.options.payments_per_second)?;
         let measured = measured.with("merchants", self.plan.merchants)?;
+        let measured = measured.with("told", self.stage.options.told)?;
         let measured = measured.with("webhook_answered_us", Quantiles::of(&answered))?;
         let measured = measured.with("webhooks_not_taken_at_once", again)?;
         measured.with("provider_cpu_us_per_message", provider_cpu_ms * 1_000 / self.plan.payments)

@@ -52,6 +52,12 @@ impl Provider {
             Self::Xendit => "payment.capture",
         }
     }
+
+    /// What has the simulators tell each time that money has come so often again.
+    pub fn tells_again(self, copies: u32) -> Value {
+        json!({ "fault": "duplicate", "provider": self.name(), "on": self.paid(), "n": copies, "concurrent": true,
+                "times": null })
+    }
 }
 
 pub struct Providers {

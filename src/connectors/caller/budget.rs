@@ -17,6 +17,8 @@ const MINUTE: Duration = Duration::from_secs(60);
 const PROMPTED_MIN: Duration = Duration::from_secs(1);
 /// How soon a payment's state is asked for again otherwise.
 const STATUS_MIN: Duration = Duration::from_secs(10);
+/// How often it is asked for so soon, before that takes its time as well: one such look comes back every [`STATUS_MIN`].
+const PROMPTED_MAX: u32 = 5;
 /// How long a provider that asks to wait, and does not say how long, is waited for the first time; twice as long each time.
 const HELD_MIN: Duration = Duration::from_secs(1);
 /// And at most, whatever it says.
@@ -62,12 +64,20 @@ struct Last {
     at: Instant,
     /// And when because its provider had told of it.
     prompted_at: Option<Instant>,
+    /// When all such looks will have come back.
+    full_at: Instant,
 }
 
 impl Last {
     /// From when on it may be asked for again.
-    fn again_at(self, prompted: bool) -> Option<Instant> {
-        if prompted { self.prompted_at.map(|at| at + PROMPTED_MIN) } else { Some(self.at + STATUS_MIN) }
+    fn again_at(self, prompted: bool) -> Instant {
+        match self.prompted_at {
+            _ if !prompted => self.at + STATUS_MIN,
+            None => self.at,
+            Some(at) => {
+                (at + PROMPTED_MIN).max(self.full_at.checked_sub((PROMPTED_MAX - 1) * STATUS_MIN).unwrap_or(at))
+            }
+        }
     }
 }
 
@@ -104,12 +114,15 @@ impl Budget {
         if asks_for_state(request) {
             let of = (merchant, request.path.clone());
             let last = kept.asked.get(&of).copied();
-            if let Some(left) = last.and_then(|last| last.again_at(prompted)).and_then(left) {
+            if let Some(left) = last.and_then(|last| left(last.again_at(prompted))) {
                 return Err(left);
             }
-            bound(&mut kept.asked, |last| last.at + STATUS_MIN > now);
-            let prompted_at = if prompted { Some(now) } else { last.and_then(|last| last.prompted_at) };
-            kept.asked.insert(of, Last { at: now, prompted_at });
+            bound(&mut kept.asked, |last| last.at + STATUS_MIN > now || last.full_at > now);
+            let mut asked = Last { at: now, ..last.unwrap_or(Last { at: now, prompted_at: None, full_at: now }) };
+            if prompted {
+                (asked.prompted_at, asked.full_at) = (Some(now), asked.full_at.max(now) + STATUS_MIN);
+            }
+            kept.asked.insert(of, asked);
         }
         kept.rate(self.key(merchant, request), now).full_at = full_at;
         Ok(())
@@ -229,17 +242,19 @@ mod tests {
     }
 
     #[test]
-    fn a_storm_of_notifications_is_one_look_at_once_and_then_one_a_second() {
+    fn a_storm_of_notifications_is_one_look_at_once_few_that_follow_and_then_the_usual_pace() {
         for rules in [Rules::MIDTRANS, Rules::XENDIT_TEST, Rules::XENDIT_LIVE] {
             let (budget, merchant, now) = (Budget::new(rules), MerchantId::new(), Instant::now());
-            let takes = |prompted, after| {
-                budget.take(merchant, &status("a"), prompted, now + Duration::from_millis(after)).is_ok()
-            };
-            assert!(takes(false, 0), "a look of our own");
-            let passed: Vec<u64> = (1..5_000).step_by(10).filter(|after| takes(true, *after)).collect();
-            assert_eq!(passed, [1, 1_001, 2_001, 3_001, 4_001]);
+            let takes =
+                |prompted, after| budget.take(merchant, &status("a"), prompted, now + Duration::from_millis(after));
+            assert_eq!(takes(false, 0), Ok(()), "a look of our own");
+            let passed: Vec<u64> = (1..35_000).step_by(10).filter(|after| takes(true, *after).is_ok()).collect();
+            assert_eq!(passed, [1, 1_001, 2_001, 3_001, 4_001, 10_001, 20_001, 30_001]);
             // Looks of our own wait for those as well.
-            assert!(!takes(false, 14_000) && takes(false, 14_001) && takes(true, 14_002));
+            assert_eq!(takes(false, 40_000), Err(Duration::from_millis(1)));
+            assert_eq!(takes(true, 40_000), Err(Duration::from_millis(1)));
+            assert_eq!(takes(true, 100_000), Ok(()), "and time brings all of them back");
+            assert_eq!(takes(true, 101_000), Ok(()));
         }
     }
 
