@@ -113,10 +113,14 @@ impl Desk {
 
     /// The same, and if somebody else is at it waits until they are done.
     pub async fn attend_to_end(&self, merchant: MerchantId, payment: PaymentId, mut cause: Cause) -> Result<()> {
-        let began = Instant::now();
+        let (began, app) = (Instant::now(), &self.journal.pools.app);
         while began.elapsed() < WATCH_MAX {
-            let is_held = held::is_held(&self.journal.pools.app, merchant, payment).await?;
-            if self.attend(merchant, payment, cause.clone()).await?.is_some() || !is_held {
+            // Before and after: somebody may take it, or let go of it, while this does not get it.
+            let was_held = held::is_held(app, merchant, payment).await?;
+            if self.attend(merchant, payment, cause.clone()).await?.is_some() {
+                break;
+            }
+            if !was_held && !held::is_held(app, merchant, payment).await? {
                 break;
             }
             // Whoever was at it may have done it, or have come too early for what is new.

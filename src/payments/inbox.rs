@@ -282,42 +282,29 @@ async fn follow(
     notice: &Notice,
     is_believed: bool,
 ) -> Result<Outcome> {
-    let outcome = claim(tx, account, attempt, notice, is_believed).await?;
-    // Only now: whoever writes down what is known of a payment locks its sale first.
     let merchant = tx.merchant();
-    attempts::prompt(tx.sql(), merchant, attempt.payment).await?;
-    Ok(outcome)
-}
-
-/// What is made of what it says, before its provider is asked.
-async fn claim(
-    tx: &mut MerchantTx,
-    account: &Account,
-    attempt: &Attempt,
-    notice: &Notice,
-    is_believed: bool,
-) -> Result<Outcome> {
-    if let Some(other) = &notice.claims.merchant
-        && other != account.credentials.merchant_there()
-    {
-        let detail = format!("The notification is about the merchant {other}, which this account is not.");
-        tasks::open(tx, attempt, TaskKind::MerchantDiffers, Severity::Critical, detail).await?;
-        return Ok(Outcome::Parked);
-    }
     let seen: Seen = desk::seen(attempt, account, notice.claims.clone(), false)?;
-    let outcome = match misfit(attempt, &seen) {
-        Some((kind, detail)) => {
-            tasks::open(tx, attempt, kind, Severity::Critical, detail).await?;
-            Outcome::Parked
+    let misfit = misfit(attempt, &seen);
+    let other = notice.claims.merchant.as_ref().filter(|it| *it != account.credentials.merchant_there());
+    // Of what Midtrans signs, only a code that is good for nothing but money is believed; Xendit signs nothing.
+    let is_signed = account.provider == Provider::Midtrans && seen.state == Some(State::Paid);
+    if is_believed && is_signed && other.is_none() && misfit.is_none() {
+        // Before it is asked for: whoever writes down what is known of a payment locks its sale first.
+        payments::apply(tx, attempt.payment, &seen, None).await?;
+        attempts::prompt(tx.sql(), merchant, attempt.payment).await?;
+        return Ok(Outcome::Applied);
+    }
+    attempts::prompt(tx.sql(), merchant, attempt.payment).await?;
+    let (kind, detail) = match (other, misfit) {
+        (Some(other), _) => {
+            let detail = format!("The notification is about the merchant {other}, which this account is not.");
+            (TaskKind::MerchantDiffers, detail)
         }
-        // Of what Midtrans signs, only a code that is good for nothing but money is believed; Xendit signs nothing.
-        None if is_believed && account.provider == Provider::Midtrans && seen.state == Some(State::Paid) => {
-            payments::apply(tx, attempt.payment, &seen, None).await?;
-            Outcome::Applied
-        }
-        None => Outcome::Applied,
+        (None, Some(misfit)) => misfit,
+        (None, None) => return Ok(Outcome::Applied),
     };
-    Ok(outcome)
+    tasks::open(tx, attempt, kind, Severity::Critical, detail).await?;
+    Ok(Outcome::Parked)
 }
 
 /// The payment that a notification is about: by our own name for it, or by its provider's.
