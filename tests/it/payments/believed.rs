@@ -172,3 +172,35 @@ async fn what_is_found_refunded_after_its_sale_had_ended_stays_with_a_person() {
     assert_eq!(sale_of(&shop, &sale).await["tenders"].as_array().map(Vec::len), Some(1), "it is paid by cash alone");
     adds_up(&market.hub.database).await;
 }
+
+/// Whoever asks waits for the sale, and then a notification does; neither has what the other wants.
+#[tokio::test]
+async fn what_is_believed_while_it_is_asked_for_locks_in_the_order_of_everybody() {
+    let (stage, path) = believing(Stage::opens().await).await;
+    let (market, shop, bread) = stage.cast();
+    market.says("faults", json!({ "fault": "drop_webhook", "times": null })).await;
+    let sale = opens(&shop, bread).await;
+    let payment = asks(&shop, &sale, qris("midtrans")).await.created();
+    market.pays(&payment).await;
+    let database = &market.hub.database;
+    let mut holder = PgConnection::connect(&database.url("postgres")).await.expect("a superuser");
+    let lock = format!("begin; select from sales where sale_id = '{}' for update", sale["id"].as_str().unwrap());
+    sqlx::raw_sql(AssertSqlSafe(lock)).execute(&mut holder).await.expect("a lock");
+    let check = format!("/v1/payments/{}?ask=true", payment["id"].as_str().unwrap());
+    let body = signed(&payment, "settlement");
+    let telling = async {
+        locked_out(database, 1).await;
+        let letting_go = async {
+            locked_out(database, 2).await;
+            let_go(holder).await;
+        };
+        tokio::join!(market.notifies(&path, &[], &body), letting_go).0
+    };
+    let (asked, told) = tokio::join!(shop.get(&check), telling);
+    assert_eq!((&asked.ok()["state"], told), (&json!("paid"), 200));
+    // It is told a moment later.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let deadlocks = "select deadlocks from pg_stat_database where datname = current_database()";
+    assert_eq!(database.psql(deadlocks).await.trim(), "0");
+    assert_eq!(shop.journal_of(&["payment.captured"]).await.len(), 1);
+}

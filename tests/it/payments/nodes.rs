@@ -145,7 +145,7 @@ async fn a_notification_at_two_nodes_at_once_is_one_payment_and_neither_asks_bes
         pair.comes_to(payment, "paid").await;
         pair.is_left(payment).await;
         let asked = pair.asked(if provider == "midtrans" { "status" } else { "get_payment" }, payment).await.len();
-        assert!((1..=3).contains(&asked), "eight notifications, and {provider} was asked {asked} times");
+        assert!((1..=5).contains(&asked), "eight notifications, and {provider} was asked {asked} times");
     }
     tokio::time::sleep(Duration::from_secs(21).saturating_sub(began.elapsed())).await;
     // Every ten seconds, and when Midtrans has told that it can be paid, at each node.
@@ -246,6 +246,24 @@ async fn a_payment_is_asked_for_once_although_whoever_asked_was_stopped_and_anot
         }
     }
     pair.adds_up().await;
+}
+
+/// Whoever asks how it stands may be at the payment just then; whoever wants it to be called off waits until it is.
+#[tokio::test]
+async fn whoever_calls_a_payment_off_hears_that_it_is_although_others_are_at_it() {
+    let stage = Stage::with(Market::opens().await, "50").await;
+    let (_, shop, bread) = stage.cast();
+    for provider in ["midtrans", "xendit"].repeat(6) {
+        let sale = opens(&shop, bread).await;
+        let payment = asks(&shop, &sale, qris(provider)).await.created();
+        let one = format!("/v1/payments/{}", payment["id"].as_str().unwrap());
+        let (check, cancel) = (format!("{one}?ask=true"), format!("{one}/cancel"));
+        let checking = join_all((0..3).map(|_| shop.get(&check)));
+        let (canceled, checked) = tokio::join!(shop.post(&cancel, json!({})), checking);
+        assert!(checked.iter().all(|it| it.status == 200));
+        assert_eq!(canceled.ok()["state"], "canceled", "{provider}");
+    }
+    assert!(tasks(&shop).await.is_empty());
 }
 
 #[tokio::test]

@@ -88,7 +88,7 @@ async fn p4_with_no_notification_at_all_screens_say_paid_within_fifteen_seconds(
 
 #[tokio::test]
 async fn p17_a_provider_that_wants_to_be_left_alone_is_and_notifications_are_heard_meanwhile() {
-    const PAUSE: Duration = Duration::from_secs(8);
+    const PAUSE: Duration = Duration::from_secs(25);
     let stage = Stage::opens().await;
     let (market, shop, bread) = stage.cast();
     let sale = opens(&shop, bread).await;
@@ -141,7 +141,7 @@ async fn p17_what_was_told_while_nothing_could_be_asked_is_asked_for_when_it_can
     market.pays(&payment).await;
     let began = Instant::now();
     comes_to(&shop, &payment, "paid").await;
-    assert!(began.elapsed() < PAUSE + Duration::from_secs(3), "long after it could: {:?}", began.elapsed());
+    assert!(began.elapsed() < PAUSE + Duration::from_secs(10), "long after it could: {:?}", began.elapsed());
     // Where it has said so it was not asked in between.
     let asked = moments(&market.requests("xendit").await, |it| it["operation"].as_str().unwrap().to_owned());
     for operation in ["get", "get_payment"] {
