@@ -12,7 +12,7 @@ use super::rows::Told;
 use super::runs::Held;
 use crate::accounts::Account;
 use crate::accounts::pulse::Pulse;
-use crate::commerce::payments::attempts;
+use crate::commerce::payments::{Attempt, attempts};
 use crate::connectors::caller::{Call, Caller, Outcome};
 use crate::connectors::payment::{Id, Listing};
 use crate::connectors::refusal::{Again, Code, Refusal};
@@ -36,6 +36,15 @@ pub struct Heard {
     pub next: Option<String>,
     /// That it cannot go on before so long.
     pub wait: Option<Duration>,
+}
+
+impl Heard {
+    /// How a payment stands; or that nobody can say, which is no proof that it is not there.
+    fn hears(&mut self, attempt: &Attempt, told: Option<Told>) {
+        self.unreadable += usize::from(told.is_none());
+        let reference = Some(attempt.payment.to_string());
+        self.told.push(told.map_or_else(|| Told::unread(attempt), |told| Told { reference, ..told }));
+    }
 }
 
 /// Why nothing more will be heard.
@@ -95,7 +104,7 @@ impl Asking<'_> {
     }
 
     /// How some payments stand. Of what the provider has never heard of it tells nothing.
-    pub async fn statuses(&self, payments: &[attempts::Attempt]) -> std::result::Result<Heard, Refused> {
+    pub async fn statuses(&self, payments: &[Attempt]) -> std::result::Result<Heard, Refused> {
         let connector = self.account.credentials.connector();
         let mut heard = Heard::default();
         for attempt in payments {
@@ -108,14 +117,11 @@ impl Asking<'_> {
                     }
                     Answered::With(answer) => match connector.read(&request.asked, &answer) {
                         Ok(report) => {
-                            let is_ours =
-                                report.reference.as_deref().is_none_or(|it| it == attempt.payment.to_string());
                             let told = Told::of_report(Source::Provider, attempt.payment.to_string(), report);
-                            let told = told
-                                .filter(|_| is_ours)
-                                .map(|told| Told { reference: Some(attempt.payment.to_string()), ..told });
-                            heard.unreadable += usize::from(told.is_none());
-                            heard.told.extend(told);
+                            let is_ours = |told: &Told| {
+                                told.reference.as_deref().is_none_or(|it| it == attempt.payment.to_string())
+                            };
+                            heard.hears(attempt, told.filter(is_ours));
                         }
                         Err(refusal) if refusal.code == Code::NotFound => {}
                         Err(refusal) => match (pause_after(&refusal)?, refusal.again) {
@@ -123,7 +129,7 @@ impl Asking<'_> {
                                 heard.wait = Some(pause);
                                 break;
                             }
-                            _ => heard.unreadable += 1,
+                            _ => heard.hears(attempt, None),
                         },
                     },
                 }
@@ -148,7 +154,7 @@ fn pause_after(refusal: &Refusal) -> std::result::Result<Duration, Refused> {
 }
 
 /// Payments of the span that the provider may know of, behind one of them.
-pub async fn to_ask(sql: &mut PgConnection, held: &Held, behind: Uuid) -> Result<Vec<attempts::Attempt>> {
+pub async fn to_ask(sql: &mut PgConnection, held: &Held, behind: Uuid) -> Result<Vec<Attempt>> {
     let ids = sqlx::query_scalar!(
         "select payment_id from payment_attempts
          where merchant_id = $1 and account_id = $2 and called_at is not null and payment_id > $3

@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::compare::{Ours, Source, Theirs};
 use super::runs::Held;
-use crate::commerce::payments::State;
+use crate::commerce::payments::{Attempt, State};
 use crate::connectors::payment::Id;
 use crate::connectors::report::{Report, Row, RowKind};
 use crate::error::Result;
@@ -82,6 +82,24 @@ impl Told {
             settled: (report.state == Some(State::Settled)).then_some(true),
             settles_at: None,
         })
+    }
+
+    /// That the provider knows a payment, and nothing that could be read of it.
+    pub fn unread(attempt: &Attempt) -> Self {
+        Self {
+            source: Source::Provider,
+            id: attempt.payment.to_string(),
+            kind: RowKind::Payment,
+            state: None,
+            reference: Some(attempt.payment.to_string()),
+            request: None,
+            there: None,
+            currency: attempt.currency.clone(),
+            amount_minor: attempt.amount_minor,
+            fee_minor: None,
+            settled: None,
+            settles_at: None,
+        }
     }
 }
 
@@ -177,8 +195,8 @@ pub struct Chunk {
 }
 
 /// The next ones behind a payment: those of the span, those of which something was told, and those of which something is wrong or
-/// still to come.
-pub async fn chunk(sql: &mut PgConnection, held: &Held, behind: Uuid) -> Result<Chunk> {
+/// still to come. A list that `may_lack` some of what it has is no proof that anything is missing.
+pub async fn chunk(sql: &mut PgConnection, held: &Held, behind: Uuid, may_lack: bool) -> Result<Chunk> {
     let ids = sqlx::query_scalar!(
         r#"select distinct payment_id as "payment!"
            from ((select payment_id from payment_attempts
@@ -219,12 +237,12 @@ pub async fn chunk(sql: &mut PgConnection, held: &Held, behind: Uuid) -> Result<
     if ids.is_empty() {
         return Ok(Chunk::default());
     }
-    let ours = ours(sql, held, &ids).await?;
+    let ours = ours(sql, held, &ids, may_lack).await?;
     let theirs = of_payments(sql, held, &ids).await?;
     Ok(Chunk { ids, ours, theirs })
 }
 
-async fn ours(sql: &mut PgConnection, held: &Held, ids: &[Uuid]) -> Result<Vec<Ours>> {
+async fn ours(sql: &mut PgConnection, held: &Held, ids: &[Uuid], may_lack: bool) -> Result<Vec<Ours>> {
     let rows = sqlx::query!(
         "select payment_id, method, amount_minor, currency, state, changed_at, fee_minor, paid_at, called_at
          from payment_attempts where merchant_id = $1 and account_id = $2 and payment_id = any($3)",
@@ -247,7 +265,8 @@ async fn ours(sql: &mut PgConnection, held: &Held, ids: &[Uuid]) -> Result<Vec<O
                 state,
                 changed_at: row.changed_at,
                 fee_minor: row.fee_minor,
-                expected: row.called_at.is_some()
+                expected: !may_lack
+                    && row.called_at.is_some()
                     && row.paid_at.is_some_and(|at| (held.from..certain_until).contains(&at)),
                 settle_by: row.paid_at.map(|at| at + takes),
             })

@@ -289,9 +289,11 @@ impl Reconciler {
 
 /// The next payments, and what comes of comparing them.
 async fn chunk(sql: &mut PgConnection, held: &Held) -> Result<(Vec<Uuid>, Compared)> {
-    let chunk = rows::chunk(sql, held, behind(held)).await?;
-    let files_until = rows::files_until(sql, held).await?;
     let provider = kept::get(sql, held.merchant, held.account).await?.provider;
+    // Of which payment a row of a list was that could not be read, nobody knows.
+    let may_lack = provider == Provider::Xendit && held.unreadable > 0;
+    let chunk = rows::chunk(sql, held, behind(held), may_lack).await?;
+    let files_until = rows::files_until(sql, held).await?;
     let view = View { at: Moment::now_utc(), files_until, whole: provider == Provider::Midtrans };
     Ok((chunk.ids, compare(&chunk.ours, &chunk.theirs, view)))
 }

@@ -103,6 +103,7 @@ impl Phase {
 /// What is wrong with the span; `reconciliation_running` if one over another span is under way.
 pub async fn begin(tx: &mut MerchantTx, account: Uuid, from: Moment, until: Moment) -> Result<RunView> {
     let (merchant, now, by) = (tx.merchant(), tx.now(), tx.actor()?);
+    let (from, until) = (as_kept(from), as_kept(until));
     let invalid = |pointer: &str, detail: &str| Err(Error::invalid("invalid_span", pointer, detail));
     if from >= until {
         return invalid("/until", "It ends before it begins.");
@@ -269,6 +270,7 @@ pub struct Held {
     pub phase: Phase,
     pub cursor: Option<String>,
     pub told: i64,
+    pub unreadable: i64,
     lease: Uuid,
 }
 
@@ -293,7 +295,7 @@ pub async fn take(app: &PgPool, merchant: MerchantId, run: Uuid) -> Result<Optio
          set lease = $3, leased_until = clock_timestamp() + make_interval(secs => $4)
          where merchant_id = $1 and run_id = $2 and next_at <= clock_timestamp()
            and coalesce(leased_until, '-infinity') <= clock_timestamp()
-         returning account_id, from_at, until_at, begun_at, phase, cursor, told",
+         returning account_id, from_at, until_at, begun_at, phase, cursor, told, unreadable",
         merchant.0,
         run,
         lease,
@@ -314,6 +316,7 @@ pub async fn take(app: &PgPool, merchant: MerchantId, run: Uuid) -> Result<Optio
         phase: phase.ok_or_else(|| anyhow::anyhow!("an unknown phase: {}", row.phase))?,
         cursor: row.cursor,
         told: row.told,
+        unreadable: row.unreadable,
         lease,
     }))
 }
@@ -331,12 +334,12 @@ impl Held {
     pub async fn commit(&mut self, mut sql: Transaction<'static, Postgres>, progress: Progress) -> Result<()> {
         let phase = progress.phase.unwrap_or(self.phase);
         let error = progress.error.map(|error| cut(&error).to_owned());
-        let moved = sqlx::query_scalar!(
+        let moved = sqlx::query!(
             "update reconciliations
              set phase = $4, cursor = $5, told = told + $6, unreadable = unreadable + $7, compared = compared + $8,
                  error = coalesce($9, error), leased_until = clock_timestamp() + make_interval(secs => $10)
              where merchant_id = $1 and run_id = $2 and lease = $3
-             returning told",
+             returning told, unreadable",
             self.merchant.0,
             self.run,
             self.lease,
@@ -350,9 +353,10 @@ impl Held {
         )
         .fetch_optional(&mut *sql)
         .await?;
-        let told = moved.ok_or_else(lost)?;
+        let moved = moved.ok_or_else(lost)?;
         sql.commit().await?;
-        (self.phase, self.cursor, self.told) = (phase, progress.cursor, told);
+        (self.phase, self.cursor) = (phase, progress.cursor);
+        (self.told, self.unreadable) = (moved.told, moved.unreadable);
         Ok(())
     }
 
@@ -395,6 +399,11 @@ impl Held {
         .ok_or_else(lost)?;
         Ok((row.found, row.error))
     }
+}
+
+/// A moment as the database keeps it: to the microsecond.
+fn as_kept(at: Moment) -> Moment {
+    at.replace_microsecond(at.microsecond()).unwrap_or(at)
 }
 
 fn lost() -> Error {

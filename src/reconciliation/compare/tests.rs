@@ -75,6 +75,9 @@ fn what_fits_does_not_differ() {
     for rows in [vec![row.clone()], vec![row.clone(), row.clone()], vec![row.clone(), line(&one)], vec![line(&one)]] {
         assert_eq!(classes(&one, &rows, view()), [], "{rows:?}");
     }
+    // Nor does what nobody could read.
+    let unread = Theirs { state: None, fee_minor: None, amount_minor: 1, settled: None, ..row };
+    assert_eq!(classes(&one, &[unread], view()), []);
     // A list without it is no word on one that it need not have.
     let elsewhere = Ours { expected: false, ..one.clone() };
     assert_eq!(classes(&elsewhere, &[], view()), []);
