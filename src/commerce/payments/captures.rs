@@ -38,6 +38,11 @@ pub async fn capture(
 
 /// How much, if it may be.
 fn wanted(attempt: &Attempt, sale: &Locked, amount_minor: Option<i64>) -> Result<i64> {
+    let wanted_minor = amount_minor.unwrap_or(attempt.amount_minor);
+    let is_under_way = matches!(attempt.state, State::Authorized | State::Paid | State::Settled);
+    if is_under_way && attempt.closing.is_none() && attempt.capture_minor == Some(wanted_minor) {
+        return Ok(wanted_minor); // It is being taken, or was.
+    }
     if attempt.state != State::Authorized {
         let detail = format!("It is {}: only money that is held is taken.", attempt.state);
         return Err(Error::conflict("payment_not_held", detail));
@@ -46,12 +51,11 @@ fn wanted(attempt: &Attempt, sale: &Locked, amount_minor: Option<i64>) -> Result
         return Err(Error::conflict("payment_not_held", "It is being called off."));
     }
     sale.require_open()?;
-    let wanted_minor = amount_minor.unwrap_or(attempt.amount_minor);
     if wanted_minor > attempt.amount_minor {
         let detail = format!("{} is held.", attempt.amount_minor);
         return Err(Error::conflict_at("amount_exceeds_held", "/amount_minor", detail));
     }
-    if attempt.capture_minor.is_some_and(|other| other != wanted_minor) {
+    if attempt.capture_minor.is_some() {
         return Err(Error::conflict("capture_under_way", "Another amount is just being taken."));
     }
     if wanted_minor > sale.due_minor() {
