@@ -268,6 +268,32 @@ async fn keys_that_were_changed_are_good_at_once_and_the_old_ones_are_not() {
 }
 
 #[tokio::test]
+async fn what_midtrans_has_signed_is_believed_from_when_its_owner_says_so() {
+    let market = Market::opens().await;
+    let stall = Stall::opens(&market, 0).await;
+    // The account is known by then, as one that believes nothing.
+    let first = stall.asks("midtrans").await;
+    market.pays(&first).await;
+    comes_to(&stall.shop, &first, "paid").await;
+    let account = stall.webhooks[0].split('/').rev().nth(1).expect("an account");
+    let (owner, key) = (format!("Bearer {}", stall.shop.owner), PaymentId::new().to_string());
+    let headers = [("authorization", owner.as_str()), ("content-type", "application/json"), ("idempotency-key", &key)];
+    let fast = json!({ "confirm": "fast", "enabled": true }).to_string().into_bytes();
+    let path = format!("/v1/provider-accounts/{account}");
+    request(market.hub.address, "PUT", &path, &headers, fast).await.expect("an answer").ok();
+    let payment = stall.asks("midtrans").await;
+    leave_in_peace(&market.hub.database).await;
+    market.says("faults", json!({ "fault": "slow_s", "provider": "midtrans", "on": "status", "seconds": 12 })).await;
+    let began = Instant::now();
+    market.pays(&payment).await;
+    comes_to(&stall.shop, &payment, "paid").await;
+    assert!(began.elapsed() < Duration::from_secs(11), "it was asked first: {:?}", began.elapsed());
+    // It is asked all the same, and says the same.
+    comes_true(&market.hub.database, "select count(*) from payment_attempts where leased_until is not null", "0").await;
+    each_is_paid_once(&market.hub.database, 2).await;
+}
+
+#[tokio::test]
 async fn what_could_not_be_dealt_with_is_kept_and_dealt_with_later() {
     let market = Market::opens().await;
     let stall = Stall::opens(&market, 0).await;
