@@ -26,7 +26,9 @@ pub async fn standing(sql: &mut PgConnection, merchant: MerchantId, payment: Pay
     let row = sqlx::query!(
         r#"select coalesce(sum(amount_minor) filter (where state = 'succeeded'), 0)::bigint as "given!",
                   coalesce(sum(amount_minor) filter (where state not in ('failed', 'canceled')), 0)::bigint as "taken!",
-                  count(*) filter (where state in ('created', 'unknown', 'pending')) as "under_way!",
+                  -- Of one that somebody made there, and that nobody confirms, a person was told.
+                  count(*) filter (where state in ('created', 'unknown', 'pending')
+                                     and (origin = 'hub' or stuck_at is null)) as "under_way!",
                   count(*) as "refunds!"
            from refunds where merchant_id = $1 and payment_id = $2"#,
         merchant.0,
