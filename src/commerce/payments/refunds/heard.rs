@@ -72,10 +72,12 @@ pub(in crate::commerce::payments) async fn beside(
     attempt: &mut Attempt,
     seen: &Seen,
 ) -> Result<()> {
-    hear(tx, attempt, &seen.refunds, None).await?;
+    if !seen.refunds.is_empty() {
+        return hear(tx, attempt, &seen.refunds, None).await;
+    }
     let says_so = matches!(seen.state, Some(Payment::PartiallyRefunded | Payment::Refunded));
     let merchant = tx.merchant();
-    if says_so && seen.refunds.is_empty() && standing(tx.sql(), merchant, attempt.payment).await?.refunds == 0 {
+    if says_so && standing(tx.sql(), merchant, attempt.payment).await?.refunds == 0 {
         let detail = "The provider says that money went back, and tells of no refund.".to_owned();
         tasks::open(tx, attempt, Kind::Conflict, Severity::Critical, detail).await?;
     }
@@ -86,7 +88,7 @@ pub(in crate::commerce::payments) async fn beside(
 /// that somebody attends to.
 async fn hear(tx: &mut MerchantTx, attempt: &mut Attempt, told: &[Told], looked_at: Option<RefundId>) -> Result<()> {
     let merchant = tx.merchant();
-    let known = if told.is_empty() { Vec::new() } else { of_payment(tx.sql(), merchant, attempt.payment).await? };
+    let known = of_payment(tx.sql(), merchant, attempt.payment).await?;
     for told in told {
         match known.iter().find(|refund| told.is_of(refund)) {
             Some(refund) => follow(tx, attempt, refund, told, looked_at == Some(refund.id)).await?,
