@@ -274,6 +274,32 @@ export interface Ready {
   recovered: boolean;
 }
 
+/**
+ * A refund of a payment that a provider carries was asked for, or has come to another state. Once `succeeded` it is what the
+ * payment was refunded.
+ */
+export interface RefundChanged {
+  refund: RefundId;
+  payment: PaymentId;
+  /** The sale that the payment pays or, where it was late, once was for. */
+  sale: SaleId;
+  outlet: OutletId;
+  register: RegisterId;
+  currency: string;
+  amount_minor: number;
+  state: RefundState;
+  /** Why it failed, as the provider names it. */
+  failure: string | null;
+  /** What of the payment has been given back by now. */
+  refunded_minor: number;
+}
+
+/** A refund of a payment, or of a part of it. */
+export type RefundId = string;
+
+/** Where a refund stands. */
+export type RefundState = "created" | "unknown" | "pending" | "succeeded" | "failed" | "canceled";
+
 /** The `data` of a refused connection, beside its `message`. */
 export interface Refused {
   /** `unauthenticated`, `invalid_auth`, `unknown_merchant` … */
@@ -524,6 +550,7 @@ export interface Payloads {
   "sale.voided": SaleVoided;
   "payment.captured": PaymentCaptured;
   "payment.changed": PaymentChanged;
+  "refund.changed": RefundChanged;
   "stock.changed": StockChanged;
   "stock.reserved": StockReserved;
   "product.changed": ProductChanged;
@@ -551,6 +578,7 @@ export const VIEWS = {
     "sale.voided": ["sale", "number", "currency", "total_minor", "reason", "note"],
     "payment.captured": ["payment", "sale", "method", "currency", "amount_minor", "tendered_minor", "change_minor"],
     "payment.changed": ["payment", "sale", "provider", "method", "bank", "currency", "amount_minor", "state", "shown", "expires_at", "failure", "forced"],
+    "refund.changed": ["refund", "payment", "sale", "currency", "amount_minor", "state", "failure", "refunded_minor"],
     "stock.changed": ["variant", "sku", "name", "on_hand", "change", "reason"],
     "stock.reserved": ["levels.variant", "levels.sku", "levels.name", "levels.reserved", "levels.change"],
     "product.changed": ["product", "name", "department", "category", "brand", "package", "currency", "active", "version", "variants.variant", "variants.sku", "variants.name", "variants.price_minor", "variants.barcodes"],
@@ -563,6 +591,7 @@ export const VIEWS = {
     "sale.voided": null,
     "payment.captured": null,
     "payment.changed": null,
+    "refund.changed": null,
     "stock.changed": null,
     "stock.reserved": null,
     "product.changed": null,
@@ -587,8 +616,8 @@ export const TOPICS = {
     snapshot: "The day's count and total of completed sales for each outlet.",
   },
   payments: {
-    about: "Money that arrived, and payments on their way.",
-    events: ["payment.captured", "payment.changed"],
+    about: "Money that arrived, payments on their way, and money that goes back.",
+    events: ["payment.captured", "payment.changed", "refund.changed"],
     latest_by: null,
     narrows: "register",
     roles: ["owner", "manager", "cashier", "accountant", "auditor"],
