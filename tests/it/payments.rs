@@ -454,6 +454,25 @@ async fn p11_what_the_bank_takes_back_is_said_aloud() {
 }
 
 #[tokio::test]
+async fn a_part_that_its_bank_takes_back_is_due_again() {
+    let stage = Stage::opens().await;
+    let (market, shop, bread) = stage.cast();
+    let sale = opens(&shop, bread).await;
+    let transfer = json!({ "method": "transfer", "provider": "midtrans", "bank": "permata", "amount_minor": 20_000 });
+    let payment = asks(&shop, &sale, transfer).await.created();
+    market.says("faults", json!({ "fault": "reversal", "payment": payment["id"], "seconds": 6 })).await;
+    market.pays(&payment).await;
+    comes_to(&shop, &payment, "paid").await;
+    assert_eq!(sale_of(&shop, &sale).await["due_minor"], 28_500);
+    comes_to(&shop, &payment, "reversed").await;
+    let open = sale_of(&shop, &sale).await;
+    let is = (&open["state"], &open["paid_minor"], &open["refunded_minor"], &open["due_minor"]);
+    assert_eq!(is, (&json!("open"), &json!(20_000), &json!(20_000), &json!(48_500)), "{open}");
+    let void = format!("/v1/sales/{}/void", sale["id"].as_str().unwrap());
+    assert_eq!(shop.post(&void, json!({ "reason": "no" })).await.ok()["state"], "voided");
+}
+
+#[tokio::test]
 async fn the_same_key_asks_once_and_another_body_is_refused() {
     let stage = Stage::opens().await;
     let (market, shop, bread) = stage.cast();

@@ -168,7 +168,7 @@ async fn what_is_found_refunded_after_its_sale_had_ended_stays_with_a_person() {
     let cash = json!({ "method": "cash", "amount_minor": 48_500 });
     shop.post(&format!("/v1/sales/{}/payments", sale["id"].as_str().unwrap()), cash).await.created();
     comes_to(&shop, &payment, "paid_late").await;
-    assert_eq!(kinds(&tasks(&shop).await), ["paid_late"]);
+    assert_eq!(kinds(&tasks(&shop).await), ["paid_late", "refund_elsewhere"]);
     assert_eq!(sale_of(&shop, &sale).await["tenders"].as_array().map(Vec::len), Some(1), "it is paid by cash alone");
     adds_up(&market.hub.database).await;
 }

@@ -80,6 +80,42 @@ async fn a_part_of_what_is_held_pays_a_part_of_its_sale() {
 }
 
 #[tokio::test]
+async fn of_a_part_that_was_taken_no_more_goes_back_than_was_taken() {
+    let market = Market::opens().await;
+    let shop = market.shop("Toko Roti").await;
+    let bread = shop.stocked("roti", 48_500, "10").await;
+    for provider in ["midtrans", "xendit"] {
+        let sale = opens(&shop, &bread).await;
+        let payment = held(&market, &shop, &sale, provider).await;
+        shop.post(&of(&payment, "capture"), json!({ "amount_minor": 20_000 })).await.ok();
+        market.says("settle", json!({ "id": payment["id"] })).await;
+        let refund =
+            |amount: Option<i64>| json!({ "amount_minor": amount, "reason": "customer", "note": "Roti keras" });
+        let too_much = shop.post(&of(&payment, "refunds"), refund(Some(20_001))).await;
+        too_much.refused(409, "amount_exceeds_refundable");
+        let all = shop.post(&of(&payment, "refunds"), refund(None)).await.created();
+        assert_eq!(all["amount_minor"], 20_000, "{all}");
+        comes_to(&shop, &payment, "refunded").await;
+        let open = sale_of(&shop, &sale).await;
+        assert_eq!((&open["state"], &open["due_minor"]), (&json!("open"), &json!(48_500)), "{open}");
+    }
+    assert!(tasks(&shop).await.is_empty(), "{:?}", tasks(&shop).await);
+}
+
+#[tokio::test]
+async fn what_is_only_held_is_not_forced() {
+    let market = Market::opens().await;
+    let shop = market.shop("Toko Roti").await;
+    let bread = shop.stocked("roti", 48_500, "10").await;
+    let sale = opens(&shop, &bread).await;
+    let mut payment = card(&market, "xendit", GOOD).await;
+    payment["hold"] = json!(true);
+    let payment = asks(&shop, &sale, payment).await.created();
+    shop.post(&of(&payment, "force"), json!({ "reason": "He says so" })).await.refused(409, "not_forcible");
+    assert_eq!(sale_of(&shop, &sale).await["state"], "open");
+}
+
+#[tokio::test]
 async fn what_is_held_is_let_go_of_by_a_word_or_when_its_sale_is_paid_otherwise() {
     let market = Market::opens().await;
     let shop = market.shop("Toko Roti").await;
