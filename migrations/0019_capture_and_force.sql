@@ -29,3 +29,23 @@ alter table payment_tasks
 
 -- Sales that are open, voided or expired are few among those that are completed, and are asked for by themselves.
 create index sales_not_completed_idx on sales (merchant_id, outlet_id, state, sale_id) where state <> 'completed';
+
+-- What of the money that was taken for a sale is not there any more: it was refunded, or its bank or its provider has taken it back.
+-- Of one payment never more than it brought.
+create function sale_given_back(merchant uuid, sale uuid) returns bigint
+    language sql stable
+as $$
+    select coalesce(sum(case
+        when attempt.state in ('reversed', 'charged_back') then paid.amount_minor
+        when attempt.state = 'canceled' and attempt.forced_at is null then paid.amount_minor
+        else least(paid.amount_minor, (select coalesce(sum(amount_minor), 0) from refunds
+                                       where refunds.merchant_id = merchant and refunds.payment_id = paid.payment_id
+                                         and refunds.state = 'succeeded'))
+        end), 0)::bigint
+    from payments paid
+    join payment_attempts attempt on attempt.merchant_id = paid.merchant_id and attempt.payment_id = paid.payment_id
+    where paid.merchant_id = merchant and paid.sale_id = sale
+$$;
+
+-- Tasks that are open are few among those that ever were.
+create index payment_tasks_open_idx on payment_tasks (merchant_id, task_id) where closed_at is null;

@@ -13,7 +13,7 @@ pub struct Report {
     /// None: it says of a refund alone, or names what is to be asked next in [`ids`](Self::ids), or is not believed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub state: Option<State>,
-    /// A refusal by a bank that may take back a payment it had confirmed: see [`state_after`](Self::state_after).
+    /// A refusal by a bank that may take back a payment it had confirmed.
     #[serde(skip_serializing_if = "is_false")]
     pub may_reverse: bool,
     /// As the provider names the state.
@@ -51,14 +51,6 @@ pub struct Report {
     /// Whose app or card it was paid with.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub issuer: Option<String>,
-}
-
-impl Report {
-    /// What is seen, for a payment of ours that stands here: a bank's refusal of what it had confirmed takes the money back.
-    pub fn state_after(&self, now: State) -> Option<State> {
-        let had_money = matches!(now, State::Paid | State::Settled);
-        if self.may_reverse && had_money { Some(State::Reversed) } else { self.state }
-    }
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref)] // As serde calls it.
@@ -202,13 +194,5 @@ mod tests {
         for url in ["", "javascript:alert(1)", "data:text/html,x", "intent://pay", "//pay.example", "https://", &long] {
             assert_eq!(Shown::page(url), None, "{url}");
         }
-    }
-
-    #[test]
-    fn only_a_bank_that_may_do_so_takes_money_back_by_refusing() {
-        let refusal = |may_reverse| Report { state: Some(State::Failed), may_reverse, ..Report::default() };
-        assert_eq!(refusal(true).state_after(State::Paid), Some(State::Reversed));
-        assert_eq!(refusal(true).state_after(State::Pending), Some(State::Failed));
-        assert_eq!(refusal(false).state_after(State::Paid), Some(State::Failed));
     }
 }

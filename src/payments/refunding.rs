@@ -30,6 +30,8 @@ const ASKED_MAX: i32 = 2;
 /// How long after it was asked for a refund may still arrive. Midtrans takes a key once; at Xendit another one that comes after
 /// this is another one.
 const ARRIVES_WITHIN: Duration = Duration::from_secs(10 * 60);
+/// How often it is tried to give back what Midtrans has not settled yet.
+const SETTLES_AFTER: Duration = Duration::from_secs(60 * 60);
 
 impl Desk {
     /// Does what is to be done for a refund, if somebody is to attend to it by now, or at once, and nobody does. Says whether it
@@ -103,8 +105,12 @@ impl Desk {
                     // It has it: of an attempt whose end we did not live to hear.
                     (Code::Duplicate | Code::InFlight, _) | (_, Again::Unknown) => self.nobody_knows(held).await,
                     // Which may be this very one, if it was asked for before.
-                    (Code::RefundInProgress, _) if held.refund.calls > 0 => self.nobody_knows(held).await,
+                    (_, Again::Never) if held.refund.calls > 0 => self.nobody_knows(held).await,
                     (_, Again::Later(pause)) => held.not_called(app, pause).await,
+                    // Midtrans gives a card's money back once it has settled it, which is on the next day.
+                    (Code::IllegalState, _) if is_unsettled_card(held, account) => {
+                        held.not_called(app, Some(SETTLES_AFTER)).await
+                    }
                     (_, Again::Never) => self.refund_refused(held, &refusal).await,
                 },
             },
@@ -184,14 +190,12 @@ impl Desk {
                 Ok(list) if list.ids.request.is_none() || list.ids.request == asked.payment.ids.request => {
                     return Ok(Some(Report { refunds: list.refunds, ..report }));
                 }
-                Ok(_) => LONG_PAUSE,
+                // Of others, or nothing that can be read: what it says of the payment is heard all the same.
+                Ok(_) => return Ok(Some(report)),
                 Err(refusal) => {
                     debug!(payment = %held.attempt.payment, "A provider does not tell of refunds: {}", refusal.theirs);
-                    match refusal.again {
-                        Again::Later(pause) => pause.unwrap_or(PAUSE),
-                        Again::Unknown => PAUSE,
-                        Again::Never => LONG_PAUSE,
-                    }
+                    let Again::Later(pause) = refusal.again else { return Ok(Some(report)) };
+                    pause.unwrap_or(PAUSE)
                 }
             },
             Outcome::NotSent(why) => why.after().unwrap_or(NOT_SENT_PAUSE),
@@ -268,6 +272,10 @@ fn is_about(held: &Held, report: &Report) -> bool {
         || other(report.currency.as_deref(), Some(&own.currency)))
 }
 
+fn is_unsettled_card(held: &Held, account: &Account) -> bool {
+    account.provider == Provider::Midtrans && held.attempt.method == "card" && held.attempt.state == Payment::Paid
+}
+
 fn is_it(held: &Held, report: &RefundReport) -> bool {
     told(report.clone()).is_of(&held.refund)
 }
@@ -286,7 +294,14 @@ pub(super) fn told(report: RefundReport) -> Told {
         RefundState::Failed => State::Failed,
         RefundState::Canceled => State::Canceled,
     };
-    Told { key: report.key, id: report.id, amount_minor: report.amount_minor, state, failure: report.failure }
+    Told {
+        key: report.key,
+        id: report.id,
+        amount_minor: report.amount_minor,
+        state,
+        failure: report.failure,
+        is_concluded: false,
+    }
 }
 
 /// As the provider knows it: by its own id, or by the key of whoever made it there.

@@ -324,7 +324,7 @@ INV-2,,Refund,-8500,0,-8500,2026-01-16,IDR
         );
         let turned = "\u{feff}currency;unknown;SETTLED AT;net;vat;fee;amount;transaction_id;order-id\r\n\
             idr;x;2026-01-16T03:00:00Z;48160;0;340;48500.00;2f6d;INV-1\r\n\r\n";
-        assert_eq!(read(turned.as_bytes()).unwrap(), [paid.clone()]);
+        assert_eq!(read(turned.as_bytes()).unwrap(), std::slice::from_ref(paid));
     }
 
     #[test]

@@ -98,7 +98,7 @@ impl Told {
             request: None,
             there: None,
             currency: attempt.currency.clone(),
-            amount_minor: attempt.amount_minor,
+            amount_minor: attempt.taken_minor(),
             fee_minor: None,
             settled: None,
             settles_at: None,
@@ -254,8 +254,9 @@ pub async fn chunk(sql: &mut PgConnection, held: &Held, behind: Uuid, lists: boo
 
 async fn ours(sql: &mut PgConnection, held: &Held, ids: &[Uuid], lists: bool) -> Result<Vec<Ours>> {
     let rows = sqlx::query!(
-        "select payment_id, method, amount_minor, currency, state, changed_at, fee_minor, created_at, paid_at, called_at
-         from payment_attempts where merchant_id = $1 and account_id = $2 and payment_id = any($3)",
+        r#"select payment_id, method, coalesce(capture_minor, amount_minor) as "amount_minor!", currency, state, changed_at,
+                  fee_minor, created_at, paid_at, called_at
+         from payment_attempts where merchant_id = $1 and account_id = $2 and payment_id = any($3)"#,
         held.merchant.0,
         held.account,
         ids,

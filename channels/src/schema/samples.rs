@@ -7,8 +7,9 @@ use crate::Moment;
 use crate::envelope::{Envelope, Stored};
 use crate::event::{
     AccessRevoked, AlertRaised, Event, Method, OutletOpened, PaymentCaptured, PaymentChanged, PaymentForced,
-    PaymentShown, PaymentState, ProductChanged, RefundChanged, RefundState, RegisterEnrolled, ReservedLevel, SaleCompleted,
-    SaleLine, SaleOpened, SaleVoided, Severity, StockChanged, StockReason, StockReserved, Tender, VariantState, VoidReason,
+    PaymentShown, PaymentState, ProductChanged, RefundChanged, RefundState, RegisterEnrolled, ReservedLevel,
+    SaleCompleted, SaleLine, SaleOpened, SaleVoided, Severity, StockChanged, StockReason, StockReserved, Tender,
+    VariantState, VoidReason,
 };
 use crate::ids::{EndpointId, OutletId, PaymentId, ProductId, RefundId, RegisterId, SaleId, StaffId, VariantId};
 use crate::position::Position;

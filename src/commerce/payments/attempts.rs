@@ -14,7 +14,8 @@ use crate::journal::MerchantTx;
 
 /// The most attempts at the payments of one sale.
 pub const OF_SALE_MAX: i64 = 50;
-/// For how long a sale is kept from expiring for an attempt that nobody has heard the end of. It is longer than anybody asks.
+/// For how long a sale is kept from expiring for an attempt that nobody has heard the end of. Some are asked about for longer:
+/// their money is late, then.
 const HOLD_MAX: time::Duration = time::Duration::hours(25);
 /// And for one by which a card's money is held: banks do that for a week.
 const CARD_HOLD_MAX: time::Duration = time::Duration::days(8);

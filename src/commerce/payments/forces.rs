@@ -33,7 +33,7 @@ pub async fn force(tx: &mut MerchantTx, sale: &Locked, payment: PaymentId, reaso
         "update payment_attempts
          set forced_at = $3, forced_by = $4, forced_reason = $5, next_at = now(), prompted = true, looks = 0,
              version = version + 1
-         where merchant_id = $1 and payment_id = $2 and forced_at is null and closing is null
+         where merchant_id = $1 and payment_id = $2 and forced_at is null and closing is null and not hold
            and state in ('unknown', 'pending', 'review')",
         merchant.0,
         payment.0,
@@ -73,6 +73,7 @@ fn not_forcible(attempt: &Attempt) -> Option<String> {
     match attempt.state {
         _ if attempt.forced.is_some() => Some("It was taken for paid already.".to_owned()),
         _ if attempt.closing.is_some() => Some("It is being called off: its provider has the last word.".to_owned()),
+        _ if attempt.hold => Some("At the most its money is held: nobody has paid.".to_owned()),
         State::Unknown | State::Pending | State::Review => None,
         State::Created => Some("Its provider was not asked yet, so nobody can have paid it.".to_owned()),
         State::Authorized => Some("Its money is held: capture it.".to_owned()),

@@ -56,7 +56,7 @@ pub fn next(standing: Standing) -> Option<Moment> {
         State::Failed | State::Canceled | State::Expired => {
             ENDED_SECONDS.into_iter().find_map(|seconds| later(Duration::from_secs(seconds)))
         }
-        State::Paid if reversible => later(REVERSIBLE),
+        State::Paid | State::PaidLate if reversible => later(REVERSIBLE),
         _ => None,
     }
 }
@@ -67,7 +67,7 @@ pub fn until(state: State, created_at: Moment, expires_at: Moment) -> Moment {
 }
 
 /// The pause after so many looks.
-fn pause(pauses: &[(u32, u64)], looks: u32) -> Duration {
+pub(super) fn pause(pauses: &[(u32, u64)], looks: u32) -> Duration {
     let mut before = 0_u32;
     for (many, seconds) in pauses {
         before = before.saturating_add(*many);

@@ -141,6 +141,10 @@ pub async fn apply(tx: &mut MerchantTx, payment: PaymentId, seen: &Seen, held: O
     if attempt.state != was.state && !attempt.state.is_open() {
         attempts::let_go(tx, sale.id).await?;
     }
+    if matches!(attempt.state, State::Reversed | State::ChargedBack | State::Canceled) && attempt.state != was.state {
+        // What was paid of it is not there any more.
+        sales::unstall(tx, sale.id).await?;
+    }
     // That it is paid was told together with what it pays: of one that was forced, long before.
     let was_told = matches!(attempt.state, State::Paid | State::Settled) && attempt.forced.is_none();
     let is_refused = was.capture_minor.is_some() && attempt.capture_minor.is_none();
@@ -153,7 +157,7 @@ pub async fn apply(tx: &mut MerchantTx, payment: PaymentId, seen: &Seen, held: O
 /// Whether it is the answer to a question from before we knew of the money, which the provider had not known of either when it
 /// answered. It contradicts nobody, and takes nothing back: it is asked once more.
 fn is_older(attempt: &Attempt, seen: &Seen, held: Option<&Held>) -> bool {
-    let had_money = |state| matches!(state, State::Paid | State::Settled);
+    let had_money = |state| matches!(state, State::Paid | State::Settled | State::PaidLate);
     let knew = held.is_some_and(|held| had_money(held.attempt.state));
     seen.asked && seen.state.is_some_and(is_unpaid) && had_money(attempt.state) && !knew
 }
@@ -198,7 +202,7 @@ fn learn(attempt: &mut Attempt, seen: &Seen) {
 
 /// Goes where the payment is said to stand, by the states in between.
 async fn follow(tx: &mut MerchantTx, sale: &Locked, attempt: &mut Attempt, seen: &Seen) -> Result<Outcome> {
-    let had_money = matches!(attempt.state, State::Paid | State::Settled);
+    let had_money = matches!(attempt.state, State::Paid | State::Settled | State::PaidLate);
     let said = seen.state.map(refunds::state::behind);
     let Some(state) = (if seen.may_reverse && had_money { Some(State::Reversed) } else { said }) else {
         return Ok(Outcome::Same);
@@ -213,7 +217,9 @@ async fn follow(tx: &mut MerchantTx, sale: &Locked, attempt: &mut Attempt, seen:
         return match verdict {
             Verdict::Same => Ok(Outcome::Same),
             // What was believed is not so: a notification lied.
-            Verdict::Stale if seen.asked && attempt.state == State::Paid && is_unpaid(state) => {
+            Verdict::Stale
+                if seen.asked && matches!(attempt.state, State::Paid | State::PaidLate) && is_unpaid(state) =>
+            {
                 let detail = format!("It was told to be paid, and the provider says that it is {state}.");
                 tasks::open(tx, attempt, Kind::Conflict, Severity::Critical, detail).await?;
                 Ok(Outcome::Conflict)
@@ -266,7 +272,11 @@ async fn go(tx: &mut MerchantTx, sale: &Locked, attempt: &mut Attempt, next: Sta
             tasks::open(tx, attempt, Kind::Reversed, Severity::Critical, detail).await?;
         }
         State::Reversed => {
-            let detail = "The bank has taken back what it had confirmed: the goods are not paid for.".to_owned();
+            let detail = match before {
+                State::PaidLate => "The bank has taken back what had come too late: there is no money to decide on.",
+                _ => "The bank has taken back what it had confirmed: the goods are not paid for.",
+            };
+            let detail = detail.to_owned();
             tasks::open(tx, attempt, Kind::Reversed, Severity::Critical, detail).await?;
         }
         State::ChargedBack => {

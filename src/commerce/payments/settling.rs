@@ -1,15 +1,15 @@
 //! Settling: a person says what becomes of what only a person can decide. A task is closed once, by whom, when, how and why.
 
-use tillwire_channels::event::Method;
-use tillwire_channels::{Moment, RefundId, SaleId};
+use tillwire_channels::{RefundId, SaleId};
 use uuid::Uuid;
 
 use super::attempts::{self, Attempt};
 use super::refunds::{self, NewRefund, Reason, Terms};
+use super::seen::captured;
 use super::state::State;
 use super::tasks::{self, Kind, Resolution, TaskView};
 use crate::audit;
-use crate::commerce::sales::{self, Captured, Locked, Settled};
+use crate::commerce::sales::{self, Locked, Settled};
 use crate::error::{Error, Result};
 use crate::journal::MerchantTx;
 
@@ -74,7 +74,10 @@ pub async fn settle(
 ) -> Result<TaskView> {
     let Matter { task, mut attempt, sale } = matter;
     let (merchant, by) = (tx.merchant(), tx.actor()?);
-    check(&task, &attempt, decision, terms.is_some())?;
+    let standing = refunds::standing(tx.sql(), merchant, attempt.payment).await?;
+    // What the provider has refused to give back, or gives back no more, is given back by another way.
+    let can_refund = terms.is_some_and(|it| it.allow(&attempt, tx.now())) && standing.refunds == 0;
+    check(&task, &attempt, decision, can_refund)?;
     let (accepted_for, refund) = match decision.resolution {
         Resolution::Accepted => {
             let sale = sale.ok_or_else(|| {
@@ -149,7 +152,8 @@ async fn accept(tx: &mut MerchantTx, sale: &Locked, attempt: &mut Attempt) -> Re
     if refunds::standing(tx.sql(), merchant, attempt.payment).await?.taken_minor > 0 {
         return Err(Error::conflict("payment_not_late", "The money, or a part of it, goes back already."));
     }
-    let captured = captured(attempt, tx.now());
+    let now = tx.now();
+    let captured = captured(attempt, attempt.paid_at.filter(|at| *at < now).unwrap_or(now));
     match sales::settle(tx, sale, captured).await? {
         Settled::Part { .. } => {}
         Settled::Completed(_) => attempts::close_all(tx, sale.id, None).await?,
@@ -160,7 +164,9 @@ async fn accept(tx: &mut MerchantTx, sale: &Locked, attempt: &mut Attempt) -> Re
         Settled::TooMuch { due_minor } => {
             let detail = format!(
                 "{due_minor} {} is due of {}, and {} was paid.",
-                sale.currency, sale.number, attempt.amount_minor
+                sale.currency,
+                sale.number,
+                attempt.taken_minor()
             );
             return Err(Error::conflict_at("amount_exceeds_due", "/sale", detail));
         }
@@ -169,20 +175,6 @@ async fn accept(tx: &mut MerchantTx, sale: &Locked, attempt: &mut Attempt) -> Re
     refunds::heard::stand(tx, attempt).await?;
     // The register that has shown it as late is not always the one that the sale is of.
     attempts::tell(tx, attempt)
-}
-
-fn captured(attempt: &Attempt, now: Moment) -> Captured {
-    Captured {
-        payment: attempt.payment,
-        method: match attempt.method.as_str() {
-            "qris" => Method::Qris,
-            "card" => Method::Card,
-            _ => Method::Transfer,
-        },
-        amount_minor: attempt.amount_minor,
-        tendered_minor: attempt.amount_minor,
-        at: attempt.paid_at.filter(|at| *at < now).unwrap_or(now),
-    }
 }
 
 /// Money that was late goes back, if it does not already.
@@ -195,7 +187,7 @@ async fn give_back(
 ) -> Result<Option<RefundId>> {
     let merchant = tx.merchant();
     let standing = refunds::standing(tx.sql(), merchant, attempt.payment).await?;
-    if standing.taken_minor >= attempt.amount_minor {
+    if standing.taken_minor >= attempt.taken_minor() {
         return Ok(None);
     }
     let reason = if task.kind == Kind::PaidTooMuch { Reason::Duplicate } else { Reason::Canceled };

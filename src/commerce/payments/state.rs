@@ -125,7 +125,7 @@ impl State {
             PartiallyRefunded => matches!(next, Refunded | ChargedBack),
             Canceled | Expired | Failed => matches!(next, PaidLate),
             // Paid: a person took it for a sale.
-            PaidLate => matches!(next, Paid | Refunded),
+            PaidLate => matches!(next, Paid | Refunded | Reversed | ChargedBack),
             Refunded | Reversed | ChargedBack => false,
         }
     }
@@ -251,7 +251,7 @@ mod tests {
             (Failed, &[PaidLate]),
             (Canceled, &[PaidLate]),
             (Expired, &[PaidLate]),
-            (PaidLate, &[Paid, Refunded]),
+            (PaidLate, &[Paid, Refunded, Reversed, ChargedBack]),
             (Reversed, &[]),
             (ChargedBack, &[]),
         ];
@@ -290,6 +290,7 @@ mod tests {
             (PaidLate, Refunded, Verdict::Moves(Refunded)),
             // Money that goes back.
             (Paid, Reversed, Verdict::Moves(Reversed)),
+            (PaidLate, Reversed, Verdict::Moves(Reversed)),
             (Paid, Canceled, Verdict::Moves(Canceled)),
             (PartiallyRefunded, Refunded, Verdict::Moves(Refunded)),
             (Settled, ChargedBack, Verdict::Moves(ChargedBack)),

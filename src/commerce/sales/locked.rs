@@ -63,11 +63,7 @@ pub async fn lock(tx: &mut MerchantTx, sale: SaleId) -> Result<Locked> {
     .ok_or(Error::NotFound("sale"))?;
     // A statement of its own, after the lock was taken: it sees what was paid just before.
     let paid = sqlx::query!(
-        r#"select coalesce(sum(amount_minor - coalesce(
-                      (select sum(refunds.amount_minor) from refunds
-                       where refunds.merchant_id = $1 and refunds.payment_id = payments.payment_id and state = 'succeeded'),
-                      0)), 0)::bigint as "minor!",
-                  count(*) as "payments!"
+        r#"select coalesce(sum(amount_minor), 0)::bigint - sale_given_back($1, $2) as "minor!", count(*) as "payments!"
            from payments where merchant_id = $1 and sale_id = $2"#,
         merchant.0,
         sale.0,

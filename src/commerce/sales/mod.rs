@@ -36,7 +36,7 @@ pub use payment::{Payment, payment};
 pub use read::{PAGE_MAX, SaleSummary, get, list};
 pub use settle::{Captured, PAYMENTS_MAX, PaidView, Settled, pay, settle};
 pub use state::SaleState;
-pub use void::{Expiry, NOT_PAID, due, expire, void};
+pub use void::{Expiry, NOT_PAID, due, expire, unstall, void};
 
 /// The most lines of a sale: unless all their names are of the longest, its entry stays below the journal's limit.
 pub const LINES_MAX: usize = 200;

@@ -82,15 +82,9 @@ async fn lines(sql: &mut PgConnection, merchant: MerchantId, sale: SaleId) -> Re
 
 /// What has gone back of what was paid for a sale.
 async fn refunded(sql: &mut PgConnection, merchant: MerchantId, sale: SaleId) -> Result<i64> {
-    let minor = sqlx::query_scalar!(
-        r#"select coalesce(sum(refunds.amount_minor), 0)::bigint as "minor!"
-           from payments join refunds using (merchant_id, payment_id)
-           where payments.merchant_id = $1 and payments.sale_id = $2 and refunds.state = 'succeeded'"#,
-        merchant.0,
-        sale.0,
-    )
-    .fetch_one(sql)
-    .await?;
+    let minor = sqlx::query_scalar!(r#"select sale_given_back($1, $2) as "minor!""#, merchant.0, sale.0,)
+        .fetch_one(sql)
+        .await?;
     Ok(minor)
 }
 
@@ -128,7 +122,7 @@ pub struct SaleSummary {
     pub total_minor: i64,
     /// What has been paid of it.
     pub paid_minor: i64,
-    /// What of that has been given back.
+    /// What of that has been given back, or was taken back by a bank.
     pub refunded_minor: i64,
     /// What is still to be paid: nothing, unless it is open.
     pub due_minor: i64,
@@ -192,16 +186,11 @@ pub async fn list(
         Row,
         r#"select sale_id, state, number, register_id, business_date, currency, total_minor, occurred_at, expires_at,
                   -- One that is complete is paid, as a rule exactly: only for the others is it added up.
-                  case when state = 'completed'
-                            and not exists (select from refunds
-                                            where refunds.merchant_id = $1 and refunds.sale_id = sales.sale_id)
+                  case when state = 'completed' and sale_given_back($1, sale_id) = 0
                        then total_minor
                        else (select coalesce(sum(amount_minor), 0)::bigint from payments
                              where payments.merchant_id = $1 and payments.sale_id = sales.sale_id) end as "paid_minor!",
-                  (select coalesce(sum(refunds.amount_minor), 0)::bigint
-                   from refunds join payments using (merchant_id, payment_id)
-                   where refunds.merchant_id = $1 and refunds.sale_id = sales.sale_id
-                     and payments.sale_id = sales.sale_id and refunds.state = 'succeeded') as "refunded_minor!"
+                  sale_given_back($1, sale_id) as "refunded_minor!"
            from sales
            where merchant_id = $1 and outlet_id = $2 and ($3::uuid is null or sale_id < $3)
              and (not $5 or state = 'completed')
@@ -231,10 +220,7 @@ async fn not_completed(
         r#"select sale_id, state, number, register_id, business_date, currency, total_minor, occurred_at, expires_at,
                   (select coalesce(sum(amount_minor), 0)::bigint from payments
                    where payments.merchant_id = $1 and payments.sale_id = sales.sale_id) as "paid_minor!",
-                  (select coalesce(sum(refunds.amount_minor), 0)::bigint
-                   from refunds join payments using (merchant_id, payment_id)
-                   where refunds.merchant_id = $1 and payments.sale_id = sales.sale_id
-                     and refunds.state = 'succeeded') as "refunded_minor!"
+                  sale_given_back($1, sale_id) as "refunded_minor!"
            from sales
            where merchant_id = $1 and outlet_id = $2 and ($3::uuid is null or sale_id < $3)
              and state <> 'completed' and state = $5
@@ -257,10 +243,7 @@ pub(super) async fn summary(sql: &mut PgConnection, merchant: MerchantId, sale: 
         r#"select sale_id, state, number, register_id, business_date, currency, total_minor, occurred_at, expires_at,
                   (select coalesce(sum(amount_minor), 0)::bigint from payments
                    where payments.merchant_id = $1 and payments.sale_id = $2) as "paid_minor!",
-                  (select coalesce(sum(refunds.amount_minor), 0)::bigint
-                   from refunds join payments using (merchant_id, payment_id)
-                   where refunds.merchant_id = $1 and payments.sale_id = $2 and refunds.state = 'succeeded')
-                      as "refunded_minor!"
+                  sale_given_back($1, sale_id) as "refunded_minor!"
            from sales where merchant_id = $1 and sale_id = $2"#,
         merchant.0,
         sale.0,

@@ -18,8 +18,8 @@ pub const NOT_PAID: &str = "sale_not_paid";
 /// Voids an open sale, and frees what it kept back.
 ///
 /// # Errors
-/// `sale_not_open`; `sale_has_payments` if money was taken for it that has not gone back; `payment_under_way` if somebody outside has still to say
-/// whether it was.
+/// `sale_not_open`; `sale_has_payments` if money was taken for it that has not gone back; `payment_under_way` if somebody outside
+/// has still to say whether it was.
 pub async fn void(tx: &mut MerchantTx, sale: &Locked, note: Option<String>) -> Result<SaleView> {
     if sale.state != SaleState::Open {
         return Err(sale.is_over());
@@ -114,6 +114,21 @@ async fn stall(tx: &mut MerchantTx, sale: &Locked) -> Result<()> {
         register: Some(sale.register),
     };
     tx.append(&Event::AlertRaised(alert), now)
+}
+
+/// Lets an open sale expire that was left open for the money that was taken for it: it, or some of it, has gone back. Its row is
+/// locked.
+pub async fn unstall(tx: &mut MerchantTx, sale: SaleId) -> Result<()> {
+    let merchant = tx.merchant();
+    sqlx::query!(
+        "update sales set stalled_at = null
+         where merchant_id = $1 and sale_id = $2 and state = 'open' and stalled_at is not null",
+        merchant.0,
+        sale.0,
+    )
+    .execute(tx.sql())
+    .await?;
+    Ok(())
 }
 
 async fn come_to_nothing(

@@ -31,7 +31,7 @@ const WAYS: [Way; 7] = {
         Way { words: [(Pending, true), (Paid, false), (Paid, true), (Settled, true)], ends: &[Settled] },
         Way { words: [(Unknown, false), (Pending, true), (Paid, true), (Settled, true)], ends: &[Settled] },
         Way { words: [(Pending, true), (Authorized, true), (Paid, true), (Settled, true)], ends: &[Settled] },
-        Way { words: [(Pending, true), (Paid, true), (PartiallyRefunded, true), (Refunded, true)], ends: &[Refunded] },
+        Way { words: [(Pending, true), (Paid, true), (Settled, true), (ChargedBack, true)], ends: &[ChargedBack] },
         Way { words: [(Pending, true), (Paid, true), (Paid, false), (Reversed, true)], ends: &[Reversed] },
         Way { words: [(Pending, true), (Failed, true), (Paid, false), (Settled, true)], ends: &[Settled, PaidLate] },
         Way { words: [(Pending, true), (Expired, true), (Paid, true), (Settled, true)], ends: &[Settled, PaidLate] },
@@ -243,6 +243,7 @@ async fn begin(tx: &mut MerchantTx, it: &Begun, account: Uuid) -> Result<(), Err
         amount_minor: None,
         expires_in_seconds: None,
         life: time::Duration::hours(1),
+        hold: false,
     };
     payments::begin(tx, &sale, &new).await?;
     Ok(())
@@ -253,7 +254,7 @@ fn adds_up_once(it: &Became) -> bool {
     let found = (it.sale.as_str(), it.paid, it.recorded, it.captured, it.completed, it.moved, it.tasks.as_str());
     match it.state.as_str() {
         "paid_late" => found == ("open", 0, 0, 0, 0, 0, "paid_late"),
-        "reversed" => found == ("completed", it.total, 1, 1, 1, 1, "reversed"),
+        "reversed" | "charged_back" => found == ("completed", it.total, 1, 1, 1, 1, it.state.as_str()),
         _ => found == ("completed", it.total, 1, 1, 1, 1, ""),
     }
 }

@@ -404,6 +404,13 @@ async fn what_somebody_refunds_at_the_provider_is_taken_over() {
     for provider in BOTH {
         let (_, payment) = sold(&market, &shop, &bread, provider).await;
         refunds_there(&market, provider, &payment, 8_500).await;
+        // Xendit tells of it when it is decided; whoever asks hears of it before.
+        shop.get(&format!("{}?ask=true", path(&payment))).await.ok();
+        until(async || (!refunds_of(&shop, &payment).await.is_empty()).then_some(())).await;
+        gives_back(&shop, &payment, Some(1)).await.refused(409, "refund_under_way");
+        // One that nobody confirms holds up no other for ever, but for what it takes.
+        market.hub.database.psql("update refunds set stuck_at = now() where origin = 'provider'").await;
+        gives_back(&shop, &payment, Some(40_001)).await.refused(409, "amount_exceeds_refundable");
         time_passes(&market).await;
         comes_to(&shop, &payment, "partially_refunded").await;
         let found = refunds_of(&shop, &payment).await;

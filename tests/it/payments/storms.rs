@@ -146,7 +146,7 @@ async fn p9_five_hundred_webhooks_a_second_take_each_payment_once() {
         market.says("faults", rule).await;
     }
     let stalls: Vec<Stall<'_>> = stream::iter(0..SHOPS).then(|number| Stall::opens(&market, number)).collect().await;
-    let provider = |turn: usize| if turn / SHOPS % 2 == 0 { "midtrans" } else { "xendit" };
+    let provider = |turn: usize| ["midtrans", "xendit"][turn / SHOPS % 2];
     let asking = stream::iter(0..PAYMENTS).map(|turn| stalls[turn % SHOPS].asks(provider(turn)));
     let payments: Vec<Value> = asking.buffered(8).collect().await;
     let pending = "select count(*) from payment_attempts where state = 'pending'";

@@ -10,6 +10,7 @@ use super::super::tasks::{self, Kind};
 use super::held::Held;
 use super::state::{self, State, Verdict, after, judge};
 use super::{Origin, Reason, Refund, get, of_payment, standing, tell};
+use crate::commerce::sales;
 use crate::error::Result;
 use crate::journal::MerchantTx;
 
@@ -31,13 +32,15 @@ pub struct Told {
     pub amount_minor: Option<i64>,
     pub state: State,
     pub failure: Option<String>,
+    /// That it is what we make of an answer without a word of it, or of none.
+    pub is_concluded: bool,
 }
 
 impl Told {
     /// That is known of one of ours without a word of the provider's.
     pub fn of(refund: &Refund, state: State) -> Self {
         let key = refund.key_there.clone().unwrap_or_else(|| refund.id.to_string());
-        Self { key: Some(key), id: refund.there.clone(), amount_minor: None, state, failure: None }
+        Self { key: Some(key), id: refund.there.clone(), amount_minor: None, state, failure: None, is_concluded: true }
     }
 
     /// Whether it is said of this one.
@@ -69,10 +72,12 @@ pub(in crate::commerce::payments) async fn beside(
     attempt: &mut Attempt,
     seen: &Seen,
 ) -> Result<()> {
-    hear(tx, attempt, &seen.refunds, None).await?;
+    if !seen.refunds.is_empty() {
+        return hear(tx, attempt, &seen.refunds, None).await;
+    }
     let says_so = matches!(seen.state, Some(Payment::PartiallyRefunded | Payment::Refunded));
     let merchant = tx.merchant();
-    if says_so && seen.refunds.is_empty() && standing(tx.sql(), merchant, attempt.payment).await?.refunds == 0 {
+    if says_so && standing(tx.sql(), merchant, attempt.payment).await?.refunds == 0 {
         let detail = "The provider says that money went back, and tells of no refund.".to_owned();
         tasks::open(tx, attempt, Kind::Conflict, Severity::Critical, detail).await?;
     }
@@ -83,7 +88,7 @@ pub(in crate::commerce::payments) async fn beside(
 /// that somebody attends to.
 async fn hear(tx: &mut MerchantTx, attempt: &mut Attempt, told: &[Told], looked_at: Option<RefundId>) -> Result<()> {
     let merchant = tx.merchant();
-    let known = if told.is_empty() { Vec::new() } else { of_payment(tx.sql(), merchant, attempt.payment).await? };
+    let known = of_payment(tx.sql(), merchant, attempt.payment).await?;
     for told in told {
         match known.iter().find(|refund| told.is_of(refund)) {
             Some(refund) => follow(tx, attempt, refund, told, looked_at == Some(refund.id)).await?,
@@ -91,17 +96,22 @@ async fn hear(tx: &mut MerchantTx, attempt: &mut Attempt, told: &[Told], looked_
         }
     }
     let given_minor = standing(tx.sql(), merchant, attempt.payment).await?.given_minor;
-    if given_minor > attempt.amount_minor {
-        let detail = format!("{given_minor} of {} {} went back.", attempt.amount_minor, attempt.currency);
+    let brought_minor = attempt.taken_minor();
+    if given_minor > brought_minor {
+        let detail = format!("{given_minor} of {brought_minor} {} went back.", attempt.currency);
         tasks::open(tx, attempt, Kind::Conflict, Severity::Critical, detail).await?;
     }
-    attempt.state = after(attempt.state, attempt.amount_minor, given_minor);
+    attempt.state = after(attempt.state, brought_minor, given_minor);
     Ok(())
 }
 
 /// Goes where one of ours is said to stand.
 async fn follow(tx: &mut MerchantTx, attempt: &Attempt, was: &Refund, told: &Told, is_look: bool) -> Result<()> {
-    let verdict = judge(was.state, told.state);
+    let verdict = match judge(was.state, told.state) {
+        // Somebody has heard more of it meanwhile.
+        Verdict::Moves if told.is_concluded && !matches!(was.state, State::Created | State::Unknown) => Verdict::Stale,
+        verdict => verdict,
+    };
     let mut refund = was.clone();
     match verdict {
         Verdict::Moves => (refund.state, refund.looks) = (told.state, 0),
@@ -130,6 +140,10 @@ async fn follow(tx: &mut MerchantTx, attempt: &Attempt, was: &Refund, told: &Tol
         }
     }
     save(tx, &refund, is_news || is_look).await?;
+    if is_news && refund.state == State::Succeeded {
+        // An open sale that waited for the rest of its money may expire now.
+        sales::unstall(tx, attempt.sale).await?;
+    }
     if is_news {
         tell(tx, &refund).await?;
         person(tx, attempt, was.state, &refund).await?;

@@ -103,6 +103,13 @@ pub struct Terms {
     pub within: Option<time::Duration>,
 }
 
+impl Terms {
+    /// Whether there is still time to give a payment back.
+    pub fn allow(&self, attempt: &Attempt, now: Moment) -> bool {
+        self.within.zip(attempt.paid_at).is_none_or(|(within, paid_at)| now <= paid_at + within)
+    }
+}
+
 /// A refund, as it is kept.
 #[derive(Clone, Debug)]
 pub struct Refund {
@@ -266,16 +273,15 @@ fn allowed(
     if standing.under_way {
         return Err(under_way());
     }
-    let left_minor = attempt.amount_minor - standing.taken_minor;
+    let left_minor = attempt.taken_minor() - standing.taken_minor;
     let amount_minor = wanted.unwrap_or(left_minor);
     if amount_minor > left_minor || amount_minor <= 0 {
         let detail = format!("{} {} of it can still be given back.", left_minor.max(0), attempt.currency);
         return Err(Error::conflict_at("amount_exceeds_refundable", "/amount_minor", detail));
     }
-    if let (Some(within), Some(paid_at)) = (terms.within, attempt.paid_at)
-        && now > paid_at + within
-    {
-        let detail = format!("{} gives it back for {} days, and they are over.", attempt.provider, within.whole_days());
+    if !terms.allow(attempt, now) {
+        let days = terms.within.unwrap_or_default().whole_days();
+        let detail = format!("{} gives it back for {days} days, and they are over.", attempt.provider);
         return Err(Error::conflict("refund_window_over", detail));
     }
     // What was late waits for a person as a whole, or goes back as a whole.
@@ -347,6 +353,10 @@ mod tests {
             created_at: now,
             changed_at: now,
             version: 1,
+            hold: false,
+            capture_minor: None,
+            capture_called_at: None,
+            forced: None,
         };
         (attempt, now)
     }

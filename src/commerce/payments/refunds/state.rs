@@ -8,6 +8,7 @@ use tillwire_channels::Moment;
 use tillwire_channels::event::RefundState;
 use utoipa::ToSchema;
 
+use super::super::looks;
 use super::super::state::State as Payment;
 
 /// Where a refund stands.
@@ -151,14 +152,7 @@ pub fn next(state: State, looks: u32, now: Moment, created_at: Moment) -> Option
 /// How long it rests after so many looks.
 pub fn pause(state: State, looks: u32) -> Duration {
     let pauses = if state == State::Pending { &PENDING_SECONDS } else { &UNKNOWN_SECONDS };
-    let mut before = 0_u32;
-    for (many, seconds) in pauses {
-        before = before.saturating_add(*many);
-        if looks < before {
-            return Duration::from_secs(*seconds);
-        }
-    }
-    Duration::from_secs(30 * 60)
+    looks::pause(pauses, looks)
 }
 
 #[cfg(test)]
