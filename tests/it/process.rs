@@ -302,7 +302,7 @@ async fn g8_strangers_who_notify_slowly_hold_up_no_till() {
         held.push(HalfSent::notice(&till).await);
     }
     // What they hold is not the tills', and they do not hold it for long.
-    till.sell("while they are there").await.unwrap().created();
+    till.sell("while-they-are-there").await.unwrap().created();
     till.get("/v1/outlets").await.ok();
     for status in futures_util::future::join_all(held.into_iter().map(HalfSent::status)).await {
         assert_eq!(status, "HTTP/1.1 503");
