@@ -110,8 +110,11 @@ pub async fn judge(tx: &mut MerchantTx, payment: PaymentId) -> Result<Option<(Pr
            set missed = case when kept.noticed_at > $3 then 0
                              when kept.missed_at >= $3::timestamptz - make_interval(secs => $4) then kept.missed + 1
                              else 1 end,
+               -- Somebody was told of it, and it has lasted since.
                missed_at = case when kept.noticed_at > $3 then null
-                                when kept.missed_at >= $3::timestamptz - make_interval(secs => $4) then kept.missed_at
+                                when kept.alerted_at is not null
+                                     or kept.missed_at >= $3::timestamptz - make_interval(secs => $4)
+                                then coalesce(kept.missed_at, $3)
                                 else $3 end
            returning missed, alerted_at"#,
         merchant.0,

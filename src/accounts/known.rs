@@ -37,6 +37,13 @@ impl Entry {
     fn was_opened_within(&self, length: Duration) -> bool {
         self.opened_at.is_some_and(|at| at.elapsed() < length)
     }
+
+    /// Whether forgeries are counted still: what is not known any more has none.
+    fn counts_forgeries(&self) -> bool {
+        let counted =
+            |(window, (length, _)): (&Window, (Duration, u32))| window.count > 0 && window.since.elapsed() < length;
+        self.forged.iter().zip(FORGED_MAX).any(counted)
+    }
 }
 
 /// How many there were since a moment.
@@ -70,8 +77,8 @@ impl KnownAccounts {
         let (mut known, key) = (self.lock(), (merchant, account.id));
         let forged = known.get(&key).map(|it| it.forged);
         if forged.is_none() && known.len() >= KNOWN_MAX {
-            known.retain(|_, it| it.was_opened_within(KNOWN_FOR));
-            let oldest = known.iter().min_by_key(|(_, it)| it.opened_at).map(|(key, _)| *key);
+            known.retain(|_, it| it.was_opened_within(KNOWN_FOR) || it.counts_forgeries());
+            let oldest = known.iter().min_by_key(|(_, it)| (it.counts_forgeries(), it.opened_at)).map(|(key, _)| *key);
             if let Some(oldest) = oldest.filter(|_| known.len() >= KNOWN_MAX) {
                 known.remove(&oldest);
             }
@@ -152,6 +159,20 @@ mod tests {
             known.learn(merchant, account(Uuid::new_v4(), 1));
         }
         assert!(known.lock().len() <= KNOWN_MAX);
+    }
+
+    #[test]
+    fn how_many_were_forged_outlasts_many_other_accounts() {
+        let (known, merchant, id) = (KnownAccounts::default(), MerchantId::new(), Uuid::new_v4());
+        known.learn(merchant, account(id, 1));
+        let max = FORGED_MAX[0].1;
+        assert_eq!((0..2 * max).filter(|_| known.keeps_forgery(merchant, id)).count(), max as usize);
+        known.forget(merchant, id);
+        for _ in 0..KNOWN_MAX + 10 {
+            known.learn(merchant, account(Uuid::new_v4(), 1));
+        }
+        known.learn(merchant, account(id, 1));
+        assert!(!known.keeps_forgery(merchant, id) && known.lock().len() <= KNOWN_MAX);
     }
 
     #[test]

@@ -4,17 +4,20 @@
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use sqlx::{PgConnection, PgPool};
 use tillwire_channels::{MerchantId, Moment};
 use uuid::Uuid;
 
 use crate::connectors::caller::{NotSent, Outcome};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::journal::pool;
 
 /// Of how many accounts it is kept between two times that it is written.
 const KEPT_MAX: usize = 16_384;
+/// How long writing it may take in all.
+const WRITE_MAX: Duration = Duration::from_secs(3);
 
 /// What was noticed since it was written.
 #[derive(Default)]
@@ -82,11 +85,13 @@ impl Pulse {
     /// Writes down what was noticed. `app` is the application's pool.
     ///
     /// # Errors
-    /// If the database does not answer. What was noticed is kept until the next time.
+    /// If the database does not answer, or not in time. What was noticed is kept until the next time.
     pub async fn write(&self, app: &PgPool) -> Result<()> {
+        let until = tokio::time::Instant::now() + WRITE_MAX;
         let mut beats: Vec<((MerchantId, Uuid), Beat)> = self.kept().drain().collect();
         while let Some(((merchant, account), beat)) = beats.pop() {
-            if let Err(error) = write_one(app, merchant, account, beat).await {
+            let written = tokio::time::timeout_at(until, write_one(app, merchant, account, beat)).await;
+            if let Err(error) = written.map_err(|late| Error::from(anyhow::Error::from(late))).flatten() {
                 for ((merchant, account), older) in beats.into_iter().chain([((merchant, account), beat)]) {
                     self.beat(merchant, account, |beat| beat.follows(older));
                 }
@@ -185,6 +190,24 @@ mod tests {
         let beat = pulse.kept()[&(merchant, account)];
         assert_eq!((beat.calls, beat.failed), (5, 3));
         assert!(beat.answered_at.is_some() && beat.failed_at.is_some() && beat.noticed_at.is_none());
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_written_is_kept() {
+        let (pulse, merchant, accounts) = (Pulse::default(), MerchantId::new(), [Uuid::new_v4(), Uuid::new_v4()]);
+        for account in accounts {
+            pulse.called(merchant, account, &answered(200));
+        }
+        // Nobody listens there.
+        let app = pool::open("postgres://tillwire_app@127.0.0.1:1/tillwire", 1).unwrap();
+        for _ in 0..2 {
+            let began = std::time::Instant::now();
+            pulse.write(&app).await.unwrap_err();
+            assert!(began.elapsed() < 2 * WRITE_MAX);
+        }
+        pulse.called(merchant, accounts[0], &answered(503));
+        let of = |account| pulse.kept()[&(merchant, account)];
+        assert_eq!((of(accounts[0]).calls, of(accounts[0]).failed, of(accounts[1]).calls), (2, 1, 1));
     }
 
     #[test]

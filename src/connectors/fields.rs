@@ -75,6 +75,11 @@ impl<'a> Fields<'a> {
         items.into_iter().filter_map(|item| serde_json::from_str(item.get()).ok()).collect()
     }
 
+    /// Whether it is a list, of whatever.
+    pub fn is_list(&self, name: &str) -> bool {
+        self.0.get(name).is_some_and(|raw| raw.get().starts_with('['))
+    }
+
     /// The texts of a list.
     pub fn texts(&self, name: &str) -> Vec<String> {
         let items: Vec<&RawValue> =

@@ -44,6 +44,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::hub::Hub;
+use crate::payments::inbox;
 use crate::reconciliation::file::FILE_BYTES_MAX;
 
 pub use docs::openapi;
@@ -53,7 +54,7 @@ pub use health::metrics_router;
 pub const BODY_BYTES_MAX: usize = 1024 * 1024;
 /// The largest body of an import, in bytes.
 pub const IMPORT_BYTES_MAX: usize = 32 * 1024 * 1024;
-/// How many requests a node works on at once; more are refused with 503.
+/// How many requests a node works on at once, but for providers' notifications; more are refused with 503.
 pub const REQUESTS_MAX: usize = 512;
 /// How long a request may take before it is answered with 500, its outcome unknown.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
@@ -66,10 +67,14 @@ fn api() -> (Router<Hub>, OpenApi) {
     let usual = guard::Bounds { body_bytes_max: BODY_BYTES_MAX, timeout: REQUEST_TIMEOUT };
     let import = guard::Bounds { body_bytes_max: IMPORT_BYTES_MAX, timeout: IMPORT_TIMEOUT };
     let settlements = guard::Bounds { body_bytes_max: FILE_BYTES_MAX, timeout: REQUEST_TIMEOUT };
+    // Whoever notifies shows no token. So tills do not share their room with it.
+    let notices = Arc::new(Semaphore::new(providers::NOTIFIED_MAX));
+    let notice = guard::Bounds { body_bytes_max: inbox::BODY_BYTES_MAX, timeout: providers::TIMEOUT };
     let (routes, mut openapi) = OpenApiRouter::with_openapi(docs::description())
         .merge(bounded(routes_of_one(), &limits, usual))
         .merge(bounded(OpenApiRouter::new().routes(routes!(catalog::import)), &limits, import))
         .merge(bounded(OpenApiRouter::new().routes(routes!(reconciliations::import)), &limits, settlements))
+        .merge(bounded(OpenApiRouter::new().routes(routes!(providers::notified)), &notices, notice))
         .split_for_parts();
     docs::complete(&mut openapi);
     (routes, openapi)
@@ -115,7 +120,6 @@ fn routes_of_one() -> OpenApiRouter<Hub> {
         .routes(routes!(payment_tasks::list_tasks))
         .routes(routes!(payment_tasks::settle_task))
         .routes(routes!(payments::ways))
-        .routes(routes!(providers::notified))
         .routes(routes!(webhooks::list, webhooks::add))
         .routes(routes!(webhooks::get, webhooks::replace, webhooks::remove))
         .routes(routes!(webhooks::secret, webhooks::rotate))

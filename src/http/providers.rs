@@ -1,10 +1,12 @@
 //! `/v1/providers`: what payment providers tell by themselves. The one door that no token opens: what comes through it proves
 //! itself, and is a claim all the same.
 
+use std::time::Duration;
+
 use axum::Json;
 use axum::body::Bytes;
-use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode};
+use axum::extract::{FromRequest as _, Request, State};
+use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
 use serde::Serialize;
 use tillwire_channels::MerchantId;
@@ -17,6 +19,13 @@ use super::problem::Problem;
 use crate::error::{Error, Result};
 use crate::hub::Hub;
 use crate::payments::inbox::{ANSWER_MAX, BODY_BYTES_MAX};
+
+/// How many notifications a node works on at once, apart from all else: whoever is at this door has proved nothing yet.
+pub const NOTIFIED_MAX: usize = 128;
+/// How long the body of one may take to come. Providers send it at once.
+const BODY_MAX: Duration = Duration::from_secs(2);
+/// How long one may take in all: longer than its body and its answer, which have bounds of their own.
+pub const TIMEOUT: Duration = Duration::from_secs(8);
 
 /// What a provider is told, whatever its notification was good for.
 #[derive(Debug, Serialize, ToSchema)]
@@ -35,17 +44,22 @@ pub struct Kept {
 pub async fn notified(
     State(hub): State<Hub>,
     At((merchant, account)): At<(MerchantId, Uuid)>,
-    headers: HeaderMap,
-    body: Bytes,
+    request: Request,
 ) -> Result<Response> {
-    if body.len() > BODY_BYTES_MAX {
-        return Err(Error::TooLarge { limit_bytes: BODY_BYTES_MAX });
-    }
+    let headers = request.headers().clone();
+    let body = match tokio::time::timeout(BODY_MAX, Bytes::from_request(request, &())).await {
+        Ok(Ok(body)) => body,
+        Ok(Err(rejection)) if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE => {
+            return Err(Error::TooLarge { limit_bytes: BODY_BYTES_MAX });
+        }
+        Ok(Err(_)) => return Err(Error::invalid("malformed_json", "", "The body could not be read.")),
+        Err(_) => return Err(Error::Busy { retry_after: ANSWER_MAX }),
+    };
     let desk = hub.desk.clone();
     // A provider that hangs up cancels nothing half-way.
     let receiving = hub.journal.tasks().spawn(async move { desk.receive(merchant, account, &headers, &body).await });
     match tokio::time::timeout(ANSWER_MAX, receiving).await {
-        Ok(received) => match received? {
+        Ok(Ok(received)) => match received {
             Ok(_) => Ok(Json(Kept { kept: true }).into_response()),
             // Not even how else one might prove oneself: there is no other way.
             Err(Error::Unauthenticated(_)) => Ok(StatusCode::UNAUTHORIZED.into_response()),
@@ -56,6 +70,10 @@ pub async fn notified(
                 Err(Error::Busy { retry_after: ANSWER_MAX })
             }
         },
+        Ok(Err(panic)) => {
+            error!(%merchant, %account, "A notification was not dealt with: {panic}");
+            Err(Error::Busy { retry_after: ANSWER_MAX })
+        }
         Err(_) => Err(Error::Busy { retry_after: ANSWER_MAX }),
     }
 }

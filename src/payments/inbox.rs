@@ -128,7 +128,6 @@ impl Desk {
                     return self.refuse(merchant, &known, headers, body).await;
                 }
             }
-            self.pulse.noticed(merchant, account);
             let parcel = Parcel { inbox, headers: kept(headers), body: body.clone() };
             let is_believed = known.confirm == Confirm::Fast;
             match self.deal_with(merchant, &known, parcel.clone(), is_believed).await {
@@ -136,10 +135,14 @@ impl Desk {
                     self.known.forget(merchant, account);
                     opened += 1;
                 }
-                Ok(outcome) => return Ok(outcome),
+                Ok(outcome) => {
+                    self.pulse.noticed(merchant, account);
+                    return Ok(outcome);
+                }
                 Err(error) => {
                     // It is the provider's, and somebody comes back to it.
-                    self.keep(merchant, known.id, parcel, None).await?;
+                    self.keep(merchant, known.id, Some(known.version), parcel, None).await?;
+                    self.pulse.noticed(merchant, account);
                     return Err(error);
                 }
             }
@@ -167,7 +170,7 @@ impl Desk {
             info!(account = %account.id, "A notification is not {}'s", account.provider);
             let body = body.slice(..body.len().min(FORGED_BYTES_MAX));
             let parcel = Parcel { inbox: Uuid::now_v7(), headers: kept(headers), body };
-            self.keep(merchant, account.id, parcel, Some(Outcome::Forged)).await?;
+            self.keep(merchant, account.id, None, parcel, Some(Outcome::Forged)).await?;
         }
         Err(Error::Unauthenticated("not_the_provider"))
     }
@@ -190,7 +193,7 @@ impl Desk {
         let parcel = Parcel { inbox, headers: row.headers, body: row.body.into() };
         if row.tries > TRIES_MAX {
             error!(%inbox, "A notification could not be dealt with, and is left: its payment is asked for anyway");
-            self.keep(merchant, row.account_id, parcel, Some(Outcome::Unreadable)).await?;
+            self.keep(merchant, row.account_id, None, parcel, Some(Outcome::Unreadable)).await?;
             return Ok(Some(Outcome::Unreadable));
         }
         let account = self.open(merchant, row.account_id).await?;
@@ -252,17 +255,30 @@ impl Desk {
         parcel: Parcel,
         outcome: Outcome,
     ) -> Result<Outcome> {
-        self.keep(merchant, account.id, parcel, Some(outcome)).await?;
+        self.keep(merchant, account.id, Some(account.version), parcel, Some(outcome)).await?;
         count(account, outcome);
         Ok(outcome)
     }
 
-    /// Keeps a notification, unless it is kept; and what came of it, if that is known and was not.
-    async fn keep(&self, merchant: MerchantId, account: Uuid, parcel: Parcel, outcome: Option<Outcome>) -> Result<()> {
+    /// Keeps a notification, unless it is kept; and what came of it, if that is known and was not. One that was believed by an
+    /// account names its version.
+    ///
+    /// # Errors
+    /// [`ACCOUNT_CHANGED`] if the account is of another version, and nothing was kept.
+    async fn keep(
+        &self,
+        merchant: MerchantId,
+        account: Uuid,
+        version: Option<i64>,
+        parcel: Parcel,
+        outcome: Option<Outcome>,
+    ) -> Result<()> {
         let mut sql = pool::begin_of(&self.journal.pools.app, merchant).await?;
-        sqlx::query!(
+        let kept = sqlx::query!(
             "insert into provider_inbox (merchant_id, inbox_id, account_id, headers, body, outcome)
-             values ($1, $2, $3, $4, $5, $6)
+             select $1, $2, $3, $4, $5, $6
+             where $7::bigint is null or exists (select from provider_accounts
+                                                 where merchant_id = $1 and account_id = $3 and version = $7)
              on conflict (merchant_id, inbox_id) do update
              set outcome = coalesce(provider_inbox.outcome, excluded.outcome)",
             merchant.0,
@@ -271,9 +287,13 @@ impl Desk {
             parcel.headers,
             &*parcel.body,
             outcome.map(Outcome::as_str),
+            version,
         )
         .execute(&mut *sql)
         .await?;
+        if kept.rows_affected() == 0 {
+            return Err(Error::conflict(ACCOUNT_CHANGED, "The account was changed."));
+        }
         Ok(sql.commit().await?)
     }
 }

@@ -1,7 +1,7 @@
 //! Asking a provider what it knows: Xendit for its list of what it has moved, page by page; Midtrans, which has none, for each
 //! payment of the span. A step asks for little, and what it has heard is kept with how far it has come.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sqlx::PgConnection;
 use tillwire_channels::{MerchantId, PaymentId};
@@ -24,6 +24,8 @@ use crate::payments::desk::known;
 const MARGIN: time::Duration = time::Duration::hours(1);
 /// How many payments are asked for in one step.
 const ASKED: i64 = 10;
+/// How long one step may ask: its last call may take as long again, and the run's lease is longer than both.
+const ASKING_MAX: Duration = Duration::from_secs(20);
 /// How long a provider is left alone that does not say for how long.
 const PAUSE: Duration = Duration::from_secs(10);
 
@@ -106,8 +108,11 @@ impl Asking<'_> {
     /// How some payments stand. Of what the provider has never heard of it tells nothing.
     pub async fn statuses(&self, payments: &[Attempt]) -> std::result::Result<Heard, Refused> {
         let connector = self.account.credentials.connector();
-        let mut heard = Heard::default();
+        let (mut heard, began) = (Heard::default(), Instant::now());
         for attempt in payments {
+            if began.elapsed() >= ASKING_MAX {
+                break;
+            }
             let request = known(attempt).ok().and_then(|known| connector.status(&known).ok());
             if let Some(request) = request {
                 match self.carry(&request).await {
@@ -153,13 +158,23 @@ fn pause_after(refusal: &Refusal) -> std::result::Result<Duration, Refused> {
     }
 }
 
-/// Payments of the span that the provider may know of, behind one of them.
+/// Payments that the provider may know of, behind one of them: those of the span, and those of which something differs, which would
+/// else never be known to be right.
 pub async fn to_ask(sql: &mut PgConnection, held: &Held, behind: Uuid) -> Result<Vec<Attempt>> {
     let ids = sqlx::query_scalar!(
-        "select payment_id from payment_attempts
-         where merchant_id = $1 and account_id = $2 and called_at is not null and payment_id > $3
-           and (created_at >= $4 and created_at < $5 or paid_at >= $4 and paid_at < $5)
-         order by payment_id limit $6",
+        r#"select payment_id as "payment!"
+           from ((select payment_id from payment_attempts
+                  where merchant_id = $1 and account_id = $2 and called_at is not null and payment_id > $3
+                    and (created_at >= $4 and created_at < $5 or paid_at >= $4 and paid_at < $5)
+                  order by payment_id limit $6)
+                 union
+                 (select differs.payment_id from payment_differences differs
+                  join payment_attempts attempt
+                    on attempt.merchant_id = differs.merchant_id and attempt.payment_id = differs.payment_id
+                  where differs.merchant_id = $1 and differs.account_id = $2 and differs.closed_at is null
+                    and differs.payment_id > $3 and attempt.called_at is not null
+                  order by differs.payment_id limit $6)) known
+           order by 1 limit $6"#,
         held.merchant.0,
         held.account,
         behind,

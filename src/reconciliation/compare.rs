@@ -268,14 +268,28 @@ impl<'a> Pair<'a> {
 
     /// Where the money is by what was told; none if nothing was.
     fn standing(&self) -> Option<Money> {
-        let told = self.rows.iter().filter_map(|row| Some((row.kind, row.state?, row.amount_minor)));
-        let is_back = told.clone().any(|(kind, state, _)| kind != RowKind::Refund && money(state) == Money::Back);
-        let refunded: i64 = told.filter(|(kind, ..)| *kind == RowKind::Refund).map(|(.., amount)| amount).sum();
-        if is_back || refunded >= self.ours.amount_minor {
+        let mut told = self.rows.iter().filter_map(|row| Some((row.kind, row.state?)));
+        let is_back = told.any(|(kind, state)| kind != RowKind::Refund && money(state) == Money::Back);
+        if is_back || self.refunded() >= self.ours.amount_minor {
             return Some(Money::Back);
         }
         self.payments().next()?;
         Some(if self.with_money().next().is_some() { Money::Here } else { Money::None })
+    }
+
+    /// How much was given back, by the source that tells of the most: several tell of the same. In files a refund may be one line
+    /// before it is settled, and another after that.
+    fn refunded(&self) -> i64 {
+        let mut of: BTreeMap<(Source, Option<&str>, i64), [i64; 2]> = BTreeMap::new();
+        for row in self.rows.iter().filter(|row| row.kind == RowKind::Refund && row.state.is_some()) {
+            let sums = of.entry((row.source, row.there.as_deref(), row.amount_minor)).or_default();
+            sums[usize::from(row.settled == Some(true))] += row.amount_minor;
+        }
+        let mut told: BTreeMap<Source, i64> = BTreeMap::new();
+        for ((source, ..), [before, after]) in of {
+            *told.entry(source).or_default() += before.max(after);
+        }
+        told.into_values().max().unwrap_or(0)
     }
 
     fn differs(&self, theirs: Money) -> bool {
@@ -318,7 +332,9 @@ impl<'a> Pair<'a> {
         let told = || self.with_money().filter(|row| row.settled == Some(false));
         let named = told().filter_map(|row| row.settles_at).max().map(|at| at + SETTLE_GRACE);
         let due = named.or(self.ours.settle_by)?;
-        let is_known = told().next().is_some() || self.view.files_until.is_some_and(|until| until >= due);
+        // What was told before that day says nothing of it.
+        let is_known = told().any(|row| self.view.at <= due || row.told_at >= due)
+            || self.view.files_until.is_some_and(|until| until >= due);
         is_known.then_some(self.view.at > due)
     }
 }

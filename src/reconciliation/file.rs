@@ -177,7 +177,9 @@ fn line(columns: &HashMap<Column, usize>, record: &ByteRecord) -> std::result::R
     let money = |column, called| {
         let Some(text) = field(column, called)? else { return Ok(None) };
         let (is_less, digits) = text.strip_prefix('-').map_or((false, text), |rest| (true, rest));
-        let amount = amount::parse(digits).map_err(|_| {
+        // By many a program `48.000` is 48 thousand.
+        let is_clear = digits.split_once('.').is_none_or(|(_, fraction)| fraction.len() <= 2);
+        let amount = amount::parse(digits).ok().filter(|_| is_clear).ok_or_else(|| {
             (called, format!("`{called}` is no amount in whole rupiah, such as 48500 or 48500.00: `{}`.", cut(text)))
         })?;
         Ok(Some(if is_less { -amount } else { amount }))
@@ -361,6 +363,8 @@ INV-2,,Refund,-8500,0,-8500,2026-01-16,IDR
         for (line, pointer, words) in [
             ("INV-1,2026-01-16,5.50,1", "/3/amount", "`5.50`"),
             ("INV-1,2026-01-16,\"48,500\",1", "/3/amount", "whole rupiah"),
+            ("INV-1,2026-01-16,48.000,1", "/3/amount", "`48.000`"),
+            ("INV-1,2026-01-16,5,1.000", "/3/fee", "`1.000`"),
             ("INV-1,2026-01-16,,1", "/3/amount", "there is no `amount`"),
             ("INV-1,2026-01-16,-5,1", "/3/amount", "less than nothing"),
             ("INV-1,2026-01-16,5,Rp 1", "/3/fee", "`fee`"),

@@ -6,9 +6,9 @@ use uuid::Uuid;
 
 use super::compare::{Ours, Source, Theirs};
 use super::runs::Held;
-use crate::commerce::payments::{Attempt, State};
+use crate::commerce::payments::{Attempt, State, refunds};
 use crate::connectors::payment::Id;
-use crate::connectors::report::{Report, Row, RowKind};
+use crate::connectors::report::{RefundState, Report, Row, RowKind};
 use crate::error::Result;
 
 /// How many payments are compared at once.
@@ -17,8 +17,8 @@ pub const CHUNK: i64 = 200;
 pub const STRANGERS_MAX: i64 = 10_000;
 /// How many rows are forgotten in one statement.
 const CLEARED: i64 = 5_000;
-/// The longest names that are kept, in characters.
-const NAME_CHARS_MAX: usize = 60;
+/// The longest names that are kept, in bytes.
+const NAME_BYTES_MAX: usize = 100;
 /// How long before a run began somebody must have paid for the provider to know it for sure.
 const TOLD_LATE: time::Duration = time::Duration::minutes(5);
 /// For how long payouts are waited for.
@@ -67,11 +67,14 @@ impl Told {
 
     /// How a payment stands, by an answer or a notification; none if that says no amount.
     pub fn of_report(source: Source, id: String, report: Report) -> Option<Self> {
+        // A refund that no bank has confirmed gives nothing back yet, here as there.
+        let are_done = report.refunds.iter().all(|it| it.state == RefundState::Succeeded);
+        let state = if are_done { report.state } else { report.state.map(refunds::state::behind) };
         Some(Self {
             source,
             id,
             kind: RowKind::Payment,
-            state: report.state,
+            state,
             request: text(report.ids.request.as_ref()),
             there: text(report.ids.payment.as_ref()),
             reference: report.reference,
@@ -79,7 +82,7 @@ impl Told {
             amount_minor: report.captured_minor.or(report.amount_minor)?,
             fee_minor: report.fee_minor,
             // That it is not is not said.
-            settled: (report.state == Some(State::Settled)).then_some(true),
+            settled: (state == Some(State::Settled)).then_some(true),
             settles_at: None,
         })
     }
@@ -123,7 +126,14 @@ fn kind_of(text: &str) -> RowKind {
 
 /// A name that is too long is cut: it is no name of ours.
 fn cut(text: &str) -> String {
-    text.chars().filter(|it| !it.is_control()).take(NAME_CHARS_MAX).collect()
+    let mut kept: String = text.chars().filter(|it| !it.is_control()).collect();
+    kept.truncate(kept.floor_char_boundary(NAME_BYTES_MAX));
+    kept
+}
+
+/// Notifications say what they like: a currency has three letters.
+fn currency(text: &str) -> String {
+    text.chars().filter(char::is_ascii_alphanumeric).take(3).collect()
 }
 
 /// Keeps what was told, each thing once, with the payment that it is of.
@@ -136,7 +146,7 @@ pub async fn keep(sql: &mut PgConnection, held: &Held, told: &[Told]) -> Result<
     let ours: Vec<Option<Uuid>> = references.iter().map(|it| Uuid::try_parse(it.as_deref()?).ok()).collect();
     let requests: Vec<Option<String>> = told.iter().map(|it| it.request.clone()).collect();
     let theres: Vec<Option<String>> = told.iter().map(|it| it.there.clone()).collect();
-    let currencies: Vec<String> = told.iter().map(|it| it.currency.chars().take(3).collect()).collect();
+    let currencies: Vec<String> = told.iter().map(|it| currency(&it.currency)).collect();
     let amounts: Vec<i64> = told.iter().map(|it| it.amount_minor).collect();
     let fees: Vec<Option<i64>> = told.iter().map(|it| it.fee_minor).collect();
     let settled: Vec<Option<bool>> = told.iter().map(|it| it.settled).collect();
@@ -195,8 +205,8 @@ pub struct Chunk {
 }
 
 /// The next ones behind a payment: those of the span, those of which something was told, and those of which something is wrong or
-/// still to come. A list that `may_lack` some of what it has is no proof that anything is missing.
-pub async fn chunk(sql: &mut PgConnection, held: &Held, behind: Uuid, may_lack: bool) -> Result<Chunk> {
+/// still to come. Whether its provider `lists` what it has, or is asked for each, says what it must have told of.
+pub async fn chunk(sql: &mut PgConnection, held: &Held, behind: Uuid, lists: bool) -> Result<Chunk> {
     let ids = sqlx::query_scalar!(
         r#"select distinct payment_id as "payment!"
            from ((select payment_id from payment_attempts
@@ -237,15 +247,15 @@ pub async fn chunk(sql: &mut PgConnection, held: &Held, behind: Uuid, may_lack: 
     if ids.is_empty() {
         return Ok(Chunk::default());
     }
-    let ours = ours(sql, held, &ids, may_lack).await?;
+    let ours = ours(sql, held, &ids, lists).await?;
     let theirs = of_payments(sql, held, &ids).await?;
     Ok(Chunk { ids, ours, theirs })
 }
 
-async fn ours(sql: &mut PgConnection, held: &Held, ids: &[Uuid], may_lack: bool) -> Result<Vec<Ours>> {
+async fn ours(sql: &mut PgConnection, held: &Held, ids: &[Uuid], lists: bool) -> Result<Vec<Ours>> {
     let rows = sqlx::query!(
         r#"select payment_id, method, coalesce(capture_minor, amount_minor) as "amount_minor!", currency, state, changed_at,
-                  fee_minor, paid_at, called_at
+                  fee_minor, created_at, paid_at, called_at
          from payment_attempts where merchant_id = $1 and account_id = $2 and payment_id = any($3)"#,
         held.merchant.0,
         held.account,
@@ -254,6 +264,8 @@ async fn ours(sql: &mut PgConnection, held: &Held, ids: &[Uuid], may_lack: bool)
     .fetch_all(sql)
     .await?;
     let certain_until = held.until.min(held.begun_at - TOLD_LATE);
+    // Of which payment a row of a list was that could not be read, nobody knows.
+    let may_lack = lists && held.unreadable > 0;
     rows.into_iter()
         .map(|row| {
             let state = State::of(&row.state).ok_or_else(|| anyhow::anyhow!("an unknown state: {}", row.state))?;
@@ -266,8 +278,10 @@ async fn ours(sql: &mut PgConnection, held: &Held, ids: &[Uuid], may_lack: bool)
                 state,
                 changed_at: row.changed_at,
                 fee_minor: row.fee_minor,
+                // One that was begun earlier may be paid earlier than we found it, and a list has it there.
                 expected: !may_lack
                     && row.called_at.is_some()
+                    && (!lists || row.created_at >= held.from)
                     && row.paid_at.is_some_and(|at| (held.from..certain_until).contains(&at)),
                 settle_by: row.paid_at.map(|at| at + takes),
             })
@@ -341,21 +355,24 @@ async fn of_payments(sql: &mut PgConnection, held: &Held, ids: &[Uuid]) -> Resul
     Ok(rows.into_iter().map(Theirs::from).collect())
 }
 
-/// What was told of no payment of ours, the first so many, and how much there is.
+/// What was told of no payment of ours, the first so many. Files come last: they may be long, and come again in the next run.
 pub async fn strangers(sql: &mut PgConnection, held: &Held) -> Result<Vec<Theirs>> {
     let rows = sqlx::query_as!(
         Kept,
-        r#"select source as "source!", row_id as "id!", payment_id, kind as "kind!", state, reference, payment_there,
-                  currency as "currency!", amount_minor as "amount_minor!", fee_minor, null::bigint as net_minor, settled,
-                  settles_at, told_at as "told_at!"
-           from reconciliation_rows
-           where merchant_id = $1 and run_id = $2 and payment_id is null and kind = 'payment' and state is not null
-           union all
-           select 'file', encode(line_id, 'hex'), payment_id, kind, case when settled then 'settled' else 'paid' end,
-                  reference, payment_there, currency, amount_minor, fee_minor, net_minor, settled, null, imported_at
-           from settlement_lines
-           where merchant_id = $1 and account_id = $3 and payment_id is null and kind = 'payment' and compared_by is null
-           order by 1, 2 limit $4"#,
+        r#"select source as "source!", id as "id!", payment_id, kind as "kind!", state, reference, payment_there,
+                  currency as "currency!", amount_minor as "amount_minor!", fee_minor, net_minor, settled, settles_at,
+                  told_at as "told_at!"
+           from (select source, row_id as id, payment_id, kind, state, reference, payment_there, currency, amount_minor,
+                        fee_minor, null::bigint as net_minor, settled, settles_at, told_at
+                 from reconciliation_rows
+                 where merchant_id = $1 and run_id = $2 and payment_id is null and kind = 'payment' and state is not null
+                 union all
+                 select 'file', encode(line_id, 'hex'), payment_id, kind, case when settled then 'settled' else 'paid' end,
+                        reference, payment_there, currency, amount_minor, fee_minor, net_minor, settled, null, imported_at
+                 from settlement_lines
+                 where merchant_id = $1 and account_id = $3 and payment_id is null and kind = 'payment'
+                   and compared_by is null) told
+           order by source = 'file', source, id limit $4"#,
         held.merchant.0,
         held.run,
         held.account,
@@ -366,12 +383,11 @@ pub async fn strangers(sql: &mut PgConnection, held: &Held) -> Result<Vec<Theirs
     Ok(rows.into_iter().map(Theirs::from).collect())
 }
 
-/// Notes that lines were compared: those of these payments, or those that are of none.
-pub async fn compared(sql: &mut PgConnection, held: &Held, ids: Option<&[Uuid]>) -> Result<()> {
+/// Notes that the lines of these payments were compared.
+pub async fn compared(sql: &mut PgConnection, held: &Held, ids: &[Uuid]) -> Result<()> {
     sqlx::query!(
         "update settlement_lines set compared_by = $3
-         where merchant_id = $1 and account_id = $2 and compared_by is null
-           and case when $4::uuid[] is null then payment_id is null else payment_id = any($4) end",
+         where merchant_id = $1 and account_id = $2 and compared_by is null and payment_id = any($4)",
         held.merchant.0,
         held.account,
         held.run,
@@ -382,10 +398,27 @@ pub async fn compared(sql: &mut PgConnection, held: &Held, ids: Option<&[Uuid]>)
     Ok(())
 }
 
-/// How far files reach that tell of payouts.
+/// Notes that these lines, which are of no payment, were compared.
+pub async fn lines_compared(sql: &mut PgConnection, held: &Held, lines: &[String]) -> Result<()> {
+    sqlx::query!(
+        "update settlement_lines set compared_by = $3
+         where merchant_id = $1 and account_id = $2 and compared_by is null
+           and line_id in (select decode(id, 'hex') from unnest($4::text[]) told (id))",
+        held.merchant.0,
+        held.account,
+        held.run,
+        lines,
+    )
+    .execute(sql)
+    .await?;
+    Ok(())
+}
+
+/// How far files reach that tell of payouts. A payout that is later than its file is a slip, and reaches nowhere.
 pub async fn files_until(sql: &mut PgConnection, held: &Held) -> Result<Option<Moment>> {
     let until = sqlx::query_scalar!(
-        "select max(settled_at) from settlement_lines where merchant_id = $1 and account_id = $2",
+        "select max(settled_at) from settlement_lines
+         where merchant_id = $1 and account_id = $2 and settled and settled_at <= imported_at",
         held.merchant.0,
         held.account,
     )
@@ -406,4 +439,35 @@ pub async fn clear(sql: &mut PgConnection, held: &Held) -> Result<bool> {
     .execute(sql)
     .await?;
     Ok(gone.rows_affected() > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::connectors::report::RefundReport;
+
+    #[test]
+    fn whatever_a_notification_says_fits_the_table() {
+        assert_eq!((currency("IDR").as_str(), currency("\u{20ac}\u{20ac}\u{20ac}").as_str()), ("IDR", ""));
+        assert_eq!(currency("i\u{20ac}d r!upiah"), "idr");
+        assert_eq!(cut("INV-\u{7}1"), "INV-1");
+        assert_eq!(cut(&"\u{20ac}".repeat(60)), "\u{20ac}".repeat(NAME_BYTES_MAX / 3));
+        assert_eq!(cut(&"x".repeat(300)).len(), NAME_BYTES_MAX);
+    }
+
+    #[test]
+    fn a_refund_that_no_bank_has_confirmed_has_given_nothing_back() {
+        let stands = |said, refunds: &[RefundState]| {
+            let refund = |state| RefundReport { key: None, id: None, amount_minor: Some(1), state, failure: None };
+            let refunds = refunds.iter().copied().map(refund).collect();
+            let report = Report { state: Some(said), amount_minor: Some(1), refunds, ..Report::default() };
+            Told::of_report(Source::Provider, "x".to_owned(), report).unwrap().state
+        };
+        assert_eq!(stands(State::Refunded, &[RefundState::Pending]), Some(State::Paid));
+        let both = [RefundState::Succeeded, RefundState::Pending];
+        assert_eq!(stands(State::Refunded, &both), Some(State::Paid));
+        assert_eq!(stands(State::Refunded, &[RefundState::Succeeded]), Some(State::Refunded));
+        assert_eq!(stands(State::Refunded, &[]), Some(State::Refunded));
+        assert_eq!(stands(State::ChargedBack, &[RefundState::Pending]), Some(State::ChargedBack));
+    }
 }

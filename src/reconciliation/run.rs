@@ -26,7 +26,7 @@ use crate::payments::Desk;
 const TURN_MAX: Duration = Duration::from_secs(20);
 /// How long after an error a run is gone on with.
 const AGAIN_AFTER: Duration = Duration::from_secs(10);
-/// How long a provider may be silent before its run is given up.
+/// How long a provider may be silent, or a step may fail, before its run is given up.
 const SILENT_MAX: time::Duration = time::Duration::hours(24);
 /// How much a provider may tell in one run.
 const TOLD_MAX: i64 = 500_000;
@@ -68,6 +68,13 @@ impl Reconciler {
                 Ok(Then::Waits(pause)) => return held.leave(app, pause).await,
                 Ok(Then::Ended) => return Ok(()),
                 Err(error) => {
+                    if held.phase != Phase::Clearing && Moment::now_utc() - held.begun_at > SILENT_MAX {
+                        let why = "It could not be gone on with for a day.".to_owned();
+                        if self.fail(&mut held, why).await.is_ok() {
+                            warn!(%run, "A comparison of payments is given up: {:#}", error.into_anyhow());
+                            continue;
+                        }
+                    }
                     held.leave(app, AGAIN_AFTER).await?;
                     return Err(error);
                 }
@@ -186,7 +193,7 @@ impl Reconciler {
                 (ids, compared) = chunk(&mut sql, held).await?;
             }
             differences::keep(&mut sql, held, &compared).await?;
-            rows::compared(&mut sql, held, Some(&ids)).await?;
+            rows::compared(&mut sql, held, &ids).await?;
             progress.compared = ids.len();
             progress.phase = ids.is_empty().then_some(Phase::Strangers);
         }
@@ -240,12 +247,16 @@ impl Reconciler {
 
     async fn strangers(&self, held: &mut Held) -> Result<Then> {
         let mut sql = held.begin(&self.desk.journal.pools.app).await?;
-        let told = rows::strangers(&mut sql, held).await?;
+        let provider = kept::get(&mut sql, held.merchant, held.account).await?.provider;
+        let mut told = rows::strangers(&mut sql, held).await?;
+        let is_all = told.len() < usize::try_from(rows::STRANGERS_MAX)?;
+        let lines: Vec<String> = told.iter().filter(|it| it.source == Source::File).map(|it| it.id.clone()).collect();
+        // A list has them all, and its report names them otherwise: each would be there twice.
+        told.retain(|it| it.source != Source::File || provider != Provider::Xendit);
         let view = View { at: Moment::now_utc(), files_until: None, whole: false };
         differences::keep(&mut sql, held, &compare(&[], &told, view)).await?;
-        if told.len() < usize::try_from(rows::STRANGERS_MAX)? {
-            rows::compared(&mut sql, held, None).await?;
-        } else {
+        rows::lines_compared(&mut sql, held, &lines).await?;
+        if !is_all {
             warn!(run = %held.run, "More was told of no payment of ours than is looked at in one run");
         }
         held.commit(sql, Progress { phase: Some(Phase::Clearing), ..Progress::default() }).await?;
@@ -290,9 +301,7 @@ impl Reconciler {
 /// The next payments, and what comes of comparing them.
 async fn chunk(sql: &mut PgConnection, held: &Held) -> Result<(Vec<Uuid>, Compared)> {
     let provider = kept::get(sql, held.merchant, held.account).await?.provider;
-    // Of which payment a row of a list was that could not be read, nobody knows.
-    let may_lack = provider == Provider::Xendit && held.unreadable > 0;
-    let chunk = rows::chunk(sql, held, behind(held), may_lack).await?;
+    let chunk = rows::chunk(sql, held, behind(held), provider == Provider::Xendit).await?;
     let files_until = rows::files_until(sql, held).await?;
     let view = View { at: Moment::now_utc(), files_until, whole: provider == Provider::Midtrans };
     Ok((chunk.ids, compare(&chunk.ours, &chunk.theirs, view)))

@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use secrecy::{ExposeSecret as _, SecretString};
 use sqlx::PgPool;
-use tillwire_channels::MerchantId;
+use tillwire_channels::{MerchantId, PaymentId};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
@@ -29,6 +29,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 const LOOK_MAX: Duration = Duration::from_secs(10);
 /// How many runs a node goes on with at once. Each is of another account.
 const AT_ONCE_MAX: usize = 2;
+/// How long it may take of that to say how payments were found.
+const FOUND_WITHIN: Duration = Duration::from_secs(4);
 /// How many payments it is said of in one look how they were found.
 const FOUND_MAX: i32 = 100;
 /// How many connections to the database this takes: one for each run, and one for all else.
@@ -103,16 +105,26 @@ impl Reconciling {
         _ = tokio::time::timeout(FINISH_MAX, finishing).await;
     }
 
-    /// All that is done at each look; and which runs are to go on.
+    /// All that is done at each look; and which runs are to go on. One row that is locked or wrong stops nothing but itself.
     async fn look(&self, room: usize) -> Result<Vec<(MerchantId, Uuid)>> {
-        self.desk.pulse.write(&self.app).await?;
-        for (merchant, payment) in found::due(&self.app, FOUND_MAX).await? {
-            let judged = self.desk.journal.act(merchant, move |tx| found::judge(tx, payment).boxed()).await?;
-            if let Some((provider, was_told)) = judged {
-                found::count(provider, if was_told { "notice" } else { "poll" });
-            }
+        if let Err(error) = self.desk.pulse.write(&self.app).await {
+            debug!("How well accounts are heard is written later: {error:?}");
+        }
+        let found = found::due(&self.app, FOUND_MAX).await?;
+        if tokio::time::timeout(FOUND_WITHIN, self.judge(found)).await.is_err() {
+            debug!("How payments were found is said later");
         }
         if room == 0 { Ok(Vec::new()) } else { runs::due(&self.app, i32::try_from(room)?).await }
+    }
+
+    async fn judge(&self, found: Vec<(MerchantId, PaymentId)>) {
+        for (merchant, payment) in found {
+            match self.desk.journal.act(merchant, move |tx| found::judge(tx, payment).boxed()).await {
+                Ok(Some((provider, was_told))) => found::count(provider, if was_told { "notice" } else { "poll" }),
+                Ok(None) => {}
+                Err(error) => debug!(%payment, "How a payment was found is said later: {error:?}"),
+            }
+        }
     }
 }
 

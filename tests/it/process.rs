@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 use tillwire::http;
@@ -54,6 +54,26 @@ impl HalfSent {
         let (first, rest) = body.split_at(body.len() / 2);
         stream.write_all(format!("{head}{first}").as_bytes()).await.expect("half a request");
         Self { stream, rest: rest.as_bytes().to_vec() }
+    }
+
+    /// What a stranger sends to the one door that no token opens.
+    async fn notice(till: &Till) -> Self {
+        let head = format!(
+            "POST /v1/providers/{}/{}/webhook HTTP/1.1\r\nhost: tillwire\r\ncontent-type: application/json\r\n\
+             content-length: 1000\r\n\r\n{{",
+            till.merchant,
+            Uuid::new_v4(),
+        );
+        let mut stream = TcpStream::connect(till.address).await.expect("the hub listens");
+        stream.write_all(head.as_bytes()).await.expect("half a request");
+        Self { stream, rest: Vec::new() }
+    }
+
+    /// The status line that is answered although the rest does not come.
+    async fn status(mut self) -> String {
+        let mut line = [0; 12];
+        self.stream.read_exact(&mut line).await.expect("an answer");
+        String::from_utf8_lossy(&line).into_owned()
     }
 
     /// Sends the rest, and answers the status line.
@@ -269,6 +289,28 @@ async fn g8_more_requests_than_it_can_hold_are_told_to_come_back() {
         till.sell_at_last(&key(n)).await;
     }
     assert_eq!(till.on_hand().await, format!("{}.000", 2_000 - sales));
+}
+
+#[tokio::test]
+async fn g8_strangers_who_notify_slowly_hold_up_no_till() {
+    let (_database, env, signer) = site().await;
+    let hub = TillwireProcess::start(&["serve"], &env).await;
+    let till = Till::open(hub.public, &signer, 10).await;
+    let began = Instant::now();
+    let mut held = Vec::new();
+    for _ in 0..http::REQUESTS_MAX + 64 {
+        held.push(HalfSent::notice(&till).await);
+    }
+    // What they hold is not the tills', and they do not hold it for long.
+    till.sell("while-they-are-there").await.unwrap().created();
+    till.get("/v1/outlets").await.ok();
+    for status in futures_util::future::join_all(held.into_iter().map(HalfSent::status)).await {
+        assert_eq!(status, "HTTP/1.1 503");
+    }
+    assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
+    // The door is open again. Nobody has such an account.
+    let path = format!("/v1/providers/{}/{}/webhook", till.merchant, Uuid::new_v4());
+    till.post("none", &path, &json!({})).await.unwrap().refused(404, "not_found");
 }
 
 #[tokio::test]

@@ -232,8 +232,9 @@ pub fn of_refund(fields: &Fields<'_>) -> Result<Report, NotMoneyIn> {
 /// A page of what was moved.
 pub fn page(keys: &XenditKeys, answer: &Answer) -> Result<Page, Refusal> {
     let fields = accepted(keys, &Asked::Settlements, answer)?;
-    if !fields.has("data") {
-        return Err(Refusal::new(Again::Unknown, Code::Unreadable, answer.status.to_string()));
+    let unreadable = || Refusal::new(Again::Unknown, Code::Unreadable, answer.status.to_string());
+    if !fields.is_list("data") {
+        return Err(unreadable());
     }
     let mut page = Page::default();
     let mut last = None;
@@ -245,7 +246,8 @@ pub fn page(keys: &XenditKeys, answer: &Answer) -> Result<Page, Refusal> {
         }
         last = id;
     }
-    page.next = last.filter(|_| fields.flag("has_more"));
+    // Half a list is not taken for all of it.
+    page.next = if fields.flag("has_more") { Some(last.ok_or_else(unreadable)?) } else { None };
     Ok(page)
 }
 
@@ -270,8 +272,10 @@ fn row_of(row: &Fields<'_>) -> Option<Row> {
     };
     let request = row.object("product_data").and_then(|data| Id::parse(&data.text("payment_request_id")?));
     let fee = row.object("fee").and_then(|fee| {
-        let part = |name| fee.amount(name).ok().map(Option::unwrap_or_default);
-        Some(part("xendit_fee")? + part("value_added_tax")?)
+        // One that is not known yet is no fee of nothing.
+        let is_known = fee.word("status").is_none_or(|status| status == "completed");
+        let (own, tax) = (fee.amount("xendit_fee").ok()??, fee.amount("value_added_tax").ok()?);
+        is_known.then(|| own + tax.unwrap_or_default())
     });
     Some(Row {
         id: row.text("id")?,
@@ -289,4 +293,55 @@ fn row_of(row: &Fields<'_>) -> Option<Row> {
 
 pub fn moment(fields: &Fields<'_>, name: &str) -> Option<Moment> {
     Some(Moment::parse(&fields.text(name)?, &Rfc3339).ok()?.to_offset(UtcOffset::UTC))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn read_page(body: &Value) -> Result<Page, Refusal> {
+        let keys = XenditKeys {
+            secret_key: "xnd_development_a".into(),
+            callback_tokens: Vec::new(),
+            business_id: "b".to_owned(),
+        };
+        let headers = reqwest::header::HeaderMap::new();
+        page(&keys, &Answer { status: 200, headers, body: body.to_string().into_bytes(), at: Moment::UNIX_EPOCH })
+    }
+
+    fn a_row(fee: Value) -> Value {
+        json!({ "id": "txn_1", "type": "PAYMENT", "status": "SUCCESS", "currency": "IDR", "amount": 48_500, "fee": fee })
+    }
+
+    #[test]
+    fn half_a_list_is_not_taken_for_all_of_it() {
+        let row = a_row(Value::Null);
+        for body in [
+            json!({ "has_more": false }),
+            json!({ "data": null, "has_more": false }),
+            json!({ "data": {}, "has_more": false }),
+            json!({ "data": [], "has_more": true }),
+            json!({ "data": [row, { "type": "PAYMENT" }], "has_more": true }),
+        ] {
+            assert_eq!(read_page(&body).unwrap_err().code, Code::Unreadable, "{body}");
+        }
+        let next = |body| read_page(&body).unwrap().next;
+        assert_eq!(next(json!({ "data": [row], "has_more": true })).as_deref(), Some("txn_1"));
+        assert_eq!(next(json!({ "data": [row], "has_more": false })), None);
+        assert_eq!(next(json!({ "data": [], "has_more": false })), None);
+    }
+
+    #[test]
+    fn a_fee_is_one_once_it_is_known() {
+        let fee = |fee| read_page(&json!({ "data": [a_row(fee)], "has_more": false })).unwrap().rows[0].fee_minor;
+        assert_eq!(fee(json!({ "xendit_fee": 320, "value_added_tax": 35, "status": "COMPLETED" })), Some(355));
+        assert_eq!(fee(json!({ "xendit_fee": 320, "value_added_tax": 35 })), Some(355));
+        assert_eq!(fee(json!({ "xendit_fee": 0 })), Some(0));
+        assert_eq!(fee(json!({ "xendit_fee": 320, "value_added_tax": 35, "status": "PENDING" })), None);
+        assert_eq!(fee(json!({ "value_added_tax": 35 })), None);
+        assert_eq!(fee(json!({ "xendit_fee": null })), None);
+        assert_eq!(fee(json!({})), None);
+    }
 }

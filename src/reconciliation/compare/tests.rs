@@ -186,9 +186,45 @@ fn a_payout_is_late_only_where_somebody_would_have_told_of_it() {
     assert_eq!(classes(&one, std::slice::from_ref(&silent), files(*NOW)), [Class::UnsettledOverdue]);
     assert_eq!(classes(&one, std::slice::from_ref(&silent), files(*NOW - 2 * DAY)), []);
     assert_eq!(classes(&one, &[silent, line(&one)], files(*NOW)), [], "it is in one");
+    // That it was not paid out when nobody was late yet is no word on today.
+    let early = Theirs { source: Source::File, told_at: *NOW - 2 * DAY, ..open.clone() };
+    assert_eq!(classes(&one, std::slice::from_ref(&early), view()), []);
+    assert_eq!(classes(&one, &[early], files(*NOW)), [Class::UnsettledOverdue]);
     for state in [State::Settled, State::Refunded, State::Expired, State::PaidLate] {
         let one = Ours { state, expected: false, ..one.clone() };
         assert!(!classes(&one, &[], files(*NOW)).contains(&Class::UnsettledOverdue), "{state}");
+    }
+}
+
+#[test]
+fn a_refund_counts_once_whoever_tells_of_it() {
+    let half = Ours { state: State::PartiallyRefunded, ..ours(PaymentId::new()) };
+    let refund = Theirs {
+        id: "rf".to_owned(),
+        kind: RowKind::Refund,
+        state: Some(State::PartiallyRefunded),
+        there: Some("rfd-1".to_owned()),
+        amount_minor: half.amount_minor / 2,
+        fee_minor: None,
+        settled: None,
+        ..theirs(&half)
+    };
+    let by_file = |id: &str, settled| Theirs {
+        source: Source::File,
+        id: id.to_owned(),
+        there: Some("txn_rf".to_owned()),
+        settled: Some(settled),
+        ..refund.clone()
+    };
+    let rows = vec![theirs(&half), refund.clone(), by_file("before", false), by_file("after", true)];
+    assert_eq!(classes(&half, &rows, view()), []);
+    // Two of the same amount are two, and with them all of it went back.
+    for two in [
+        [refund.clone(), Theirs { id: "rf 2".to_owned(), there: Some("rfd-2".to_owned()), ..refund.clone() }],
+        [by_file("one", true), by_file("other", true)],
+    ] {
+        let rows = [vec![theirs(&half)], two.to_vec()].concat();
+        assert_eq!(classes(&half, &rows, view()), [Class::StatusMismatch], "{rows:?}");
     }
 }
 

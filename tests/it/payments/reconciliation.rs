@@ -403,6 +403,34 @@ async fn a_provider_that_is_away_is_waited_for_and_one_that_refuses_is_told() {
 }
 
 #[tokio::test]
+async fn a_run_that_nobody_can_go_on_with_is_given_up_after_a_day_and_told() {
+    let market = Market::opens().await;
+    let shop = market.shop("Toko Roti").await;
+    let xendit = account(&shop, "xendit").await;
+    let database = &market.hub.database;
+    // Its keys do not open any more.
+    database
+        .psql(&format!("update provider_accounts set sealed = substr(sealed, 1, 40) where account_id = '{xendit}'"))
+        .await;
+    let run = begins(&shop, &xendit, DAY).await.created();
+    let is_left =
+        "select count(*) from reconciliations where next_at > begun_at + interval '5 seconds' and lease is null";
+    until(async || (database.psql(is_left).await.trim() == "1").then_some(())).await;
+    assert_eq!(shop.get(&format!("/v1/reconciliations/{}", id(&run))).await.ok()["state"], "running");
+    assert!(alerts(&shop, "reconciliation_failed").await.is_empty(), "it is tried again");
+    database.psql("update reconciliations set begun_at = begun_at - interval '25 hours', next_at = now()").await;
+    let run = ends(&shop, &run).await;
+    assert_eq!(
+        (&run["state"], &run["error"]),
+        (&json!("failed"), &json!("It could not be gone on with for a day.")),
+        "{run}"
+    );
+    assert_eq!(alerts(&shop, "reconciliation_failed").await.len(), 1);
+    // It stands in the way of no other.
+    begins(&shop, &xendit, 2 * DAY).await.created();
+}
+
+#[tokio::test]
 async fn each_day_every_account_is_compared_once() {
     let market = Market::opens().await;
     let shop = market.shop("Toko Roti").await;

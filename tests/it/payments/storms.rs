@@ -261,6 +261,10 @@ async fn keys_that_were_changed_are_good_at_once_and_the_old_ones_are_not() {
     let (owner, key) = (format!("Bearer {}", stall.shop.owner), PaymentId::new().to_string());
     let headers = [("authorization", owner.as_str()), ("content-type", "application/json"), ("idempotency-key", &key)];
     request(market.hub.address, "PUT", &path, &headers, body).await.expect("an answer").ok();
+    // Nor is what nothing follows from: that it was kept would be enough.
+    let nothing = json!({ "event": "report.completed", "business_id": format!("{:024x}", 0), "data": {} }).to_string();
+    let old = [("x-callback-token", stall.token.as_str())];
+    assert_eq!(market.notifies(&stall.webhooks[1], &old, &nothing).await, 401, "of the old one");
     assert_eq!(posts(&stall.token, 2).await, 401, "the old one");
     until(async || (posts("another-callback-token", 3).await == 200).then_some(())).await;
     let outcomes = "select string_agg(distinct outcome, ' ' order by outcome) from provider_inbox";
