@@ -4,6 +4,7 @@ use tillwire::identity::tokens::Bearer;
 use tillwire_channels::{RegisterId, StaffId};
 
 use super::cards::{GOOD, card, fills_in, proves, token};
+use super::refunds::time_passes;
 use super::*;
 use crate::support::caller::bearer;
 
@@ -95,6 +96,7 @@ async fn of_a_part_that_was_taken_no_more_goes_back_than_was_taken() {
         too_much.refused(409, "amount_exceeds_refundable");
         let all = shop.post(&of(&payment, "refunds"), refund(None)).await.created();
         assert_eq!(all["amount_minor"], 20_000, "{all}");
+        time_passes(&market).await;
         comes_to(&shop, &payment, "refunded").await;
         let open = sale_of(&shop, &sale).await;
         assert_eq!((&open["state"], &open["due_minor"]), (&json!("open"), &json!(48_500)), "{open}");

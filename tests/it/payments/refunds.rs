@@ -68,7 +68,7 @@ async fn refunds_of(shop: &Shop<'_>, payment: &Value) -> Vec<Value> {
 }
 
 /// The providers' clock goes on until all refunds are decided there.
-async fn time_passes(market: &Market) {
+pub(super) async fn time_passes(market: &Market) {
     market.says("clock", json!({ "advance_s": CONFIRMED })).await;
 }
 
