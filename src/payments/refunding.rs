@@ -72,9 +72,9 @@ impl Desk {
     /// The same at once, and if somebody else is at it waits until they are done.
     pub async fn attend_refund_to_end(&self, merchant: MerchantId, refund: RefundId, mut at_once: bool) -> Result<()> {
         let started = Instant::now();
-        while started.elapsed() < WATCH_MAX {
-            let is_held = held::is_held(&self.journal.pools.app, merchant, refund).await?;
-            if self.attend_refund(merchant, refund, at_once).await? || !is_held {
+        while started.elapsed() < WATCH_MAX && !self.vault.keys().is_empty() {
+            let is_done = self.attend_refund(merchant, refund, at_once).await?;
+            if is_done || !held::is_under_way(&self.journal.pools.app, merchant, refund).await? {
                 break;
             }
             at_once = false; // Whoever was at it may have done it.

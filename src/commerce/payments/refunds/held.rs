@@ -88,18 +88,19 @@ pub async fn take(app: &PgPool, merchant: MerchantId, refund: RefundId, at_once:
     Ok(Some(Held { merchant, refund, attempt, todo, is_stuck, called_for, lease }))
 }
 
-/// Whether somebody attends to a refund.
-pub async fn is_held(app: &PgPool, merchant: MerchantId, refund: RefundId) -> Result<bool> {
+/// Whether somebody attends to a refund, or is to by now.
+pub async fn is_under_way(app: &PgPool, merchant: MerchantId, refund: RefundId) -> Result<bool> {
     let mut sql = pool::begin_of(app, merchant).await?;
-    let is_held = sqlx::query_scalar!(
+    let is_under_way = sqlx::query_scalar!(
         r#"select exists (select from refunds
-                          where merchant_id = $1 and refund_id = $2 and leased_until > clock_timestamp()) as "is_held!""#,
+                          where merchant_id = $1 and refund_id = $2
+                            and (leased_until > clock_timestamp() or next_at <= clock_timestamp())) as "is_under_way!""#,
         merchant.0,
         refund.0,
     )
     .fetch_one(&mut *sql)
     .await?;
-    Ok(is_held)
+    Ok(is_under_way)
 }
 
 impl Held {
