@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context as _, Result};
+use tokio::sync::OnceCell;
 
 /// Waits for the kernel to close our end of a pipe, however we end, and then ends every process that works in the folder.
 /// PostgreSQL is asked first to remove its shared memory, which is not in the folder.
@@ -33,16 +34,26 @@ rm -rf "$1"
 
 pub struct Run {
     pub dir: PathBuf,
-    /// The hub to measure, if it is not to be compiled.
-    pub tillwire: Option<PathBuf>,
+    /// The hub to measure, and the providers' simulators: as they were named, or as soon as they are compiled.
+    pub tillwire: OnceCell<PathBuf>,
+    pub simulators: OnceCell<PathBuf>,
     /// How many screens a second it lets in; 0 for all.
     pub handshakes_per_second: u32,
     /// INVARIANT: its standard input closes when this process ends, and not before.
     watchdog: Child,
 }
 
+/// Programs that need not be compiled.
+#[derive(Default)]
+pub struct Named<'a> {
+    pub tillwire: Option<&'a Path>,
+    pub simulators: Option<&'a Path>,
+}
+
 impl Run {
-    pub fn begin(tillwire: Option<PathBuf>, handshakes_per_second: u32) -> Result<Self> {
+    pub fn begin(named: Named<'_>, handshakes_per_second: u32) -> Result<Self> {
+        let tillwire = found(named.tillwire, "--tillwire")?;
+        let simulators = found(named.simulators, "--simulators")?;
         let name =
             format!("tillwire-loadtest-{}-{}", std::process::id(), &uuid::Uuid::new_v4().simple().to_string()[..8]);
         let dir = std::env::temp_dir().join(name);
@@ -58,7 +69,7 @@ impl Run {
             .process_group(0) // Ctrl-C is for us; the watchdog has work to do then.
             .spawn()
             .context("starting the watchdog")?;
-        Ok(Self { dir, tillwire, handshakes_per_second, watchdog })
+        Ok(Self { dir, tillwire, simulators, handshakes_per_second, watchdog })
     }
 
     /// A new folder in it.
@@ -74,6 +85,11 @@ impl Run {
         self.watchdog.wait().context("waiting for the watchdog")?;
         Ok(())
     }
+}
+
+fn found(named: Option<&Path>, option: &str) -> Result<OnceCell<PathBuf>> {
+    let path = named.map(|it| fs::canonicalize(it).with_context(|| format!("finding {} ({option})", it.display())));
+    Ok(OnceCell::new_with(path.transpose()?))
 }
 
 /// Others may pass through, but not look around: PostgreSQL is somebody else when we are root.

@@ -16,7 +16,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use tillwire_nemesis::round::{Progress, Size, play};
 use tillwire_nemesis::schedule::Tempo;
 
-use crate::run::Run;
+use crate::run::{Named, Run};
 use summary::Summary;
 
 /// A round is this long: its records have to fit into memory, and a replay into somebody's patience.
@@ -76,7 +76,7 @@ pub struct Options {
 
 /// Plays it. An error also if anything was found.
 pub async fn run(options: &Options) -> Result<()> {
-    let run = Run::begin(options.tillwire.clone(), 0)?;
+    let run = Run::begin(Named { tillwire: options.tillwire.as_deref(), simulators: None }, 0)?;
     let outcome = play_all(options, &run).await;
     if outcome.as_ref().is_ok_and(|summary| summary.findings() > 0) {
         keep_logs(&run, options)?;

@@ -22,7 +22,7 @@ use tokio::time::MissedTickBehavior;
 
 use crate::report::machine::{Machine, Versions};
 use crate::report::{Measured, Report};
-use crate::run::Run;
+use crate::run::{Named, Run};
 use crate::stamps::Stamps;
 use crate::subject::{Running, Subject};
 
@@ -206,7 +206,8 @@ impl Scenario {
 /// Runs a scenario with one subject after the other, each on fresh processes.
 pub async fn run(scenario: Scenario, options: &Options) -> Result<()> {
     let mut report = Report { machine: Machine::look(), versions: Versions::ask().await, results: Vec::new() };
-    let run = Run::begin(options.tillwire.clone(), options.handshakes_per_second)?;
+    let named = Named { tillwire: options.tillwire.as_deref(), simulators: options.simulators.as_deref() };
+    let run = Run::begin(named, options.handshakes_per_second)?;
     for _ in 0..options.runs {
         for part in scenario.parts() {
             println!("{}", part.name());

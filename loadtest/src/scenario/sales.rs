@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use tillwire::embedded::Durability;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
 
 use super::Stage;
 use super::shop::{self, Client, Opened, Sale};
@@ -83,7 +82,7 @@ async fn sell(client: &Client, sales: Vec<Sale>, length: Duration, outcome: &mut
             let mut answered = Vec::new();
             while Instant::now() < end {
                 let asked = Instant::now();
-                timeout(shop::ANSWER_MAX, sale.ring_up(&client)).await.context("no answer")??;
+                sale.ring_up(&client).await?;
                 answered.push(asked.elapsed());
             }
             anyhow::Ok(answered)

@@ -6,10 +6,12 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Bytes;
+use hyper::http::response::Parts;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use serde_json::{Value, json};
 use tillwire_channels::MerchantId;
+use tokio::time::timeout;
 use uuid::Uuid;
 
 use crate::client::order::Group;
@@ -20,8 +22,8 @@ pub const LINES: usize = 4;
 pub const PRICE_MINOR: i64 = 15_000;
 /// Sales of one register take turns at its receipt numbers.
 const REGISTERS: usize = 4;
-/// How long a till waits for an answer.
-pub const ANSWER_MAX: Duration = Duration::from_secs(30);
+/// How long is waited for an answer.
+const ANSWER_MAX: Duration = Duration::from_secs(30);
 
 pub type Client = hyper_util::client::legacy::Client<HttpConnector, Full<Bytes>>;
 
@@ -115,8 +117,7 @@ pub async fn open(base: &Base, api: SocketAddr, client: &Client) -> Result<Opene
 /// What there is, as an owner is shown it.
 pub async fn get(client: &Client, uri: &str, token: &str) -> Result<Value> {
     let request = hyper::Request::get(uri).header("authorization", format!("Bearer {token}")).body(Full::default())?;
-    let (parts, body) = client.request(request).await?.into_parts();
-    let body = body.collect().await?.to_bytes();
+    let (parts, body) = send(client, request).await?;
     ensure!(parts.status == 200, "{uri}: {} {}", parts.status, String::from_utf8_lossy(&body));
     Ok(serde_json::from_slice(&body)?)
 }
@@ -129,10 +130,18 @@ pub async fn post(client: &Client, uri: &str, token: Option<&str>, body: String)
     if let Some(token) = token {
         request = request.header("authorization", format!("Bearer {token}"));
     }
-    let response = client.request(request.body(body.into())?).await?;
-    let (parts, body) = response.into_parts();
-    let body = body.collect().await?.to_bytes();
+    let (parts, body) = send(client, request.body(body.into())?).await?;
     ensure!(parts.status == 201, "{uri}: {} {}", parts.status, String::from_utf8_lossy(&body));
     let position = parts.headers.get("tillwire-position").and_then(|it| Some(it.to_str().ok()?.to_owned()));
     Ok((position, serde_json::from_slice(&body)?))
+}
+
+/// Whoever does not answer ends the run.
+pub async fn send(client: &Client, request: hyper::Request<Full<Bytes>>) -> Result<(Parts, Bytes)> {
+    let uri = request.uri().clone();
+    let sending = async {
+        let (parts, body) = client.request(request).await?.into_parts();
+        anyhow::Ok((parts, body.collect().await?.to_bytes()))
+    };
+    timeout(ANSWER_MAX, sending).await.with_context(|| format!("{uri}: no answer within {ANSWER_MAX:?}"))?
 }

@@ -14,20 +14,14 @@ const NODE_PEERS: [&str; 6] =
 
 const STOCK_CLIENTS: [&str; 3] = ["package.json", "package-lock.json", "screen.mjs"];
 
-/// The hub: the one that was named, or else compiled as this tool was.
+/// The hub: the one that was named, or else compiled as this tool was. Once a command, so that all runs are of the same.
 pub async fn tillwire(run: &Run) -> Result<PathBuf> {
-    if let Some(named) = &run.tillwire {
-        return fs::canonicalize(named).with_context(|| format!("finding {} (--tillwire)", named.display()));
-    }
-    beside("tillwire").await
+    run.tillwire.get_or_try_init(|| beside("tillwire")).await.cloned()
 }
 
-/// The payment providers: those that were named, or else compiled as this tool was.
-pub async fn simulators(named: Option<&Path>) -> Result<PathBuf> {
-    match named {
-        Some(named) => fs::canonicalize(named).with_context(|| format!("finding {} (--simulators)", named.display())),
-        None => beside("tillwire-simulators").await,
-    }
+/// The payment providers, likewise.
+pub async fn simulators(run: &Run) -> Result<PathBuf> {
+    run.simulators.get_or_try_init(|| beside("tillwire-simulators")).await.cloned()
 }
 
 /// Compiles the program of one of the workspace's packages as this tool was, beside it.
@@ -88,9 +82,11 @@ pub fn bun(peers: &Path) -> Result<PathBuf> {
     programs.into_iter().find(|program| program.exists()).context("Bun's package holds no program")
 }
 
+/// It says itself what it does, for that may take minutes.
 async fn compile(command: &mut Command) -> Result<()> {
-    let output = command.stdin(Stdio::null()).output().await.with_context(|| format!("starting {command:?}"))?;
-    ensure!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    command.stdin(Stdio::null()).stdout(Stdio::null());
+    let status = command.status().await.with_context(|| format!("starting {command:?}"))?;
+    ensure!(status.success(), "{command:?} ended with {status}");
     Ok(())
 }
 

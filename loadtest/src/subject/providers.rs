@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result, ensure};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use http_body_util::{BodyExt as _, Full};
+use http_body_util::Full;
 use hyper::body::Bytes;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -19,7 +19,7 @@ use uuid::Uuid;
 use super::Watched;
 use super::process::Process;
 use crate::run::{Run, free_port};
-use crate::scenario::shop::Client;
+use crate::scenario::shop::{self, Client};
 
 /// The keys of those who have no hub. They open nothing.
 const MIDTRANS_KEY: &str = "SB-Mid-server-loadtest";
@@ -198,8 +198,7 @@ impl Providers {
 
 async fn ask<T: DeserializeOwned>(client: &Client, request: hyper::Request<Full<Bytes>>) -> Result<T> {
     let uri = request.uri().clone();
-    let (parts, body) = client.request(request).await.with_context(|| format!("asking {uri}"))?.into_parts();
-    let body = body.collect().await?.to_bytes();
+    let (parts, body) = shop::send(client, request).await.with_context(|| format!("asking {uri}"))?;
     ensure!(parts.status.is_success(), "{uri}: {} {}", parts.status, String::from_utf8_lossy(&body));
     serde_json::from_slice(&body).with_context(|| format!("reading what {uri} answers"))
 }

@@ -27,6 +27,7 @@ use tillwire_channels::{MerchantId, Moment, Role, StaffId, Tag};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::process::Command;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -39,6 +40,8 @@ use crate::stamps::Stamps;
 pub const DATABASE: &str = "tillwire";
 /// As long as a run may take.
 const TOKEN_TTL: Duration = Duration::from_secs(12 * 3600);
+/// How long a node may take to answer whether it is ready, or with its metrics.
+const ANSWER_MAX: Duration = Duration::from_secs(10);
 /// What an idle screen of the budgets has joined.
 const CHANNELS: [&str; 3] = ["sales", "stock", "payments"];
 
@@ -295,11 +298,15 @@ async fn is_ready(address: SocketAddr) -> Result<bool> {
 
 /// What a path answers, head and body.
 pub async fn get(address: SocketAddr, path: &str) -> Result<String> {
-    let mut stream = TcpStream::connect(address).await?;
-    stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").as_bytes()).await?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await?;
-    Ok(answer)
+    let asking = async {
+        let mut stream = TcpStream::connect(address).await?;
+        let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await?;
+        Ok(answer)
+    };
+    timeout(ANSWER_MAX, asking).await.with_context(|| format!("{path}: no answer within {ANSWER_MAX:?}"))?
 }
 
 /// The sum of a counter's series at a node's metrics.
