@@ -144,7 +144,7 @@ pub(super) async fn target(
 
 /// An endpoint's cursor comes to a place, and what else becomes of it.
 ///
-/// INVARIANT: nothing but this moves the cursor of an endpoint that is served, and only for whoever has its lease.
+/// INVARIANT: whoever serves an endpoint moves its cursor by this and nothing else, and only while the lease is theirs.
 macro_rules! moves {
     ($what:literal, $held:expr, $to:expr $(, $value:expr)* $(; returning $returned:literal)?) => {
         sqlx::query!(

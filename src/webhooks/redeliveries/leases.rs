@@ -118,7 +118,7 @@ pub async fn take(app: &PgPool, vault: &Vault, due: Due) -> Result<Option<Held>>
 
 /// A redelivery's cursor comes to a place, and what else becomes of it.
 ///
-/// INVARIANT: nothing but this moves the cursor of a redelivery, and only for whoever has its lease.
+/// INVARIANT: nothing but this moves the cursor of a redelivery, and only while the lease is ours.
 macro_rules! moves {
     ($what:literal, $held:expr, $to:expr $(, $value:expr)*) => {
         sqlx::query!(
