@@ -30,6 +30,7 @@ use crate::payments::Desk;
 use crate::push::services::Services;
 use crate::relay::herald::Herald;
 use crate::vault::Vault;
+use crate::workers::duties;
 use crate::workers::expiry::{self, Expiring};
 use crate::workers::payments::{self, Attending};
 use crate::workers::reconciling::{self, Reconciling};
@@ -174,14 +175,8 @@ impl Node {
             tasks.spawn(async move { workers::until("Ending open sales", &stop, || expiring.run(&stop)).await });
             // Whoever cannot open an account would only keep others from it.
             if has_vault {
-                let attending = Attending::new(&config.database.database_url, &hub.journal, &hub.desk)?;
-                let stop = ended.clone();
-                tasks.spawn(
-                    async move { workers::until("Attending to payments", &stop, || attending.run(&stop)).await },
-                );
-                let comparing = Reconciling::new(&config.database.database_url, &hub.journal, &hub.desk)?;
-                let stop = ended.clone();
-                tasks.spawn(async move { workers::until("Comparing payments", &stop, || comparing.run(&stop)).await });
+                duties::begin(Attending::new(&config.database.database_url, &hub.desk)?, &tasks, &ended);
+                duties::begin(Reconciling::new(&config.database.database_url, &hub.desk)?, &tasks, &ended);
             }
         }
         let gateway = faces.gateway.then(|| {

@@ -2,14 +2,13 @@
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::{HeaderMap, HeaderValue, header};
 use futures_util::FutureExt;
 use garde::Validate;
 use serde::{Deserialize, Serialize};
 use tillwire_channels::{ProductId, VariantId};
 use utoipa::{IntoParams, ToSchema};
 
-use super::extract::{At, IdempotencyKey, Params, Valid, printable};
+use super::extract::{At, IdempotencyKey, IfMatch, Params, Valid, printable};
 use super::problem::Problem;
 use super::reply::{Page, bounded, cursor};
 use crate::commerce::catalog::{
@@ -157,31 +156,20 @@ pub async fn replace(
     staff: Staff,
     At(id): At<ProductId>,
     key: IdempotencyKey,
-    headers: HeaderMap,
+    condition: IfMatch,
     Valid { body, bytes }: Valid<PutProduct>,
 ) -> Result<Written> {
     staff.may_everywhere(Permission::ChangeCatalog)?;
     if body.id.is_some_and(|given| given != id) {
         return Err(Error::invalid("invalid_field", "/id", "The path names another product."));
     }
-    let condition = headers.get(header::IF_MATCH);
-    let version = condition.map(version).transpose()?;
-    let once = key.once_if("PUT /v1/products/{product}", &bytes, condition);
+    let once = key.once_if("PUT /v1/products/{product}", &bytes, &condition);
     let product = Product { id: Some(id), ..body.into() };
     hub.journal
         .write(staff.caller(), Some(once), 200, move |tx| {
-            catalog::put_one(tx, product.clone(), Expect::Existing { version }).boxed()
+            catalog::put_one(tx, product.clone(), Expect::Existing { version: condition.version }).boxed()
         })
         .await
-}
-
-/// The version that `If-Match` names.
-pub(super) fn version(value: &HeaderValue) -> Result<i64> {
-    value
-        .to_str()
-        .ok()
-        .and_then(|text| text.strip_prefix('"')?.strip_suffix('"')?.parse().ok())
-        .ok_or_else(|| Error::invalid("invalid_header", "If-Match", "A version is needed, quoted: \"3\"."))
 }
 
 /// Many products at once.

@@ -18,9 +18,10 @@ use crate::hub::Hub;
 use crate::identity::{Permission, Staff};
 use crate::journal::read::ReadTx;
 use crate::journal::{Written, pool};
-use crate::push::devices::{self, DeviceView, Draft, Kind, QuietHours, Registration, RemovedDevice, Topics};
+use crate::push::devices::{self, DeviceView, Draft, QuietHours, RemovedDevice, Topics};
 use crate::push::note::{Locale, Message};
 use crate::push::quiet::Quiet;
+use crate::push::registration::{Kind, Registration};
 use crate::push::webpush::{Keys, PublicKeys};
 use crate::push::{ATTEMPT_MAX, Outcome};
 

@@ -42,7 +42,7 @@ pub struct IdempotencyKey {
 impl IdempotencyKey {
     /// The key for a request with this body.
     pub fn once(self, route: &'static str, body: &[u8]) -> Once {
-        self.once_if(route, body, None)
+        self.once_if(route, body, &IfMatch::default())
     }
 
     /// The key itself, for what is told apart by it and by nothing else.
@@ -51,9 +51,9 @@ impl IdempotencyKey {
     }
 
     /// The key for a request with this body that is to be done only on a condition: under another it is another request.
-    pub fn once_if(self, route: &'static str, body: &[u8], condition: Option<&HeaderValue>) -> Once {
+    pub fn once_if(self, route: &'static str, body: &[u8], condition: &IfMatch) -> Once {
         let mut request = vec![self.path.as_bytes(), body];
-        request.extend(condition.map(HeaderValue::as_bytes));
+        request.extend(condition.value.as_ref().map(HeaderValue::as_bytes));
         Once::new(route, self.key, &request)
     }
 }
@@ -73,6 +73,31 @@ impl<S: Sync> FromRequestParts<S> for IdempotencyKey {
             .filter(|key| (1..=KEY_BYTES_MAX).contains(&key.len()) && key.bytes().all(|byte| byte.is_ascii_graphic()))
             .ok_or_else(|| Error::invalid("invalid_header", "Idempotency-Key", detail.clone()))?;
         Ok(Self { key: key.to_owned(), path: parts.uri.path().to_owned() })
+    }
+}
+
+/// The `If-Match` header: the one version at which something is to be done, or none for any.
+#[derive(Default)]
+pub struct IfMatch {
+    pub version: Option<i64>,
+    value: Option<HeaderValue>,
+}
+
+impl IfMatch {
+    fn read(value: Option<&HeaderValue>) -> Result<Self> {
+        let version = |value: &HeaderValue| {
+            let quoted = value.to_str().ok().and_then(|text| text.strip_prefix('"')?.strip_suffix('"')?.parse().ok());
+            quoted.ok_or_else(|| Error::invalid("invalid_header", "If-Match", "A version is needed, quoted: \"3\"."))
+        };
+        Ok(Self { version: value.map(version).transpose()?, value: value.cloned() })
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for IfMatch {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self> {
+        Self::read(parts.headers.get(header::IF_MATCH))
     }
 }
 
@@ -187,7 +212,18 @@ where
 
 #[cfg(test)]
 mod tests {
-    use super::pointer;
+    use super::*;
+
+    #[test]
+    fn a_condition_is_a_version_in_quotes() {
+        let read = |text: &'static str| IfMatch::read(Some(&HeaderValue::from_static(text))).map(|it| it.version);
+        assert!(matches!(IfMatch::read(None), Ok(IfMatch { version: None, value: None })));
+        assert_eq!(read("\"3\"").unwrap(), Some(3));
+        for bad in ["3", "\"3", "\"\"", "*", "W/\"3\"", "\"3\", \"4\"", "\"three\""] {
+            let refused = matches!(read(bad), Err(Error::Invalid { .. }));
+            assert!(refused, "{bad}");
+        }
+    }
 
     #[test]
     fn paths_become_pointers() {

@@ -4,7 +4,6 @@ use std::fmt;
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::{HeaderMap, header};
 use futures_util::FutureExt;
 use garde::Validate;
 use serde::{Deserialize, Deserializer};
@@ -12,8 +11,7 @@ use tillwire_channels::OutletId;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::catalog::version;
-use super::extract::{At, IdempotencyKey, Params, Valid, printable};
+use super::extract::{At, IdempotencyKey, IfMatch, Params, Valid, printable};
 use super::problem::Problem;
 use super::reply::{Page, PageParams};
 use crate::accounts::Confirm;
@@ -186,19 +184,17 @@ pub async fn replace(
     staff: Staff,
     At(id): At<Uuid>,
     key: IdempotencyKey,
-    headers: HeaderMap,
+    condition: IfMatch,
     Valid { body, bytes }: Valid<PutAccount>,
 ) -> Result<Written> {
     staff.may_everywhere(Permission::ManagePayments)?;
-    let condition = headers.get(header::IF_MATCH);
-    let version = condition.map(version).transpose()?;
-    let once = key.once_if("PUT /v1/provider-accounts/{account}", &bytes, condition);
+    let once = key.once_if("PUT /v1/provider-accounts/{account}", &bytes, &condition);
     let PutAccount { label, outlet, confirm, enabled } = body;
     let settings = Settings { label, outlet, confirm, enabled };
     hub.journal
         .write(staff.caller(), Some(once), 200, move |tx| {
             let settings = settings.clone();
-            async move { kept::replace(tx, id, &settings, version).await }.boxed()
+            async move { kept::replace(tx, id, &settings, condition.version).await }.boxed()
         })
         .await
 }
@@ -214,19 +210,17 @@ pub async fn change_keys(
     staff: Staff,
     At(id): At<Uuid>,
     key: IdempotencyKey,
-    headers: HeaderMap,
+    condition: IfMatch,
     Valid { body, bytes }: Valid<PutCredentials>,
 ) -> Result<Written> {
     staff.may_everywhere(Permission::ManagePayments)?;
-    let condition = headers.get(header::IF_MATCH);
-    let version = condition.map(version).transpose()?;
-    let once = key.once_if("PUT /v1/provider-accounts/{account}/credentials", &bytes, condition);
+    let once = key.once_if("PUT /v1/provider-accounts/{account}/credentials", &bytes, &condition);
     let GivenCredentials(credentials) = body.credentials;
     let ring = hub.vault.sealer_for_sure(&hub.journal.pools.app, staff.merchant).await?;
     hub.journal
         .write(staff.caller(), Some(once), 200, move |tx| {
             let (credentials, ring) = (credentials.clone(), ring.clone());
-            async move { kept::change_keys(tx, id, &credentials, version, &ring).await }.boxed()
+            async move { kept::change_keys(tx, id, &credentials, condition.version, &ring).await }.boxed()
         })
         .await
 }

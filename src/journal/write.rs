@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use secrecy::{ExposeSecret as _, SecretString};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tillwire_channels::{MerchantId, Position};
@@ -14,7 +15,7 @@ use tracing::{Instrument, Span, debug};
 use super::entry::{Committed, Entry};
 use super::once::Once;
 use super::tx::{By, MerchantTx};
-use super::{Caller, Pools};
+use super::{Caller, Pools, pool};
 use crate::error::{Error, Result};
 
 /// How often a command is tried when it deadlocks or fails to serialise.
@@ -61,6 +62,15 @@ impl Journal {
     /// The same journal, written over connections of one's own.
     pub fn over(&self, pools: Pools) -> Self {
         Self { pools, ..self.clone() }
+    }
+
+    /// The same, over so many connections of one's own to write by.
+    ///
+    /// # Errors
+    /// If the URL, which is the application's, makes no sense.
+    pub fn apart(&self, app_url: &SecretString, connections_max: u32) -> anyhow::Result<Self> {
+        let app = pool::open(app_url.expose_secret(), connections_max)?;
+        Ok(self.over(Pools { app, feed: self.pools.feed.clone() }))
     }
 
     /// Runs `command` and commits its rows with one entry of the events it appended, and with `once`'s answer.

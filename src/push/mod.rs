@@ -11,6 +11,7 @@ pub mod fcm;
 mod keys;
 pub mod note;
 pub mod quiet;
+pub mod registration;
 pub mod services;
 pub mod told;
 pub mod webpush;

@@ -10,9 +10,9 @@ use tillwire_channels::Moment;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::apns::{self, Apns, App};
-use super::devices::{Kind, Registration};
 use super::fcm::{self, Fcm};
 use super::note::Message;
+use super::registration::{Kind, Registration};
 use super::webpush::{PublicKeys, WebPush};
 use super::{ATTEMPT_MAX, Outcome};
 use crate::egress::Egress;

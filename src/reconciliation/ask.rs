@@ -8,8 +8,8 @@ use tillwire_channels::{MerchantId, PaymentId};
 use uuid::Uuid;
 
 use super::compare::Source;
-use super::rows::Told;
 use super::runs::Held;
+use super::told::Told;
 use crate::accounts::Account;
 use crate::accounts::pulse::Pulse;
 use crate::commerce::payments::{Attempt, attempts};

@@ -6,7 +6,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::file::Line;
-use super::rows::kind;
+use super::told::kind;
 use crate::accounts::kept;
 use crate::audit;
 use crate::error::Result;

@@ -1,6 +1,6 @@
 //! Reconciliation: what we have of payments, held against what their provider tells and against what it has paid out.
 //!
-//! A [run](runs) is of one account over a span of time. It [asks](ask) the provider for what it has moved, [keeps](rows) what is
+//! A [run](runs) is of one account over a span of time. It [asks](ask) the provider for what it has moved, [keeps](told) what is
 //! told, and [compares](compare) it with ours, payment by payment; what differs is [kept](differences) once, until it is gone or a
 //! person has closed it. [Lines of files](lines) that a person brings are told as well.
 //!
@@ -15,6 +15,7 @@ pub mod lines;
 mod rows;
 pub mod run;
 pub mod runs;
+mod told;
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;

@@ -12,9 +12,9 @@ use uuid::Uuid;
 
 use super::ask::{self, Asking, Heard, Refused};
 use super::compare::{Compared, Lesson, Source, View, compare};
-use super::rows::{self, Told};
 use super::runs::{self, Held, Phase, Progress};
-use super::{Class, differences};
+use super::told::{self, Told};
+use super::{Class, differences, rows};
 use crate::accounts::{self, Account, kept};
 use crate::commerce::payments::{self, Seen, State, attempts};
 use crate::connectors::credentials::Provider;
@@ -125,7 +125,7 @@ impl Reconciler {
         let Heard { told, unreadable, next, wait } = heard;
         let is_all = next.is_none() && wait.is_none();
         let mut sql = held.begin(app).await?;
-        rows::keep(&mut sql, held, &told).await?;
+        told::keep(&mut sql, held, &told).await?;
         let progress = Progress {
             phase: is_all.then_some(Phase::Noticing),
             // One that waits before it has heard anything stays where it is.
@@ -164,7 +164,7 @@ impl Reconciler {
                 Told::of_report(Source::Notice, row.inbox_id.to_string(), notice.claims)
             })
             .collect();
-        rows::keep(&mut sql, held, &told).await?;
+        told::keep(&mut sql, held, &told).await?;
         let cursor = bodies.last().map(|row| row.inbox_id.to_string());
         let phase = cursor.is_none().then_some(Phase::Looking);
         held.commit(sql, Progress { phase, cursor, ..Progress::default() }).await?;
@@ -272,7 +272,7 @@ impl Reconciler {
 
     async fn clear(&self, held: &mut Held) -> Result<Then> {
         let mut sql = held.begin(&self.desk.journal.pools.app).await?;
-        if rows::clear(&mut sql, held).await? {
+        if told::clear(&mut sql, held).await? {
             held.commit(sql, Progress::default()).await?;
             return Ok(Then::Goes);
         }

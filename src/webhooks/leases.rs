@@ -142,6 +142,25 @@ pub(super) async fn target(
     Ok(Some(Target { url: row.url, events: row.events, secrets }))
 }
 
+/// An endpoint's cursor comes to a place, and what else becomes of it.
+///
+/// INVARIANT: whoever serves an endpoint moves its cursor by this and nothing else, and only while the lease is theirs.
+macro_rules! moves {
+    ($what:literal, $held:expr, $to:expr $(, $value:expr)* $(; returning $returned:literal)?) => {
+        sqlx::query!(
+            "update webhook_endpoints set seq = $4, event = $5, tag = $6, " + $what +
+            " where merchant_id = $1 and endpoint_id = $2 and lease = $3 and state = 'enabled'" $(+ " returning " + $returned)?,
+            $held.due.merchant.0,
+            $held.due.endpoint.0,
+            $held.lease,
+            $to.seq.cast_signed(),
+            $to.event.map(i32::try_from).transpose()?,
+            $to.tag.as_slice(),
+            $($value),*
+        )
+    };
+}
+
 /// An event was delivered, and with it all up to a place. False if the endpoint is not ours any more, or not to be told any
 /// more.
 pub async fn delivered(
@@ -172,21 +191,13 @@ pub async fn passed(app: &PgPool, held: &Held) -> Result<bool> {
 
 /// Moves the cursor and renews the lease. What was delivered ends what failed.
 async fn moved(sql: &mut PgConnection, held: &Held, to: Position, is_delivered: bool) -> Result<bool> {
-    let moved = sqlx::query!(
-        "update webhook_endpoints
-         set seq = $4, event = $5, tag = $6, leased_until = now() + make_interval(secs => $7),
-             attempts = case when $8 then 0 else attempts end,
-             failing_since = case when $8 then null else failing_since end,
-             next_at = case when $8 then null else next_at end
-         where merchant_id = $1 and endpoint_id = $2 and lease = $3 and state = 'enabled'",
-        held.due.merchant.0,
-        held.due.endpoint.0,
-        held.lease,
-        to.seq.cast_signed(),
-        to.event.map(i32::try_from).transpose()?,
-        to.tag.as_slice(),
+    let moved = moves!(
+        "leased_until = now() + make_interval(secs => $7), attempts = case when $8 then 0 else attempts end,
+         failing_since = case when $8 then null else failing_since end, next_at = case when $8 then null else next_at end",
+        held,
+        to,
         LEASE.as_secs_f64(),
-        is_delivered,
+        is_delivered
     )
     .execute(sql)
     .await?;
@@ -232,18 +243,12 @@ pub async fn later(
     if kept.is_none() {
         return is_left(&mut sql, held, "enabled", None).await;
     }
-    let changed = sqlx::query!(
-        "update webhook_endpoints
-         set seq = $5, event = $6, tag = $7, attempts = attempts + 1, failing_since = coalesce(failing_since, now()),
-             next_at = now() + make_interval(secs => $4), lease = null, leased_until = null
-         where merchant_id = $1 and endpoint_id = $2 and lease = $3 and state = 'enabled'",
-        merchant.0,
-        endpoint.0,
-        held.lease,
-        pause.as_secs_f64(),
-        held.position.seq.cast_signed(),
-        held.position.event.map(i32::try_from).transpose()?,
-        held.position.tag.as_slice(),
+    let changed = moves!(
+        "attempts = attempts + 1, failing_since = coalesce(failing_since, now()),
+         next_at = now() + make_interval(secs => $7), lease = null, leased_until = null",
+        held,
+        held.position,
+        pause.as_secs_f64()
     )
     .execute(&mut *sql)
     .await?;
@@ -269,19 +274,13 @@ pub async fn disabled(tx: &mut MerchantTx, given_up: GivenUp) -> Result<bool> {
     if kept.is_none() {
         return is_left(tx.sql(), &held, "disabled", None).await;
     }
-    let changed = sqlx::query!(
-        "update webhook_endpoints
-         set seq = $5, event = $6, tag = $7, attempts = attempts + 1, failing_since = coalesce(failing_since, now()),
-             state = 'disabled', disabled_why = $4, next_at = null, lease = null, leased_until = null
-         where merchant_id = $1 and endpoint_id = $2 and lease = $3 and state = 'enabled'
-         returning description, attempts",
-        merchant.0,
-        endpoint.0,
-        held.lease,
-        why,
-        held.position.seq.cast_signed(),
-        held.position.event.map(i32::try_from).transpose()?,
-        held.position.tag.as_slice(),
+    let changed = moves!(
+        "attempts = attempts + 1, failing_since = coalesce(failing_since, now()), state = 'disabled', disabled_why = $7,
+         next_at = null, lease = null, leased_until = null",
+        held,
+        held.position,
+        why;
+        returning "description, attempts"
     )
     .fetch_optional(tx.sql())
     .await?;
@@ -319,18 +318,7 @@ fn alert(endpoint: EndpointId, description: &str, why: &str, attempts: i32) -> A
 /// wait.
 pub async fn let_go(app: &PgPool, held: Held) -> Result<()> {
     let mut sql = pool::begin_of(app, held.due.merchant).await?;
-    sqlx::query!(
-        "update webhook_endpoints set seq = $4, event = $5, tag = $6, lease = null, leased_until = now()
-         where merchant_id = $1 and endpoint_id = $2 and lease = $3",
-        held.due.merchant.0,
-        held.due.endpoint.0,
-        held.lease,
-        held.position.seq.cast_signed(),
-        held.position.event.map(i32::try_from).transpose()?,
-        held.position.tag.as_slice(),
-    )
-    .execute(&mut *sql)
-    .await?;
+    moves!("lease = null, leased_until = now()", held, held.position).execute(&mut *sql).await?;
     sql.commit().await?;
     Ok(())
 }

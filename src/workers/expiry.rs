@@ -9,14 +9,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use futures_util::{FutureExt as _, StreamExt as _, stream};
-use secrecy::{ExposeSecret as _, SecretString};
-use sqlx::PgPool;
+use secrecy::SecretString;
 use tillwire_channels::{MerchantId, SaleId};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::commerce::sales::{self, Expiry};
-use crate::journal::{Journal, Pools, pool};
+use crate::journal::Journal;
 
 /// How often it is looked which sales are to end. Nodes do it out of step.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -36,7 +35,6 @@ pub const CONNECTIONS_MAX: u32 = MERCHANTS_AT_ONCE as u32 + 1;
 pub struct Expiring {
     /// Over connections of its own, with [`CONNECTIONS_MAX`]: it does not wait for tills, nor tills for it.
     journal: Journal,
-    app: PgPool,
 }
 
 impl Expiring {
@@ -47,9 +45,7 @@ impl Expiring {
         for outcome in ["expired", "stalled"] {
             metrics::counter!("tillwire_open_sales_overdue_total", "outcome" => outcome).increment(0);
         }
-        let app = pool::open(app_url.expose_secret(), CONNECTIONS_MAX)?;
-        let journal = journal.over(Pools { app: app.clone(), feed: journal.pools.feed.clone() });
-        Ok(Self { journal, app })
+        Ok(Self { journal: journal.apart(app_url, CONNECTIONS_MAX)? })
     }
 
     /// Ends what is to end, until `stop`.
@@ -71,7 +67,7 @@ impl Expiring {
     /// One look, and what follows from it. A sale that cannot be ended keeps none of the others from it; the first such error is
     /// answered.
     async fn round(&self, stop: &CancellationToken) -> anyhow::Result<()> {
-        let looking = sales::due(&self.app, OF_ONE_MAX, SALES_MAX);
+        let looking = sales::due(&self.journal.pools.app, OF_ONE_MAX, SALES_MAX);
         let due = tokio::time::timeout(LOOK_MAX, looking).await?.map_err(crate::error::Error::into_anyhow)?;
         let mut of: HashMap<MerchantId, Vec<SaleId>> = HashMap::new();
         for (merchant, sale) in due {

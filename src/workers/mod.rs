@@ -1,6 +1,7 @@
 //! Workers: what must happen outside because something happened here. They follow journals, each by a cursor of its own in
 //! the database, so that whoever is killed at any moment loses nothing, and somebody else goes on.
 
+pub mod duties;
 pub mod expiry;
 pub mod handlers;
 pub mod payments;

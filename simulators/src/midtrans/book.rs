@@ -147,37 +147,14 @@ impl Midtrans {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::Map;
-
     use super::*;
     use crate::clock::Moment;
     use crate::midtrans::transaction::Method;
 
     fn transaction(at: usize) -> Transaction {
-        Transaction {
-            id: format!("t-{at}"),
-            order_id: format!("o-{at}"),
-            merchant_id: "G552010987".into(),
-            shown_merchant: String::new(),
-            gross: 1,
-            currency: "IDR".into(),
-            method: Method::Qris { acquirer: "gopay" },
-            state: State::Pending,
-            fraud: "accept",
-            created: Moment::of_the_machine(),
-            expires: None,
-            expiry_name: "expiry_time",
-            paid: None,
-            settled: None,
-            available: None,
-            refunds: Vec::new(),
-            charged_back: 0,
-            urls_instead: None,
-            urls_besides: Vec::new(),
-            qr: format!("q-{at}"),
-            qr_id: String::new(),
-            echoed: Map::new(),
-        }
+        let (method, now) = (Method::Qris { acquirer: "gopay" }, Moment::of_the_machine());
+        let transaction = Transaction::new(format!("t-{at}"), format!("o-{at}"), "G552010987", 1, method, now);
+        Transaction { qr: format!("q-{at}"), ..transaction }
     }
 
     #[test]

@@ -88,29 +88,16 @@ pub fn charge(world: &mut World, account: &Arc<MidtransAccount>, call: &Call) ->
         _ => Default::default(),
     };
     let now = world.now();
+    let transaction = Transaction::new(id.clone(), details.order_id, &account.merchant_id, details.gross, method, now);
     world.midtrans.add(Transaction {
-        id: id.clone(),
-        order_id: details.order_id,
-        merchant_id: account.merchant_id.clone(),
-        shown_merchant: account.merchant_id.clone(),
-        gross: details.gross,
-        currency: "IDR".into(),
-        method,
-        state: State::Pending,
-        fraud: "accept",
-        created: now,
         expires: Some(expires),
         expiry_name,
-        paid: None,
-        settled: None,
-        available: None,
-        refunds: Vec::new(),
-        charged_back: 0,
         urls_instead: instead,
         urls_besides: besides,
         qr,
         qr_id,
         echoed: details.echoed,
+        ..transaction
     });
     cards::begin(world, &id);
     notify::told(world, &id);

@@ -1,6 +1,6 @@
 //! The other side of a transaction: customers who pay, banks that settle, and clocks that run out.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::charge::static_code;
 use super::transaction::{Method, Paid, State, Transaction};
@@ -74,30 +74,9 @@ pub fn pay_static(world: &mut World, merchant_id: &str, amount: i64, pay: &Pay) 
     let id = world.ids.uuid();
     let order_id = format!("QRIS-{}", world.ids.digits(16));
     let qr_id = format!("A1{}{}ID", world.now().dense(), world.ids.letters(10));
-    world.midtrans.add(Transaction {
-        id: id.clone(),
-        order_id,
-        merchant_id: account.merchant_id.clone(),
-        shown_merchant: account.merchant_id.clone(),
-        gross: amount,
-        currency: "IDR".into(),
-        method: Method::Qris { acquirer: "gopay" },
-        state: State::Pending,
-        fraud: "accept",
-        created: world.now(),
-        expires: None,
-        expiry_name: "expiry_time",
-        paid: None,
-        settled: None,
-        available: None,
-        refunds: Vec::new(),
-        charged_back: 0,
-        urls_instead: None,
-        urls_besides: Vec::new(),
-        qr: static_code(&account),
-        qr_id,
-        echoed: Map::new(),
-    });
+    let method = Method::Qris { acquirer: "gopay" };
+    let transaction = Transaction::new(id.clone(), order_id, &account.merchant_id, amount, method, world.now());
+    world.midtrans.add(Transaction { qr: static_code(&account), qr_id, ..transaction });
     settles(world, &id, pay);
     Ok(shown(world, &id))
 }

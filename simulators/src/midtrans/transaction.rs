@@ -147,6 +147,34 @@ pub enum Telling {
 }
 
 impl Transaction {
+    /// One that waits for its money. It is in rupiah, has no end, no code to scan and nobody to tell but all who are told.
+    pub fn new(id: String, order_id: String, merchant_id: &str, gross: i64, method: Method, created: Moment) -> Self {
+        Self {
+            id,
+            order_id,
+            merchant_id: merchant_id.to_owned(),
+            shown_merchant: merchant_id.to_owned(),
+            gross,
+            currency: "IDR".into(),
+            method,
+            state: State::Pending,
+            fraud: "accept",
+            created,
+            expires: None,
+            expiry_name: "expiry_time",
+            paid: None,
+            settled: None,
+            available: None,
+            refunds: Vec::new(),
+            charged_back: 0,
+            urls_instead: None,
+            urls_besides: Vec::new(),
+            qr: String::new(),
+            qr_id: String::new(),
+            echoed: Map::new(),
+        }
+    }
+
     pub fn names(&self) -> Vec<String> {
         vec![self.order_id.clone(), self.id.clone()]
     }

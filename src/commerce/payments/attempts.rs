@@ -1,12 +1,18 @@
 //! Attempts: payments that a provider was asked for, or is to be.
 
+mod rows;
+mod view;
+
 use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
-use tillwire_channels::event::{PaymentChanged, PaymentForced, PaymentShown, PaymentState};
+use tillwire_channels::event::{PaymentForced, PaymentShown};
 use tillwire_channels::{Event, MerchantId, Moment, OutletId, PaymentId, RegisterId, SaleId, StaffId};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+pub use self::rows::{get, of_sale};
+pub(super) use self::rows::{lock, lock_of};
+pub use self::view::PaymentView;
 use super::state::State;
 use crate::commerce::sales::{self, Locked};
 use crate::error::{Error, OnConstraint, Result};
@@ -121,129 +127,10 @@ impl Closing {
     }
 }
 
-/// An attempt, as answered.
-#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
-pub struct PaymentView {
-    pub id: PaymentId,
-    pub sale: SaleId,
-    pub outlet: OutletId,
-    pub register: RegisterId,
-    /// Who carries it.
-    pub provider: String,
-    /// `test` or `live`.
-    pub mode: String,
-    pub method: String,
-    pub bank: Option<String>,
-    pub amount_minor: i64,
-    pub currency: String,
-    pub state: State,
-    /// What the customer is shown, as soon as the provider has said it.
-    pub shown: Option<PaymentShown>,
-    /// When it is called off by itself.
-    #[serde(with = "time::serde::rfc3339")]
-    #[schema(value_type = String, format = DateTime)]
-    pub expires_at: Moment,
-    /// That it is being called off, and why. The provider has the last word.
-    pub closing: Option<Closing>,
-    #[serde(with = "time::serde::rfc3339::option")]
-    #[schema(value_type = Option<String>, format = DateTime)]
-    pub paid_at: Option<Moment>,
-    /// Why it failed, or why the money that is held was not taken, as the provider names it.
-    pub failure: Option<String>,
-    /// Whose app or card paid, if the provider says so.
-    pub issuer: Option<String>,
-    #[serde(with = "time::serde::rfc3339")]
-    #[schema(value_type = String, format = DateTime)]
-    pub created_at: Moment,
-    /// Grows with every change, and at times without one.
-    pub version: i64,
-    /// Whether the card's money is held first, and taken by `…/capture`.
-    #[serde(default)]
-    pub hold: bool,
-    /// What is taken of the money that is held, or is being taken, since somebody has said so.
-    #[serde(default)]
-    pub capture_minor: Option<i64>,
-    /// That somebody has taken it for paid before its provider said so. Its sale is paid by it.
-    #[serde(default)]
-    pub forced: Option<PaymentForced>,
-}
-
-impl From<Attempt> for PaymentView {
-    fn from(it: Attempt) -> Self {
-        Self {
-            id: it.payment,
-            sale: it.sale,
-            outlet: it.outlet,
-            register: it.register,
-            provider: it.provider,
-            mode: it.mode,
-            method: it.method,
-            bank: it.bank,
-            amount_minor: it.amount_minor,
-            currency: it.currency,
-            state: it.state,
-            shown: it.shown,
-            expires_at: it.expires_at,
-            closing: it.closing,
-            paid_at: it.paid_at,
-            failure: it.failure,
-            issuer: it.issuer,
-            created_at: it.created_at,
-            version: it.version,
-            hold: it.hold,
-            capture_minor: it.capture_minor,
-            forced: it.forced,
-        }
-    }
-}
-
 impl Attempt {
     /// What it brings: of money that is held, as much as somebody wants of it.
     pub fn taken_minor(&self) -> i64 {
         self.capture_minor.unwrap_or(self.amount_minor)
-    }
-
-    /// What screens are told of it.
-    pub(super) fn changed(&self) -> PaymentChanged {
-        PaymentChanged {
-            payment: self.payment,
-            sale: self.sale,
-            outlet: self.outlet,
-            register: self.register,
-            provider: self.provider.clone(),
-            method: self.method.clone(),
-            bank: self.bank.clone(),
-            amount_minor: self.amount_minor,
-            currency: self.currency.clone(),
-            state: self.state.into(),
-            shown: self.shown.clone().filter(|_| self.state.is_open()),
-            expires_at: self.expires_at,
-            failure: self.failure.clone(),
-            forced: self.forced.clone(),
-        }
-    }
-}
-
-/// As screens are told it.
-impl From<State> for PaymentState {
-    fn from(state: State) -> Self {
-        match state {
-            State::Created => Self::Created,
-            State::Unknown => Self::Unknown,
-            State::Pending => Self::Pending,
-            State::Review => Self::Review,
-            State::Authorized => Self::Authorized,
-            State::Paid => Self::Paid,
-            State::Settled => Self::Settled,
-            State::PartiallyRefunded => Self::PartiallyRefunded,
-            State::Refunded => Self::Refunded,
-            State::Failed => Self::Failed,
-            State::Canceled => Self::Canceled,
-            State::Expired => Self::Expired,
-            State::PaidLate => Self::PaidLate,
-            State::Reversed => Self::Reversed,
-            State::ChargedBack => Self::ChargedBack,
-        }
     }
 }
 
@@ -409,126 +296,6 @@ pub(super) async fn require_free(sql: &mut PgConnection, merchant: MerchantId, p
     if is_taken { Err(exists()) } else { Ok(()) }
 }
 
-struct Row {
-    payment_id: Uuid,
-    sale_id: Uuid,
-    outlet_id: Uuid,
-    register_id: Uuid,
-    account_id: Uuid,
-    provider: String,
-    mode: String,
-    method: String,
-    bank: Option<String>,
-    amount_minor: i64,
-    currency: String,
-    state: String,
-    request_there: Option<String>,
-    payment_there: Option<String>,
-    session_there: Option<String>,
-    shown: Option<serde_json::Value>,
-    expires_in_s: Option<i32>,
-    expires_at: Moment,
-    closing: Option<String>,
-    called_at: Option<Moment>,
-    paid_at: Option<Moment>,
-    failure: Option<String>,
-    issuer: Option<String>,
-    fee_minor: Option<i64>,
-    looks: i32,
-    actor_id: Uuid,
-    created_at: Moment,
-    changed_at: Moment,
-    version: i64,
-    hold: bool,
-    capture_minor: Option<i64>,
-    capture_called_at: Option<Moment>,
-    forced_at: Option<Moment>,
-    forced_by: Option<Uuid>,
-    forced_reason: Option<String>,
-}
-
-impl TryFrom<Row> for Attempt {
-    type Error = Error;
-
-    fn try_from(row: Row) -> Result<Self> {
-        let state = State::of(&row.state).ok_or_else(|| anyhow::anyhow!("an unknown state: {}", row.state))?;
-        Ok(Self {
-            payment: PaymentId(row.payment_id),
-            sale: SaleId(row.sale_id),
-            outlet: OutletId(row.outlet_id),
-            register: RegisterId(row.register_id),
-            account: row.account_id,
-            provider: row.provider,
-            mode: row.mode,
-            method: row.method,
-            bank: row.bank,
-            amount_minor: row.amount_minor,
-            currency: row.currency,
-            state,
-            there: There { request: row.request_there, payment: row.payment_there, session: row.session_there },
-            shown: row.shown.map(serde_json::from_value).transpose()?,
-            expires_in_seconds: row.expires_in_s.map(i32::unsigned_abs),
-            expires_at: row.expires_at,
-            closing: row.closing.as_deref().and_then(Closing::of),
-            called_at: row.called_at,
-            paid_at: row.paid_at,
-            failure: row.failure,
-            issuer: row.issuer,
-            fee_minor: row.fee_minor,
-            looks: row.looks,
-            actor: StaffId(row.actor_id),
-            created_at: row.created_at,
-            changed_at: row.changed_at,
-            version: row.version,
-            hold: row.hold,
-            capture_minor: row.capture_minor,
-            capture_called_at: row.capture_called_at,
-            forced: match (row.forced_by, row.forced_at, row.forced_reason) {
-                (Some(by), Some(at), Some(reason)) => Some(PaymentForced { by: StaffId(by), at, reason }),
-                _ => None,
-            },
-        })
-    }
-}
-
-/// One attempt.
-pub async fn get(sql: &mut PgConnection, merchant: MerchantId, payment: PaymentId) -> Result<Attempt> {
-    sqlx::query_as!(
-        Row,
-        "select payment_id, sale_id, outlet_id, register_id, account_id, provider, mode, method, bank, amount_minor, currency,
-                state, request_there, payment_there, session_there, shown, expires_in_s, expires_at, closing, called_at,
-                paid_at, failure, issuer, fee_minor, looks, actor_id, created_at, changed_at, version,
-                hold, capture_minor, capture_called_at, forced_at, forced_by, forced_reason
-         from payment_attempts where merchant_id = $1 and payment_id = $2",
-        merchant.0,
-        payment.0,
-    )
-    .fetch_optional(sql)
-    .await?
-    .ok_or(Error::NotFound("payment"))?
-    .try_into()
-}
-
-/// Those of a sale, the first first.
-pub async fn of_sale(sql: &mut PgConnection, merchant: MerchantId, sale: SaleId) -> Result<Vec<Attempt>> {
-    sqlx::query_as!(
-        Row,
-        "select payment_id, sale_id, outlet_id, register_id, account_id, provider, mode, method, bank, amount_minor, currency,
-                state, request_there, payment_there, session_there, shown, expires_in_s, expires_at, closing, called_at,
-                paid_at, failure, issuer, fee_minor, looks, actor_id, created_at, changed_at, version,
-                hold, capture_minor, capture_called_at, forced_at, forced_by, forced_reason
-         from payment_attempts where merchant_id = $1 and sale_id = $2 order by created_at, payment_id limit $3",
-        merchant.0,
-        sale.0,
-        OF_SALE_MAX,
-    )
-    .fetch_all(sql)
-    .await?
-    .into_iter()
-    .map(Attempt::try_from)
-    .collect()
-}
-
 /// How many of an account's somebody can still pay, or may have paid; and of how many of those nobody knows. Those alone are
 /// looked through that are still attended to.
 pub async fn open_of(sql: &mut PgConnection, merchant: MerchantId, account: Uuid) -> Result<(i64, i64)> {
@@ -542,34 +309,6 @@ pub async fn open_of(sql: &mut PgConnection, merchant: MerchantId, account: Uuid
     .fetch_one(sql)
     .await?;
     Ok((counts.open, counts.unknown))
-}
-
-/// Locks an attempt's sale and the attempt, in this order.
-pub(super) async fn lock(tx: &mut MerchantTx, payment: PaymentId) -> Result<(Locked, Attempt)> {
-    let merchant = tx.merchant();
-    let sale = get(tx.sql(), merchant, payment).await?.sale;
-    lock_of(tx, sale, payment).await
-}
-
-/// The same for whoever knows the sale: which it is never changes.
-pub(super) async fn lock_of(tx: &mut MerchantTx, sale: SaleId, payment: PaymentId) -> Result<(Locked, Attempt)> {
-    let merchant = tx.merchant();
-    let sale = sales::lock(tx, sale).await?;
-    let attempt = sqlx::query_as!(
-        Row,
-        "select payment_id, sale_id, outlet_id, register_id, account_id, provider, mode, method, bank, amount_minor, currency,
-                state, request_there, payment_there, session_there, shown, expires_in_s, expires_at, closing, called_at,
-                paid_at, failure, issuer, fee_minor, looks, actor_id, created_at, changed_at, version,
-                hold, capture_minor, capture_called_at, forced_at, forced_by, forced_reason
-         from payment_attempts where merchant_id = $1 and payment_id = $2 for no key update",
-        merchant.0,
-        payment.0,
-    )
-    .fetch_optional(tx.sql())
-    .await?
-    .ok_or(Error::NotFound("payment"))?
-    .try_into()?;
-    Ok((sale, attempt))
 }
 
 /// Tells screens of it.

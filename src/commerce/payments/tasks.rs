@@ -1,15 +1,17 @@
 //! Tasks: what only a person can settle about a payment. Each matter is told once, while it is open; who settles it goes by
 //! [another way](super::settling).
 
+mod rows;
+
 use serde::{Deserialize, Serialize};
-use sqlx::PgConnection;
 use tillwire_channels::event::{AlertRaised, Severity};
-use tillwire_channels::{Event, MerchantId, Moment, OutletId, PaymentId, RefundId, SaleId, StaffId};
+use tillwire_channels::{Event, Moment, OutletId, PaymentId, RefundId, SaleId, StaffId};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+pub use self::rows::{get, list};
 use super::attempts::Attempt;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::journal::MerchantTx;
 
 /// The most tasks that are listed at once.
@@ -161,44 +163,6 @@ pub struct TaskView {
     pub refund: Option<RefundId>,
 }
 
-struct Row {
-    task_id: Uuid,
-    kind: String,
-    payment_id: Uuid,
-    sale_id: Uuid,
-    outlet_id: Uuid,
-    detail: String,
-    opened_at: Moment,
-    closed_at: Option<Moment>,
-    closed_by: Option<Uuid>,
-    resolution: Option<String>,
-    note: Option<String>,
-    accepted_for: Option<Uuid>,
-    refund_id: Option<Uuid>,
-}
-
-impl TryFrom<Row> for TaskView {
-    type Error = Error;
-
-    fn try_from(row: Row) -> Result<Self> {
-        Ok(Self {
-            id: row.task_id,
-            kind: Kind::of(&row.kind).ok_or_else(|| anyhow::anyhow!("an unknown kind: {}", row.kind))?,
-            payment: PaymentId(row.payment_id),
-            sale: SaleId(row.sale_id),
-            outlet: OutletId(row.outlet_id),
-            detail: row.detail,
-            opened_at: row.opened_at,
-            closed_at: row.closed_at,
-            closed_by: row.closed_by.map(StaffId),
-            resolution: row.resolution.as_deref().and_then(Resolution::of),
-            note: row.note,
-            accepted_for: row.accepted_for.map(SaleId),
-            refund: row.refund_id.map(RefundId),
-        })
-    }
-}
-
 /// Opens a task, and alerts whom it concerns, unless it is open already.
 pub(crate) async fn open(
     tx: &mut MerchantTx,
@@ -235,48 +199,4 @@ pub(crate) async fn open(
         register: Some(attempt.register),
     };
     tx.append(&Event::AlertRaised(alert), now)
-}
-
-/// Tasks that are open, or those that are closed, of an outlet or of all, the oldest first, after a task.
-pub async fn list(
-    sql: &mut PgConnection,
-    merchant: MerchantId,
-    outlet: Option<OutletId>,
-    closed: bool,
-    after: Option<Uuid>,
-    limit: u32,
-) -> Result<Vec<TaskView>> {
-    let rows = sqlx::query_as!(
-        Row,
-        "select task_id, kind, payment_id, sale_id, outlet_id, detail, opened_at, closed_at, closed_by, resolution, note,
-                accepted_for, refund_id
-         from payment_tasks
-         where merchant_id = $1 and (closed_at is not null) = $5 and ($2::uuid is null or outlet_id = $2)
-           and ($3::uuid is null or task_id > $3)
-         order by task_id limit $4",
-        merchant.0,
-        outlet.map(|it| it.0),
-        after,
-        i64::from(limit.min(PAGE_MAX) + 1),
-        closed,
-    )
-    .fetch_all(sql)
-    .await?;
-    rows.into_iter().map(TaskView::try_from).collect()
-}
-
-/// One task.
-pub async fn get(sql: &mut PgConnection, merchant: MerchantId, task: Uuid) -> Result<TaskView> {
-    sqlx::query_as!(
-        Row,
-        "select task_id, kind, payment_id, sale_id, outlet_id, detail, opened_at, closed_at, closed_by, resolution, note,
-                accepted_for, refund_id
-         from payment_tasks where merchant_id = $1 and task_id = $2",
-        merchant.0,
-        task,
-    )
-    .fetch_optional(sql)
-    .await?
-    .ok_or(Error::NotFound("task"))?
-    .try_into()
 }

@@ -116,6 +116,26 @@ pub async fn take(app: &PgPool, vault: &Vault, due: Due) -> Result<Option<Held>>
     Ok(Some(held))
 }
 
+/// A redelivery's cursor comes to a place, and what else becomes of it.
+///
+/// INVARIANT: nothing but this moves the cursor of a redelivery, and only while the lease is ours.
+macro_rules! moves {
+    ($what:literal, $held:expr, $to:expr $(, $value:expr)*) => {
+        sqlx::query!(
+            "update webhook_redeliveries set seq = $5, event = $6, tag = $7, " + $what +
+            " where merchant_id = $1 and endpoint_id = $2 and redelivery_id = $3 and lease = $4 and state = 'running'",
+            $held.due.merchant.0,
+            $held.due.endpoint.0,
+            $held.due.redelivery,
+            $held.lease,
+            $to.seq.cast_signed(),
+            $to.event.map(i32::try_from).transpose()?,
+            $to.tag.as_slice(),
+            $($value),*
+        )
+    };
+}
+
 /// An event was delivered again, and with it all up to a place. False if the redelivery is not ours any more.
 pub async fn delivered(
     app: &PgPool,
@@ -144,23 +164,15 @@ pub async fn passed(app: &PgPool, held: &Held) -> Result<bool> {
 
 /// Moves the cursor, and renews the lease or, at the end, ends.
 async fn moved(sql: &mut PgConnection, held: &Held, to: Position, is_delivered: bool) -> Result<bool> {
-    let moved = sqlx::query!(
-        "update webhook_redeliveries
-         set seq = $5, event = $6, tag = $7, leased_until = now() + make_interval(secs => $8),
-             delivered = delivered + case when $9 then 1 else 0 end,
-             attempts = case when $9 then 0 else attempts end, next_at = case when $9 then null else next_at end,
-             state = case when $10 then 'done' else state end, ended_at = case when $10 then now() end
-         where merchant_id = $1 and endpoint_id = $2 and redelivery_id = $3 and lease = $4 and state = 'running'",
-        held.due.merchant.0,
-        held.due.endpoint.0,
-        held.due.redelivery,
-        held.lease,
-        to.seq.cast_signed(),
-        to.event.map(i32::try_from).transpose()?,
-        to.tag.as_slice(),
+    let moved = moves!(
+        "leased_until = now() + make_interval(secs => $8), delivered = delivered + case when $9 then 1 else 0 end,
+         attempts = case when $9 then 0 else attempts end, next_at = case when $9 then null else next_at end,
+         state = case when $10 then 'done' else state end, ended_at = case when $10 then now() end",
+        held,
+        to,
         LEASE.as_secs_f64(),
         is_delivered,
-        held.ends_at(to),
+        held.ends_at(to)
     )
     .execute(sql)
     .await?;
@@ -179,19 +191,11 @@ pub async fn later(
     if !keep(&mut sql, held, message, attempted).await? {
         return is_left(&mut sql, held, "running", None).await;
     }
-    let changed = sqlx::query!(
-        "update webhook_redeliveries
-         set seq = $5, event = $6, tag = $7, attempts = attempts + 1, next_at = now() + make_interval(secs => $8),
-             lease = null, leased_until = null
-         where merchant_id = $1 and endpoint_id = $2 and redelivery_id = $3 and lease = $4 and state = 'running'",
-        held.due.merchant.0,
-        held.due.endpoint.0,
-        held.due.redelivery,
-        held.lease,
-        held.position.seq.cast_signed(),
-        held.position.event.map(i32::try_from).transpose()?,
-        held.position.tag.as_slice(),
-        pause.as_secs_f64(),
+    let changed = moves!(
+        "attempts = attempts + 1, next_at = now() + make_interval(secs => $8), lease = null, leased_until = null",
+        held,
+        held.position,
+        pause.as_secs_f64()
     )
     .execute(&mut *sql)
     .await?;
@@ -207,20 +211,13 @@ pub async fn failed(app: &PgPool, held: &Held, last: Option<(&Message, &Attempte
     {
         return is_left(&mut sql, held, "failed", None).await;
     }
-    let changed = sqlx::query!(
-        "update webhook_redeliveries
-         set state = 'failed', failed_why = $5, ended_at = now(), seq = $6, event = $7, tag = $8,
-             attempts = attempts + case when $9 then 1 else 0 end, next_at = null, lease = null, leased_until = null
-         where merchant_id = $1 and endpoint_id = $2 and redelivery_id = $3 and lease = $4 and state = 'running'",
-        held.due.merchant.0,
-        held.due.endpoint.0,
-        held.due.redelivery,
-        held.lease,
+    let changed = moves!(
+        "state = 'failed', failed_why = $8, ended_at = now(), attempts = attempts + case when $9 then 1 else 0 end,
+         next_at = null, lease = null, leased_until = null",
+        held,
+        held.position,
         why,
-        held.position.seq.cast_signed(),
-        held.position.event.map(i32::try_from).transpose()?,
-        held.position.tag.as_slice(),
-        last.is_some(),
+        last.is_some()
     )
     .execute(&mut *sql)
     .await?;
@@ -231,19 +228,7 @@ pub async fn failed(app: &PgPool, held: &Held, last: Option<(&Message, &Attempte
 /// Lets go of a redelivery, which has been told everything up to its place.
 pub async fn let_go(app: &PgPool, held: Held) -> Result<()> {
     let mut sql = pool::begin_of(app, held.due.merchant).await?;
-    sqlx::query!(
-        "update webhook_redeliveries set seq = $5, event = $6, tag = $7, lease = null, leased_until = now()
-         where merchant_id = $1 and endpoint_id = $2 and redelivery_id = $3 and lease = $4 and state = 'running'",
-        held.due.merchant.0,
-        held.due.endpoint.0,
-        held.due.redelivery,
-        held.lease,
-        held.position.seq.cast_signed(),
-        held.position.event.map(i32::try_from).transpose()?,
-        held.position.tag.as_slice(),
-    )
-    .execute(&mut *sql)
-    .await?;
+    moves!("lease = null, leased_until = now()", held, held.position).execute(&mut *sql).await?;
     sql.commit().await?;
     Ok(())
 }

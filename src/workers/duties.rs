@@ -1,0 +1,172 @@
+//! Duties: what comes due by itself and is attended to under a lease, by whichever node looks first. The loop around it is written
+//! here, once; what is due, and what attending to it means, is each duty's own.
+//!
+//! Looking is the truth, and nodes do it out of step. What is due is attended to by a task each, beside the others and within a
+//! bound: what takes its time holds up nothing but itself. Nobody is waited for in turn, nor served fairly: whoever says what is
+//! due sees to that.
+
+use std::collections::HashSet;
+use std::fmt::Debug;
+use std::hash::Hash;
+use std::panic::AssertUnwindSafe;
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{debug, error, warn};
+
+use super::until;
+use crate::error::{Error, Result};
+
+/// How long what is under way may take to end when the node stops. What does not is taken up when its lease is over.
+const FINISH_MAX: Duration = Duration::from_secs(20);
+
+/// One kind of duty. Cheap to clone.
+pub trait Duty: Clone + Send + Sync + 'static {
+    /// As the log calls it: `Attending to payments`.
+    const NAME: &'static str;
+    /// How often it is looked what is due.
+    const LOOK_EVERY: Duration;
+    /// How long the database may take to say it.
+    const LOOK_MAX: Duration;
+    /// How much is attended to at once.
+    const AT_ONCE_MAX: usize;
+
+    /// Something to attend to.
+    type Due: Copy + Eq + Hash + Debug + Send + 'static;
+
+    /// What is due, so much at most. What is under way already may be among it, and is left to whoever is at it.
+    fn look(&self, room: usize) -> impl Future<Output = Result<Vec<Self::Due>>> + Send;
+
+    /// Attends to it, under a lease: somebody else may have been sooner.
+    fn attend(&self, due: Self::Due) -> impl Future<Output = Result<()>> + Send;
+
+    /// How soon it is looked again when so much was due.
+    fn pause(_due: usize) -> Duration {
+        Self::LOOK_EVERY
+    }
+}
+
+/// Begins to do a duty, until `stop`.
+pub fn begin<D: Duty>(duty: D, tasks: &TaskTracker, stop: &CancellationToken) {
+    let stop = stop.clone();
+    tasks.spawn(async move { until(D::NAME, &stop, || run(&duty, &stop)).await });
+}
+
+async fn run<D: Duty>(duty: &D, stop: &CancellationToken) {
+    // Each task ends with what it attended to, also after a panic.
+    let (mut under_way, mut tasks) = (HashSet::new(), JoinSet::new());
+    let mut is_failing = false;
+    while !stop.is_cancelled() {
+        let mut pause = D::LOOK_EVERY;
+        let looked = tokio::time::timeout(D::LOOK_MAX, duty.look(D::AT_ONCE_MAX - under_way.len())).await;
+        match looked.map_err(Error::from).and_then(|due| due) {
+            Ok(due) => {
+                is_failing = false;
+                pause = D::pause(due.len());
+                for due in due {
+                    if under_way.insert(due) {
+                        tasks.spawn(attend(duty.clone(), due));
+                    }
+                }
+            }
+            Err(error) if std::mem::replace(&mut is_failing, true) => {
+                debug!("{} still fails: {:#}", D::NAME, error.into_anyhow());
+            }
+            Err(error) => warn!("{} fails, which is tried again: {:#}", D::NAME, error.into_anyhow()),
+        }
+        let pausing = tokio::time::sleep(pause.mul_f64(0.75 + fastrand::f64() / 2.0));
+        stop.run_until_cancelled(pausing).await;
+        while let Some(Ok(ended)) = tasks.try_join_next() {
+            under_way.remove(&ended);
+        }
+    }
+    let finishing = async { while tasks.join_next().await.is_some() {} };
+    _ = tokio::time::timeout(FINISH_MAX, finishing).await;
+}
+
+async fn attend<D: Duty>(duty: D, due: D::Due) -> D::Due {
+    match AssertUnwindSafe(duty.attend(due)).catch_unwind().await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => debug!(?due, "{} goes on later: {error:?}", D::NAME),
+        Err(_) => error!(?due, "{} has panicked, and goes on when its lease is over", D::NAME),
+    }
+    due
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    /// Of six things that are always due two can be attended to at once. The first panics, and the second fails.
+    #[derive(Clone, Default)]
+    struct Busy(Arc<Mutex<Seen>>);
+
+    #[derive(Default)]
+    struct Seen {
+        looks: usize,
+        now: Vec<usize>,
+        most: usize,
+        twice: bool,
+        times: [usize; 6],
+    }
+
+    impl Duty for Busy {
+        const NAME: &'static str = "A test";
+        const LOOK_EVERY: Duration = Duration::from_millis(2);
+        const LOOK_MAX: Duration = Duration::from_millis(20);
+        const AT_ONCE_MAX: usize = 2;
+        type Due = usize;
+
+        async fn look(&self, room: usize) -> Result<Vec<usize>> {
+            let looks = {
+                let mut seen = self.0.lock().unwrap();
+                seen.looks += 1;
+                seen.looks
+            };
+            match looks {
+                1 => Err(anyhow::anyhow!("away").into()),
+                2 => std::future::pending().await,
+                _ => Ok((0..6).cycle().skip(looks).take(room).collect()),
+            }
+        }
+
+        async fn attend(&self, due: usize) -> Result<()> {
+            {
+                let mut seen = self.0.lock().unwrap();
+                seen.twice |= seen.now.contains(&due);
+                seen.now.push(due);
+                seen.most = seen.most.max(seen.now.len());
+                seen.times[due] += 1;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            self.0.lock().unwrap().now.retain(|it| *it != due);
+            match due {
+                0 => panic!("as it is to"),
+                1 => Err(anyhow::anyhow!("in vain").into()),
+                _ => Ok(()),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn all_is_attended_to_again_and_again_within_bounds_and_never_twice_at_once() {
+        let (busy, tasks, stop) = (Busy::default(), TaskTracker::new(), CancellationToken::new());
+        begin(busy.clone(), &tasks, &stop);
+        let comes = async {
+            while busy.0.lock().unwrap().times.iter().any(|times| *times < 3) {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), comes).await.expect("all is attended to");
+        stop.cancel();
+        tasks.close();
+        tasks.wait().await;
+        let seen = busy.0.lock().unwrap();
+        assert_eq!((seen.most, seen.twice, seen.now.len()), (2, false, 0));
+    }
+}
