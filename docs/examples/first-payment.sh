@@ -8,20 +8,20 @@ register=0192d3a4-0000-7000-8000-000000000002
 bread=0192d3a4-0000-7000-8000-000000000003
 
 look() { curl -sS --fail-with-body "$hub/v1/$1" -H "Authorization: Bearer $TOKEN"; }
-# write path key body
+# write path key body: the same key again answers what it answered before.
 write() {
     curl -sS --fail-with-body "$hub/v1/$1" -H "Authorization: Bearer $TOKEN" -H "Idempotency-Key: $2" \
-        -H 'Content-Type: application/json' -d "$3"
+        -H 'Content-Type: application/json' -d "$3" && echo
 }
-simulate() { curl -sS --fail-with-body "$simulator/_sim/$1" -H 'Content-Type: application/json' -d "$2"; }
+simulate() { curl -sS --fail-with-body "$simulator/_sim/$1" -H 'Content-Type: application/json' -d "$2" && echo; }
 field() { sed -n 's/.*"'"$1"'":"\([^"]*\)".*/\1/p'; }
 uuid() { cat /proc/sys/kernel/random/uuid; }
 
-# The owner adds the account, once: the same key answers what it answered before.
+# The owner adds the account: by one key, and so once.
 account=$(write provider-accounts account-of-toko-roti '{ "mode": "test", "label": "Toko Roti", "credentials": {
     "provider": "midtrans", "merchant_id": "G100200300", "server_key": "SB-Mid-server-TOKOROTI1234567890",
     "client_key": "SB-Mid-client-TOKOROTI1234" } }')
-# At Midtrans' dashboard the payment notification URL is set to this; at the simulator, which is told of the account so:
+# Midtrans' dashboard has a field for where it posts, and the simulator, which knows no such account yet, is told so.
 simulate accounts '{ "provider": "midtrans", "merchant_id": "G100200300", "server_key": "SB-Mid-server-TOKOROTI1234567890",
     "client_key": "SB-Mid-client-TOKOROTI1234", "webhook_urls": ["'"$hub$(field webhook_path <<<"$account")"'"] }'
 
@@ -37,5 +37,5 @@ simulate pay '{ "id": "'"$payment"'", "issuer": "DANA" }'
 
 # A till listens; one that hears nothing asks.
 while state=$(look "payments/$payment" | field state) && [ "$state" = pending ]; do sleep 5; done
-printf '\n%s\n' "$state"
+echo "$state"
 [ "$state" = paid ]
