@@ -284,7 +284,8 @@ pub struct Database {
     #[arg(long, env = "TILLWIRE_RELAY_DATABASE_URL", hide_env_values = true)]
     pub relay_database_url: Option<SecretString>,
 
-    /// The most connections that this process opens as `tillwire_app`; a quarter as many as `tillwire_feed`.
+    /// The most connections for requests and screens, as `tillwire_app`; a quarter as many, five at least, as `tillwire_feed`.
+    /// What `api` nodes and workers do by themselves takes some of its own: docs/operating.md has the table.
     #[arg(long, env = "TILLWIRE_DATABASE_CONNECTIONS", default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub database_connections: u32,
 }

@@ -252,6 +252,8 @@ pub enum Method {
     Cash,
     Card,
     Qris,
+    // As ways to pay by providers are listed: whoever asks for one may say what they read there.
+    #[serde(alias = "bank_transfer")]
     Transfer,
     Ewallet,
 }

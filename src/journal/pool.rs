@@ -7,6 +7,7 @@ use anyhow::Context;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{ConnectOptions, Connection, Executor, PgConnection, PgPool, Postgres, Row, Transaction};
 use tillwire_channels::MerchantId;
+use tracing::debug;
 
 /// How long a request waits for a free connection before it is told to come back.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -56,6 +57,8 @@ impl Pools {
 
 /// Opens a pool. The only constructor, for its hook closes a hole of sqlx 0.9.0: see [`begin`].
 pub fn open(url: &str, connections_max: u32) -> anyhow::Result<PgPool> {
+    let options = within_bounds(url)?;
+    debug!(role = options.get_username(), connections_max, "Opened a pool");
     Ok(PgPoolOptions::new()
         .max_connections(connections_max)
         .acquire_timeout(ACQUIRE_TIMEOUT)
@@ -70,7 +73,7 @@ pub fn open(url: &str, connections_max: u32) -> anyhow::Result<PgPool> {
                 }
             })
         })
-        .connect_lazy_with(within_bounds(url)?))
+        .connect_lazy_with(options))
 }
 
 /// How every connection of a node is made.
@@ -112,6 +115,7 @@ pub async fn connect_for_locks(url: &str, silence_seconds_max: u8) -> anyhow::Re
     let silence = format!("{silence_seconds_max}s");
     let options = within_bounds(url)?.options([("idle_session_timeout", &silence)]);
     let mut sql = PgConnection::connect_with(&options).await?;
+    debug!(role = options.get_username(), connections_max = 1, "Opened a connection for locks");
     let held: String = sqlx::query_scalar("show idle_session_timeout").fetch_one(&mut sql).await?;
     anyhow::ensure!(held == silence, "a pooler is in between: this way has to lead to PostgreSQL itself");
     Ok(sql)

@@ -32,6 +32,7 @@ mod reconciliation;
 mod refunds;
 mod secrets;
 mod storms;
+mod tills;
 
 /// How long something may take that must happen.
 const PATIENCE: Duration = Duration::from_secs(60);
