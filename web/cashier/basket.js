@@ -27,6 +27,11 @@ export class Basket {
     this.#lines.clear();
   }
 
+  /** Lays down what lay there before: lines as `lines()` gave them. */
+  restore(lines) {
+    this.#lines = new Map(lines.map((line) => [line.product.variant, line]));
+  }
+
   /** In the order in which they were laid down: { product, quantity }. */
   lines() {
     return [...this.#lines.values()];
