@@ -115,7 +115,7 @@ beforeEach(async () => {
 });
 
 async function opens(how) {
-  page = await load("cashier", { answers: hub.answers, ...how });
+  page = await load("../cashier", { answers: hub.answers, ...how });
   connects();
 }
 
@@ -169,6 +169,8 @@ test("shows the code, and says LUNAS once when it is paid", async () => {
   await hears("payment.captured", { payment: payment.id, sale: payment.sale });
   assert.deepEqual([text("title"), isShown("qr"), offered(), page.notes], ["LUNAS", false, ["next"], 2]);
   await hears("payment.captured", { payment: payment.id, sale: payment.sale });
+  page.sockets.says("disconnect", "transport close");
+  await page.clock.go(2 * POLL_MS);
   assert.equal(page.notes, 2, "it has sounded");
   await presses(page.at("next"));
   assert.deepEqual([page.body.dataset.step, isShown("payment"), offered()], ["ringing", false, WAYS]);
@@ -339,12 +341,14 @@ test("a sale that has ended is asked no more of", async () => {
   await hears("payment.changed", { payment: payment.id, sale: payment.sale, state: "expired" });
   assert.deepEqual([text("title"), offered()], ["Penjualan berakhir", ["next"]]);
   // Or the hub, begun anew, has never heard of it.
-  await presses(page.at("next"));
-  await rings();
-  hub.sales.clear();
-  hub.payments.clear();
-  await reloads();
-  assert.deepEqual([text("title"), offered()], ["Penjualan dibatalkan", ["next"]]);
+  for (const finds of [reloads, () => presses(page.at("call-off"))]) {
+    await presses(page.at("next"));
+    await rings();
+    hub.sales.clear();
+    hub.payments.clear();
+    await finds();
+    assert.deepEqual([text("title"), offered()], ["Penjualan dibatalkan", ["next"]]);
+  }
 });
 
 test("an open sale may be paid otherwise", async () => {
@@ -407,4 +411,23 @@ test("a button that is pressed twice asks once", async () => {
   qris.click();
   await page.clock.go(0);
   assert.deepEqual([hub.sales.size, hub.payments.size], [1, 1]);
+});
+
+test("a token that is for no register opens no till", async () => {
+  page = await load("../cashier", { answers: hub.answers });
+  assert.deepEqual([isShown("door"), text("door-title"), page.asked.length], [true, "Halaman ini memerlukan token", 0]);
+  page.at("token").value = `http://hub/kasir#token=e30.${encoded({ role: "display" })}.c2ln`;
+  page.at("door-form").submit();
+  assert.deepEqual([text("door-title"), page.at("token").value, page.asked.length], ["Ini bukan token kasir", "", 0]);
+  page.at("token").value = TOKEN;
+  page.at("door-form").submit();
+  await page.clock.go(0);
+  assert.deepEqual([isShown("door"), isShown("till"), text("place")], [false, true, "Toko Roti · Kasir 1"]);
+});
+
+test("a till that was sent away is let in again by the same door", async () => {
+  page.sockets.says("disconnect", "io server disconnect");
+  assert.deepEqual([text("door-title"), isShown("retry"), text("state")], ["Terputus", true, "Tidak terhubung"]);
+  await presses(page.at("retry"));
+  assert.deepEqual([isShown("door"), text("state")], [false, "Menghubungkan kembali"]);
 });

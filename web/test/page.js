@@ -53,6 +53,14 @@ class Element {
   set src(url) {
     this.setAttribute("src", url);
   }
+  get classList() {
+    const classes = new Set((this.getAttribute("class") ?? "").split(" "));
+    const toggle = (name, is) => {
+      classes[is ? "add" : "delete"](name);
+      this.setAttribute("class", [...classes].join(" "));
+    };
+    return { toggle };
+  }
 
   // --- Where it is ---
 
@@ -67,6 +75,7 @@ class Element {
   }
   matches(selector) {
     if (selector === "[hidden]") return this.hidden;
+    if (selector.startsWith("#")) return this.getAttribute("id") === selector.slice(1);
     if (selector.startsWith(".")) return (this.getAttribute("class") ?? "").split(" ").includes(selector.slice(1));
     return this.tag === selector;
   }
@@ -84,6 +93,13 @@ class Element {
   }
   append(element) {
     this.insertBefore(element, null);
+  }
+  prepend(element) {
+    this.insertBefore(element, this.children[0]);
+  }
+  replaceChildren(...all) {
+    for (const child of [...this.children]) child.remove();
+    for (const it of all) this.append(typeof it === "string" ? this.page.text(it) : it);
   }
   remove() {
     if (!this.parent) return;
@@ -115,7 +131,13 @@ class Element {
   click() {
     if (this.closest("[hidden]")) throw new Error(`${this.tag} ${this.getAttribute("id")} is not to be seen`);
     this.focus();
-    for (const { name, does } of this.#listeners) if (name === "click") does({ preventDefault() {} });
+    this.#happens("click");
+  }
+  submit() {
+    this.#happens("submit");
+  }
+  #happens(what) {
+    for (const { name, does } of this.#listeners) if (name === what) does({ preventDefault() {} });
   }
 }
 
@@ -240,25 +262,28 @@ function sound(page) {
 
 let loaded = 0;
 
-/** Loads a page of a folder under `web/`. `answers(method, path, body, key)` is the hub: { status, body } or nothing, if it is away. */
+/**
+ * Loads the page of a folder, whose script is called like it. `answers({ method, path, body, key })` is who is asked:
+ * { status, body }, or nothing if nobody is there.
+ */
 export async function load(folder, { hash = "", kept = new Kept(), clock = new Clock(), answers }) {
   const page = { focused: null, scrolled: [], kept, clock, asked: [], sockets: new Sockets(), pictures: 0, notes: 0 };
-  page.root = parse(page, readFileSync(new URL(`../${folder}/index.html`, import.meta.url), "utf8"));
+  page.root = parse(page, readFileSync(new URL(`${folder}/index.html`, import.meta.url), "utf8"));
   page.body = page.root.querySelector("body");
-  const all = page.root.querySelectorAll.bind(page.root);
-  const ids = new Map(["section", "main", "div", "p", "span", "ul", "button", "h1", "h2", "b", "time", "img", "dl", "dt", "dd", "input", "form", "template"]
-    .flatMap(all)
-    .map((it) => [it.getAttribute("id"), it]));
-  page.at = (id) => ids.get(id) ?? assertNone(id);
-  page.document = {
+  page.at = (id) => page.root.querySelector(`#${id}`) ?? assertNone(id);
+  page.text = (text) => Object.assign(new Element(page, "#text"), { textContent: text });
+  const document = {
     body: page.body,
-    getElementById: (id) => page.at(id),
+    getElementById: page.at,
     createElement: (tag) => new Element(page, tag),
     get activeElement() {
       return page.focused ?? page.body;
     },
   };
-  const fetch = async (path, { method = "GET", headers = {}, body }) => {
+  let begun;
+  const begins = new Promise((done) => (begun = done));
+  const fetch = async (path, { method = "GET", headers = {}, body } = {}) => {
+    begun();
     const asked = { method, path, body: body && JSON.parse(body), key: headers["idempotency-key"] };
     page.asked.push(asked);
     const answer = await answers(asked);
@@ -272,9 +297,8 @@ export async function load(folder, { hash = "", kept = new Kept(), clock = new C
       blob: async () => said,
     };
   };
-  // The last page is gone: what it still waits for, it waits for in vain.
   Object.assign(globalThis, {
-    document: page.document,
+    document,
     sessionStorage: kept,
     location: { hash, pathname: "/", search: "" },
     history: { replaceState() {} },
@@ -287,11 +311,12 @@ export async function load(folder, { hash = "", kept = new Kept(), clock = new C
     ...sound(page),
   });
   Date.now = () => clock.now;
-  AbortSignal.timeout = () => undefined;
+  AbortSignal.timeout = AbortSignal.any = () => undefined;
   URL.createObjectURL = () => `blob:${(page.pictures += 1)}`;
   URL.revokeObjectURL = () => {};
   loaded += 1;
-  await import(`../${folder}/${folder}.js?${loaded}`);
+  // One may never be done with loading: it goes on asking.
+  await Promise.race([import(`${folder}/${folder.split("/").at(-1)}.js?${loaded}`), begins]);
   await clock.go(0);
   return page;
 }
