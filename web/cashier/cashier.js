@@ -92,6 +92,7 @@ function open({ position, place, methods, shelf }) {
   const register = place.registers.find(({ id }) => id === till.register);
   $("place").textContent = [place.name, register?.name].filter(Boolean).join(" · ");
   $("till").hidden = false;
+  till.renew(shelf);
   counter.stock(shelf, offered(methods));
   screen = new Screen({ token: hub.token, channels: [channel()], position, tell });
   till.look(); // What was told before our position we do not hear.
@@ -102,7 +103,9 @@ async function readAgain() {
   const own = beginning;
   try {
     const shelf = await readShelf(hub, till.outlet);
-    if (own === beginning) counter.stock(shelf);
+    if (own !== beginning) return;
+    till.renew(shelf);
+    counter.stock(shelf);
   } catch {}
 }
 

@@ -121,7 +121,7 @@ const STATES = {
   authorized: ["Dana ditahan", "Dana pelanggan ditahan dan belum diambil. Barang belum boleh diserahkan."],
   paid: ["LUNAS", ""],
   settled: ["LUNAS", ""],
-  failed: ["Gagal", "Pembayaran ditolak. Pilih cara lain."],
+  failed: ["Gagal", "Pembayaran tidak berhasil. Pilih cara lain."],
   canceled: ["Dibatalkan", "Pembayaran ini dibatalkan. Pilih cara lain, atau mulai penjualan baru."],
   expired: ["Waktu habis", "Pelanggan tidak membayar pada waktunya. Pilih cara lain, atau mulai penjualan baru."],
   paid_late: [

@@ -99,6 +99,11 @@ export class Till {
     this.#tell.changed();
   }
 
+  /** The shelf was read again. A basket that the hub was asked for stays as it was asked for. */
+  renew(products) {
+    if (!this.sale && !this.#asked) this.basket.renew(products);
+  }
+
   /** The basket is to be another. What was asked for and not answered may be there, and keep its goods back. */
   #alter() {
     if (!this.#asked) return;
@@ -298,8 +303,8 @@ export class Till {
   // --- What a reload must not lose -----------------------------------------------------------------------------------
 
   #remember() {
-    const { register, sale, wayLabel, payment } = this;
-    sessionStorage.setItem(SALE_KEY, JSON.stringify({ register, sale, wayLabel, payment: payment.id }));
+    const { register, sale, wayLabel, payment, basket } = this;
+    sessionStorage.setItem(SALE_KEY, JSON.stringify({ register, sale, wayLabel, payment: payment.id, lines: basket.lines() }));
   }
 
   /** What was on the screen before it was loaded anew, if it was this register's. */
@@ -312,7 +317,7 @@ export class Till {
     const sold = kept(SALE_KEY);
     if (sold) {
       [this.sale, this.wayLabel, this.payment] = [sold.sale, sold.wayLabel, new Payment(sold.payment)];
-      return;
+      return this.basket.restore(sold.lines ?? []);
     }
     const asked = kept(BASKET_KEY);
     if (!asked) return;
