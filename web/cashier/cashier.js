@@ -26,6 +26,8 @@ let counter = null;
 let screen = null;
 /** Counts beginnings: what an earlier one still reads is of no use. */
 let beginning = 0;
+/** Counts readings of the shelf: the last one is the one that counts. */
+let reading = 0;
 let word = "starting";
 
 /** Goes on with another token: from where we are if it is for the same register, else from the beginning. */
@@ -100,10 +102,12 @@ function open({ position, place, methods, shelf }) {
 
 /** The shelf again. If it cannot be read it stays as it was; the hub has the last word on each sale. */
 async function readAgain() {
-  const own = beginning;
+  reading += 1;
+  const [own, from, sale] = [reading, beginning, till.sale];
   try {
     const shelf = await readShelf(hub, till.outlet);
-    if (own !== beginning) return;
+    if (own !== reading || from !== beginning) return;
+    if (till.sale !== sale) return readAgain(); // What was rung up meanwhile may still be on it.
     till.renew(shelf);
     counter.stock(shelf);
   } catch {}

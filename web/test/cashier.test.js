@@ -21,6 +21,9 @@ class Hub {
   sales = new Map();
   payments = new Map();
   breadMinor = 7_500;
+  left = 10;
+  /** What answers about stock wait for. */
+  stocktaking = null;
   /** How payments stand when they are asked for. */
   begins = { state: "pending", shown: QR };
   /** Which requests never arrive, and which answers never come back. */
@@ -30,6 +33,7 @@ class Hub {
   answers = async (asked) => {
     if (this.loses(asked)) return null;
     const answer = this.#does(asked);
+    if (asked.path.includes("/stock/")) await this.stocktaking;
     return this.silences(asked) ? { status: 503, body: {} } : answer;
   };
 
@@ -46,7 +50,7 @@ class Hub {
       case "GET outlets payment-methods":
         return { body: [way("midtrans", "qris"), way("xendit", "qris"), way("xendit", "bank_transfer", { bank: "bni" })] };
       case "GET outlets stock":
-        return { body: { on_hand: "10.000", reserved: "0.000" } };
+        return { body: { on_hand: `${this.left}.000`, reserved: "0.000" } };
       case "POST outlets sales":
         assert.equal(key, body.id, "the id is the key");
         if (body.lines.some(({ variant, unit_price_minor }) => variant === "b" && unit_price_minor !== this.breadMinor)) {
@@ -78,6 +82,7 @@ class Hub {
 
   #opens({ id, lines }) {
     const total_minor = lines.reduce((sum, { quantity, unit_price_minor }) => sum + quantity * unit_price_minor, 0);
+    this.left -= 1;
     this.sales.set(id, { id, total_minor, currency: "IDR", number: `A-${this.sales.size + 1}`, state: "open", tenders: [] });
   }
 
@@ -310,6 +315,19 @@ test("a refusal to open a sale is an answer: the next one is another, at the pri
   assert.deepEqual([text("title"), [...hub.sales.values()].map(({ total_minor }) => total_minor)], ["LUNAS", [8_000]]);
   const ids = page.asked.filter(({ path }) => path.endsWith("/sales")).map(({ body }) => body.id);
   assert.deepEqual([ids.length, new Set(ids).size], [2, 2]);
+});
+
+test("a shelf that was read before a sale is read again after it", async () => {
+  await presses(shelf("Roti"));
+  await pays("Tunai");
+  let taken;
+  hub.stocktaking = new Promise((done) => (taken = done));
+  await presses(page.at("next"));
+  await presses(shelf("Roti"));
+  await pays("Tunai");
+  taken();
+  await page.clock.go(0);
+  assert.deepEqual([text("title"), shelf("Roti").querySelector(".left").textContent], ["LUNAS", "sisa 8"]);
 });
 
 test("a sale that another payment has paid is not asked for again", async () => {
