@@ -99,9 +99,9 @@ export class Till {
     this.#tell.changed();
   }
 
-  /** The shelf was read again. A basket that the hub was asked for stays as it was asked for. */
+  /** The shelf was read again. What the hub was asked for it was asked for as it was then. */
   renew(products) {
-    if (!this.sale && !this.#asked) this.basket.renew(products);
+    if (!this.sale) this.basket.renew(products);
   }
 
   /** The basket is to be another. What was asked for and not answered may be there, and keep its goods back. */
