@@ -411,9 +411,11 @@ async fn open(State(shared): State<Arc<Shared>>) -> Json<Value> {
         let mut open = midtrans::open(world, OPEN_MAX);
         open.extend(xendit::open(world, OPEN_MAX));
         open.sort_by_key(|it| std::cmp::Reverse(it.created));
+        let mut late = midtrans::payable_late(world, OPEN_MAX);
+        late.extend(xendit::payable_late(world, OPEN_MAX));
         let counters = world.midtrans.accounts().take(OPEN_MAX);
         let counters: Vec<Value> =
             counters.map(|it| json!({ "merchant": it.shop.name, "qr": midtrans::static_code(it) })).collect();
-        json!({ "now": world.now(), "open": open, "counters": counters })
+        json!({ "now": world.now(), "open": open, "late": late, "counters": counters })
     }))
 }

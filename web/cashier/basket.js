@@ -27,6 +27,19 @@ export class Basket {
     this.#lines.clear();
   }
 
+  /** What is known of products by now: prices, and how many are left. */
+  renew(products) {
+    for (const product of products) {
+      const line = this.#lines.get(product.variant);
+      if (line) this.#lines.set(product.variant, { ...line, product });
+    }
+  }
+
+  /** Lays down what lay there before: lines as `lines()` gave them. */
+  restore(lines) {
+    this.#lines = new Map(lines.map((line) => [line.product.variant, line]));
+  }
+
   /** In the order in which they were laid down: { product, quantity }. */
   lines() {
     return [...this.#lines.values()];

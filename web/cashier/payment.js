@@ -1,5 +1,7 @@
 // The payment on the screen: what is known of it, and what that means to a cashier.
 
+import * as format from "../live/format.js";
+
 // How much is known. What says less than we know came late, by the other way, and changes nothing.
 const RANKS = {
   created: 0,
@@ -59,7 +61,10 @@ export class Payment {
     return changed;
   }
 
-  #comes({ state, shown, expires_at, failure, closing }) {
+  #comes({ state, forced, ...more }) {
+    // Somebody has taken it for paid, and its sale is: whether its provider comes to say so is no matter of the till's.
+    if (forced && RANKS[state] <= RANKS.failed) return this.#comes({ state: "paid" });
+    const { shown, expires_at, failure, closing } = more;
     const [now, then] = [RANKS[state], this.#refused ? -1 : RANKS[this.state]];
     // A word that is new to us says nothing that we could show.
     if (now === undefined || now < then) return false;
@@ -72,6 +77,11 @@ export class Payment {
     // Events do not say it, and it does not end but with the payment.
     this.closing = this.isOpen && (Boolean(closing) || this.closing);
     return JSON.stringify(this) !== before;
+  }
+
+  /** Whether its time is over, by the hub's clock, and nobody has said yet what became of it. */
+  isOver(now) {
+    return this.state === "pending" && this.expiresAt !== null && now >= this.expiresAt;
   }
 
   get isPaid() {
@@ -111,7 +121,7 @@ const STATES = {
   authorized: ["Dana ditahan", "Dana pelanggan ditahan dan belum diambil. Barang belum boleh diserahkan."],
   paid: ["LUNAS", ""],
   settled: ["LUNAS", ""],
-  failed: ["Gagal", "Pembayaran ditolak. Pilih cara lain."],
+  failed: ["Gagal", "Pembayaran tidak berhasil. Pilih cara lain."],
   canceled: ["Dibatalkan", "Pembayaran ini dibatalkan. Pilih cara lain, atau mulai penjualan baru."],
   expired: ["Waktu habis", "Pelanggan tidak membayar pada waktunya. Pilih cara lain, atau mulai penjualan baru."],
   paid_late: [
@@ -124,18 +134,34 @@ const STATES = {
   charged_back: ["Ditarik kembali", "Bank pelanggan menarik kembali uang ini. Panggil atasan."],
 };
 
-/** What the screen says of a payment: { title, text }. */
-export function words(payment) {
+/** What the screen says of a payment, at a time by the hub's clock: { title, text }. */
+export function words(payment, now = 0) {
   if (payment.closing) return { title: "Membatalkan", text: "Penyedia diminta membatalkan, dan dapat menjawab bahwa sudah dibayar." };
+  if (payment.isOver(now)) {
+    return { title: "Waktu habis, menunggu kepastian", text: "Jangan terima pembayaran dengan kode ini lagi: hasilnya sedang dicari tahu." };
+  }
   if (payment.state === "pending") return { title: "Menunggu pembayaran", text: SHOWN[payment.shown?.type] ?? "" };
   const [title, text] = STATES[payment.state];
   return { title, text };
 }
 
-/** How long it is still good for, as `14:59`. Nothing if that is not known, or over. */
+// What may become of a payment when the next customer is at the counter, and what a cashier is told then.
+const AFTERWARDS = {
+  paid_late: "masuk terlambat, setelah berakhir.",
+  reversed: "ditarik kembali oleh bank.",
+  charged_back: "ditarik kembali oleh bank pelanggan.",
+};
+
+/** What a cashier has to know of a payment that is no longer on the screen; nothing of most. */
+export function afterwards({ type, data }) {
+  const what = type === "payment.changed" ? AFTERWARDS[data.state] : undefined;
+  return what && `Pembayaran ${format.amount(data.amount_minor, data.currency)} sebelumnya ${what} Panggil atasan.`;
+}
+
+/** How long it is still good for, as `14:59`: whole seconds that are left. Nothing if that is not known, or over. */
 export function countdown(expiresAt, now) {
-  const seconds = Math.ceil((expiresAt - now) / 1000);
-  if (expiresAt === null || seconds <= 0) return "";
+  if (expiresAt === null || now >= expiresAt) return "";
+  const seconds = Math.floor((expiresAt - now) / 1000);
   return `${Math.floor(seconds / 60)}:${String(seconds % 60).padStart(2, "0")}`;
 }
 

@@ -2,10 +2,11 @@
 
 import { Board } from "./board.js";
 import { Days } from "./days.js";
+import { Door } from "./door.js";
 import * as format from "./format.js";
 import { channelsOf, readToday, Refused } from "./hub.js";
 import { Screen } from "./screen.js";
-import { tokenFromAddress, tokenIn } from "./token.js";
+import { tokenFromAddress } from "./token.js";
 
 const CUT_MS = 20_000;
 const TICK_MS = 1_000;
@@ -16,6 +17,7 @@ const TOKEN_KEY = "tillwire.token";
 const $ = (id) => document.getElementById(id);
 const days = new Days();
 const board = new Board($("outlets"), days, drawOverall);
+const door = new Door({ enter: take, again: () => screen.resume() });
 
 let screen = null;
 let reading = new AbortController();
@@ -31,36 +33,10 @@ const hubTime = () => Date.now() + clock;
 function take(token) {
   const before = sessionStorage.getItem(TOKEN_KEY) ?? "";
   sessionStorage.setItem(TOKEN_KEY, token);
-  closeDoor();
+  door.close();
   if (!screen || String(channelsOf(token)) !== String(channelsOf(before))) return begin(token);
   screen.renew(token);
 }
-
-function openDoor(title, why, { retry = false } = {}) {
-  $("door-title").textContent = title;
-  $("door-why").textContent = why;
-  $("retry").hidden = !retry;
-  $("door").hidden = false;
-}
-
-function closeDoor() {
-  $("door").hidden = true;
-  $("token").value = "";
-}
-
-$("door-form").addEventListener("submit", (submitted) => {
-  submitted.preventDefault();
-  take(tokenIn($("token").value));
-});
-$("retry").addEventListener("click", () => {
-  closeDoor();
-  screen.resume();
-});
-// A fresh link, opened in the same tab.
-addEventListener("hashchange", () => {
-  const token = tokenFromAddress();
-  if (token) take(token);
-});
 
 // --- The day, and what follows it ------------------------------------------------------------------------------------
 
@@ -131,7 +107,7 @@ const tell = {
   },
   denied(list) {
     const names = list.map(({ channel, code }) => `${channel} (${code})`).join(", ");
-    openDoor("Not everything may be heard", `This token may not hear ${names}.`);
+    door.open("Not everything may be heard", `This token may not hear ${names}.`);
   },
   stale(reason) {
     const why = reason === "diverged" ? "The journal is not the one we followed" : "The journal no longer reaches back";
@@ -140,14 +116,14 @@ const tell = {
     begin(sessionStorage.getItem(TOKEN_KEY), { delay: REREAD_MIN_MS });
   },
   expiring(seconds) {
-    openDoor("The token ends soon", `It is good for another ${seconds} s. With a fresh one nothing is missed.`);
+    door.open("The token ends soon", `It is good for another ${seconds} s. With a fresh one nothing is missed.`);
   },
 };
 
 function refused(code, detail) {
   state("refused");
   const retry = code === "disconnected";
-  openDoor(retry ? "Disconnected" : "The hub asks for another token", `${detail} (${code})`, { retry });
+  door.open(retry ? "Disconnected" : "The hub asks for another token", `${detail} (${code})`, { retry });
 }
 
 // --- What is said ----------------------------------------------------------------------------------------------------
@@ -233,5 +209,5 @@ const token = tokenFromAddress() ?? sessionStorage.getItem(TOKEN_KEY);
 if (token) take(token);
 else {
   state("refused");
-  openDoor("This page needs a token", "It shows what happens at a merchant’s tills, live, to whoever may see it.");
+  door.open("This page needs a token", "It shows what happens at a merchant’s tills, live, to whoever may see it.");
 }

@@ -19,6 +19,17 @@ test("counts what is laid down, and no more than there is", () => {
   assert.equal(basket.lines()[0].quantity, 99);
 });
 
+test("is kept, and brought up to date", () => {
+  const basket = new Basket();
+  basket.add(bread);
+  basket.add(bread);
+  const other = new Basket();
+  other.restore(JSON.parse(JSON.stringify(basket.lines())));
+  assert.deepEqual(other.lines(), [{ product: bread, quantity: 2 }]);
+  other.renew([{ ...bread, priceMinor: 8_000, left: 3 }, milk]);
+  assert.deepEqual([other.totalMinor(), other.add({ ...bread, left: 3 }), other.lines().length], [16_000, true, 1]);
+});
+
 test("is rung up as an open sale at the prices that were shown", () => {
   const basket = new Basket();
   basket.add(bread);

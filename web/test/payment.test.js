@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { newId } from "../cashier/hub.js";
-import { Payment, countdown, grouped, words } from "../cashier/payment.js";
+import { Payment, afterwards, countdown, grouped, words } from "../cashier/payment.js";
 
 const QR = { type: "qr", text: "000201" };
 const changed = (payment, state, more) => ({ type: "payment.changed", data: { payment, state, ...more } });
@@ -99,6 +99,52 @@ test("calling off is not the end of it", () => {
   assert.equal(words(payment).title, "LUNAS", "the provider had the last word");
 });
 
+test("what was forced is paid for the till, whatever its provider says, until the money goes back", () => {
+  const forced = { by: "s", at: "2026-11-23T03:01:00Z", reason: "Layar nasabah menunjukkan berhasil" };
+  const ways = [
+    (payment, view) => payment.answered({ id: "p", ...view }),
+    (payment, { state, ...more }) => payment.heard(changed("p", state, more)),
+  ];
+  for (const told of ways) {
+    for (const state of ["created", "unknown", "pending", "review", "failed", "canceled", "expired"]) {
+      const payment = new Payment("p");
+      told(payment, { state, shown: QR, failure: "never_arrived", closing: "expired", forced });
+      assert.deepEqual([payment.isPaid, payment.isOpen, words(payment).title], [true, false, "LUNAS"], state);
+      assert.deepEqual([payment.shown, payment.failure, payment.closing], [null, null, false], state);
+    }
+    const payment = pending();
+    for (const state of ["pending", "canceled", "paid", "settled"]) {
+      told(payment, { state, shown: QR, forced });
+      assert.equal(payment.isPaid, true, state);
+    }
+    for (const state of ["partially_refunded", "reversed"]) {
+      told(payment, { state, forced });
+      assert.deepEqual([payment.state, payment.isPaid], [state, false]);
+    }
+    // One that is not forced says so as well.
+    const other = new Payment("p");
+    told(other, { state: "pending", shown: QR, forced: null });
+    assert.equal(other.isPaid, false);
+  }
+});
+
+test("when its time is over nobody is to pay it, and nobody knows yet", () => {
+  const payment = pending();
+  const end = payment.expiresAt;
+  assert.deepEqual([payment.isOver(end - 1), words(payment, end - 1).title], [false, "Menunggu pembayaran"]);
+  assert.deepEqual([payment.isOver(end), words(payment, end).title], [true, "Waktu habis, menunggu kepastian"]);
+  payment.heard(captured("p"));
+  assert.deepEqual([payment.isOver(end), words(payment, end).title], [false, "LUNAS"]);
+  assert.equal(new Payment("p").isOver(end), false, "its time is not known");
+});
+
+test("a cashier is told when the money of an earlier payment goes, or comes too late, and of nothing else", () => {
+  const of = (state) => afterwards(changed("old", state, { amount_minor: 48_500, currency: "IDR" }));
+  for (const state of ["reversed", "charged_back", "paid_late"]) assert.match(of(state), /Rp\s48\.500 .+ Panggil atasan\.$/);
+  for (const state of ["pending", "paid", "settled", "expired", "refunded", "teleported"]) assert.equal(of(state), undefined);
+  assert.equal(afterwards(captured("old")), undefined);
+});
+
 test("a state that is new to the page changes nothing", () => {
   const payment = pending();
   assert.equal(payment.heard(changed("p", "teleported")), false);
@@ -107,7 +153,7 @@ test("a state that is new to the page changes nothing", () => {
 
 test("counts down by the minute and second", () => {
   const end = pending().expiresAt;
-  assert.deepEqual([899_001, 60_000, 59_999, 500, 0, -5].map((left) => countdown(end, end - left)), ["15:00", "1:00", "1:00", "0:01", "", ""]);
+  assert.deepEqual([899_001, 60_000, 59_999, 500, 0, -5].map((left) => countdown(end, end - left)), ["14:59", "1:00", "0:59", "0:00", "", ""]);
   assert.equal(countdown(null, 0), "");
 });
 

@@ -3,21 +3,27 @@
 const LOOK_EVERY_MS = 1_000;
 // How many bills that are no longer open can still be paid late.
 const LATE_MAX = 3;
+const ANSWER_MAX_MS = 5_000;
 
 const $ = (id) => document.getElementById(id);
 const rupiah = new Intl.NumberFormat("id-ID", { style: "currency", currency: "IDR", maximumFractionDigits: 0 });
 const moment = new Intl.DateTimeFormat("id-ID", { dateStyle: "medium", timeStyle: "short", timeZone: "Asia/Jakarta" });
 
-/** The bills on the page, by id: what they are, and their element. */
+/** The bills on the page, by id: what they are, their element, and whether they can only be paid late. */
 const bills = new Map();
-/** What was paid or failed here: it will not be late. */
-const done = new Set();
+/** Whether something is just being done: what is pressed meanwhile was pressed twice. */
+let acting = false;
+/** The look before the next one: they come one after another, so that none draws what is old. */
+let looked = Promise.resolve();
+
+/** The simulators answered, and will not. */
+class Refused extends Error {}
 
 async function ask(path, body) {
   const options = body && { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body) };
-  const answer = await fetch(`/_sim/${path}`, options);
+  const answer = await fetch(`/_sim/${path}`, { ...options, signal: AbortSignal.timeout(ANSWER_MAX_MS) });
   const said = await answer.json();
-  if (!answer.ok) throw new Error(said.error);
+  if (!answer.ok) throw new Refused(said.error);
   return said;
 }
 
@@ -32,14 +38,18 @@ function tell(text, why) {
 
 /** Does what a button or the form asks for, and says what came of it. */
 async function act(path, body, words) {
+  if (acting) return;
+  acting = true;
+  document.body.setAttribute("aria-busy", "true");
   try {
     const said = await ask(path, body);
-    done.add(said.id);
     tell(`${words} (${said.reference}: ${said.status})`);
-    await look();
   } catch (error) {
-    tell("Tidak berhasil: ", error.message);
+    tell(error instanceof Refused ? "Tidak berhasil: " : "Tidak dijawab, mungkin berhasil: ", error.message);
   }
+  await look();
+  acting = false;
+  document.body.setAttribute("aria-busy", "false");
 }
 
 function drawn(template, bill) {
@@ -67,38 +77,48 @@ function show(bill) {
   item.querySelector(".fail").addEventListener("click", () => {
     act("fail", { provider, id, deny: provider === "midtrans" }, "Digagalkan");
   });
-  bills.set(id, { bill, item });
+  bills.set(id, { bill, item, late: false });
   $("open").prepend(item);
 }
 
-/** One that is no longer open can be paid late, if nothing was done about it here. */
-function close(id) {
-  const { bill, item, late } = bills.get(id);
-  if (late) return;
-  item.remove();
-  if (done.has(id)) return bills.delete(id);
-  const again = drawn("late", bill);
-  again.querySelector(".pay").addEventListener("click", () => {
-    const { provider, amount } = bill;
-    act("pay", { provider, id, issuer: $("issuer").value, amount: amount ?? undefined, late: true }, "Dibayar terlambat");
-    again.remove();
-    bills.delete(id);
-  });
-  bills.set(id, { bill, item: again, late: true });
-  $("open").append(again);
-  const all = [...bills].filter(([, { late }]) => late);
-  for (const [old, { item: gone }] of all.slice(0, Math.max(0, all.length - LATE_MAX))) {
-    gone.remove();
-    bills.delete(old);
-  }
+function drop(id) {
+  bills.get(id).item.remove();
+  bills.delete(id);
 }
 
-async function look() {
-  const { open } = await ask("open");
-  const ids = new Set(open.map(({ id }) => id));
-  for (const id of [...bills.keys()]) if (!ids.has(id)) close(id);
+/** One that is over, and of which no money came, can be paid late. */
+function showLate(bill) {
+  const item = drawn("late", bill);
+  const { provider, id, amount } = bill;
+  item.querySelector(".pay").addEventListener("click", () => {
+    const issuer = $("issuer").value;
+    act("pay", { provider, id, issuer, amount: amount ?? undefined, late: true }, "Dibayar terlambat");
+  });
+  bills.set(id, { bill, item, late: true });
+  $("open").append(item);
+  const all = [...bills].filter(([, { late }]) => late);
+  for (const [oldest] of all.slice(0, -LATE_MAX)) drop(oldest);
+}
+
+async function draw() {
+  const { open, late } = await ask("open");
+  const [isOpen, isLate] = [new Set(open.map(({ id }) => id)), new Set(late)];
+  for (const [id, { bill, late }] of [...bills]) {
+    if ((late ? isLate : isOpen).has(id)) continue;
+    drop(id);
+    if (isLate.has(id)) showLate(bill);
+  }
   for (const bill of open.reverse()) if (!bills.has(bill.id)) show(bill);
   $("none").hidden = bills.size > 0;
+}
+
+/** Looks at what can be paid, and says so if nobody answers. */
+function look() {
+  looked = looked.then(draw).then(
+    () => ($("away").hidden = true),
+    () => ($("away").hidden = false),
+  );
+  return looked;
 }
 
 $("code").addEventListener("submit", (submitted) => {
@@ -111,10 +131,6 @@ $("code").addEventListener("submit", (submitted) => {
 });
 
 for (;;) {
-  try {
-    await look();
-  } catch (error) {
-    tell("Simulator tidak menjawab: ", error.message);
-  }
+  await look();
   await new Promise((next) => setTimeout(next, LOOK_EVERY_MS));
 }

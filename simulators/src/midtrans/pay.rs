@@ -231,3 +231,10 @@ pub fn open(world: &World, most: usize) -> Vec<Open> {
     });
     open.collect()
 }
+
+/// Ids of what is over and can be paid all the same, with `late`: newest first, so many at most.
+pub fn payable_late(world: &World, most: usize) -> Vec<String> {
+    let is_late =
+        |it: &&Transaction| matches!(it.state, State::Expire | State::Cancel) && !matches!(it.method, Method::Card(_));
+    world.midtrans.all().rev().filter(is_late).take(most).map(|it| it.id.clone()).collect()
+}

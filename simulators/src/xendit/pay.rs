@@ -318,3 +318,13 @@ pub fn open(world: &World, most: usize) -> Vec<Open> {
     });
     open.collect()
 }
+
+/// Ids of what is over, of which no money came, and which can be paid all the same, with `late`: newest first, so many at most.
+pub fn payable_late(world: &World, most: usize) -> Vec<String> {
+    let is_late = |it: &&Request| {
+        matches!(it.status, Status::Expired | Status::Canceled)
+            && it.channel.kind != Kind::Card
+            && it.latest_payment.is_none()
+    };
+    world.xendit.requests.iter().rev().filter(is_late).take(most).map(|it| it.id.clone()).collect()
+}

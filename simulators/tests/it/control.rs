@@ -49,6 +49,36 @@ async fn the_bank_shows_what_can_be_paid_and_pays_what_it_reads() {
 }
 
 #[tokio::test]
+async fn what_is_over_can_be_paid_late_once_and_what_was_paid_cannot() {
+    let stage = Stage::start().await;
+    let mut ids = Vec::new();
+    for reference in ["M-1", "M-2", "M-3"] {
+        let charged = stage.midtrans("POST /v2/charge", qris(reference, 48_500)).await;
+        ids.push(charged.body["transaction_id"].as_str().expect("an id").to_owned());
+    }
+    for reference in ["X-1", "X-2", "X-3"] {
+        ids.push(stage.xendit_qris(reference, 20_000).await);
+    }
+    let late = async || {
+        let open = stage.sim("GET open", Value::Null).await.body;
+        let late: Vec<String> = serde_json::from_value(open["late"].clone()).expect("ids");
+        late
+    };
+    assert!(late().await.is_empty(), "they are open");
+    // Of each three one is paid in time, one fails, and one runs out.
+    for of_one in ids.chunks(3) {
+        stage.does("pay", json!({ "id": of_one[0] })).await;
+        stage.does("fail", json!({ "id": of_one[1], "deny": true })).await;
+        stage.does("expire_now", json!({ "id": of_one[2] })).await;
+    }
+    assert_eq!(late().await, [ids[2].clone(), ids[5].clone()]);
+    for id in late().await {
+        stage.does("pay", json!({ "id": id, "late": true })).await;
+    }
+    assert!(late().await.is_empty(), "they are paid");
+}
+
+#[tokio::test]
 async fn the_page_is_all_its_own() {
     let stage = Stage::start().await;
     let url = |path: &str| format!("{}{path}", stage.simulators.xendit_url());

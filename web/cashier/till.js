@@ -1,0 +1,327 @@
+// A till: the basket, the sale that it was rung up as, and the payment on the screen. It asks the hub, hears it, and draws nothing.
+
+import { Refused } from "../live/hub.js";
+import { Basket } from "./basket.js";
+import { newId } from "./hub.js";
+import { Payment, afterwards } from "./payment.js";
+import { CASH } from "./ways.js";
+
+// What a reload must not lose.
+const BASKET_KEY = "tillwire.cashier.basket";
+const SALE_KEY = "tillwire.cashier.sale";
+const WARNINGS_KEY = "tillwire.cashier.warnings";
+/** How many payments of earlier customers are warned of at once. */
+const WARNINGS_MAX = 5;
+
+const UNANSWERED = "Hub tidak menjawab; hasilnya sedang dicari tahu.";
+
+const isNotFound = (error) => error instanceof Refused && error.code === "not_found";
+
+export class Till {
+  basket = new Basket();
+  /** What was rung up: { id, totalMinor, currency, number, state }. None while the basket is still being filled. */
+  sale = null;
+  /** The payment on the screen, and what the button was called. */
+  payment = null;
+  wayLabel = "";
+  /** Whether the hub is just being asked for something that must not be asked for twice. */
+  busy = false;
+  /** What went wrong, in our words; and in the hub's, which are English. */
+  note = { text: "", why: "" };
+  /** What became of payments of earlier customers, until somebody says that they have seen it: texts, by the payment. */
+  warnings = new Map();
+  /** The sale that the hub was asked to open, while it has not answered: it is asked for no other. */
+  #asked = null;
+  /** The payment that is just being asked after. */
+  #lookingAt = null;
+  /** The payment that came to nothing, and after which the sale was looked at. */
+  #lookedFor = null;
+  /** The payment that was said to be paid. */
+  #told = null;
+  #tell;
+
+  /** Tells `changed()` when something is to be drawn, `paid()` once a payment, and `sold()` when the shelf may be another. */
+  constructor({ hub, outlet, register, tell }) {
+    Object.assign(this, { hub, outlet, register });
+    this.#tell = tell;
+    this.#recall();
+  }
+
+  /** Where the cashier is. */
+  get step() {
+    const { sale, payment } = this;
+    if (!sale) return "ringing";
+    if (payment?.isPaid) return "paid";
+    if (payment && !payment.isOpen && !payment.cameToNothing) return "late";
+    if (sale.state && sale.state !== "open") return "over";
+    return payment?.cameToNothing ? "failed" : "waiting";
+  }
+
+  /** Whether another way to pay may be begun. */
+  get mayPay() {
+    return !this.sale || (this.step !== "over" && Boolean(this.payment?.mayBeReplaced));
+  }
+
+  get mayCallOff() {
+    return this.step === "waiting" && !this.payment?.closing;
+  }
+
+  get mayLeave() {
+    return this.sale !== null && (this.step !== "waiting" || Boolean(this.payment?.mayBeReplaced));
+  }
+
+  /** Whether nothing that is told would bring it on: whether the hub has the payment, or how the sale stands. */
+  get isUnsure() {
+    return this.payment?.state === "created" || (this.step === "failed" && this.#lookedFor !== this.payment);
+  }
+
+  // --- The basket ----------------------------------------------------------------------------------------------------
+
+  add(product) {
+    if (this.sale || this.busy) return;
+    this.#alter();
+    this.#say(this.basket.add(product) ? "" : "Stok barang ini tidak cukup.");
+    this.#tell.changed();
+  }
+
+  remove(variant) {
+    if (this.sale || this.busy) return;
+    this.#alter();
+    this.basket.remove(variant);
+    this.#tell.changed();
+  }
+
+  clear() {
+    if (this.sale || this.busy) return;
+    this.#alter();
+    this.basket.clear();
+    this.#say();
+    this.#tell.changed();
+  }
+
+  /** The shelf was read again. What the hub was asked for it was asked for as it was then. */
+  renew(products) {
+    if (!this.sale) this.basket.renew(products);
+  }
+
+  /** The basket is to be another. What was asked for and not answered may be there, and keep its goods back. */
+  #alter() {
+    if (!this.#asked) return;
+    this.hub.post(`/v1/sales/${this.#asked.id}/void`, { reason: "Keranjang diubah di kasir" }).catch(() => {});
+    this.#answered();
+  }
+
+  /** Rings up the basket. The id is the key as well: however often it is sent, before and after a reload, it is one sale. */
+  async #ringUp() {
+    const asked = (this.#asked ??= this.basket.sale(newId(), this.register));
+    const kept = { register: this.register, asked, lines: this.basket.lines() };
+    sessionStorage.setItem(BASKET_KEY, JSON.stringify(kept));
+    let opened;
+    try {
+      opened = await this.hub.post(`/v1/outlets/${this.outlet}/sales`, asked, asked.id);
+    } catch (error) {
+      if (error instanceof Refused) this.#answered();
+      throw error;
+    }
+    this.#answered();
+    // What the shelf says until it is read again.
+    for (const { product, quantity } of this.basket.lines()) product.left -= quantity;
+    const { id, total_minor: totalMinor, currency, number, state } = opened;
+    return { id, totalMinor, currency, number, state };
+  }
+
+  #answered() {
+    this.#asked = null;
+    sessionStorage.removeItem(BASKET_KEY);
+  }
+
+  // --- The payment ---------------------------------------------------------------------------------------------------
+
+  /** Asks for a payment; the first one of a basket rings it up before. */
+  async pay(way) {
+    if (this.busy || !this.mayPay) return;
+    this.#say();
+    this.busy = true;
+    this.#tell.changed();
+    try {
+      this.sale ??= await this.#ringUp();
+    } catch (error) {
+      this.busy = false;
+      this.#say("Penjualan ini tidak dapat dibuka.", error.message);
+      this.#tell.changed();
+      return this.#tell.sold();
+    }
+    // Known before it is asked for, and kept: whatever is lost on the way, this is the one on the screen.
+    const own = new Payment(newId());
+    [this.payment, this.wayLabel] = [own, way.label];
+    this.#remember();
+    this.#tell.changed();
+    try {
+      const cash = way === CASH && { amount_minor: this.sale.totalMinor };
+      own.answered(await this.hub.post(`/v1/sales/${this.sale.id}/payments`, { id: own.id, ...way.body, ...cash }));
+    } catch (error) {
+      if (error instanceof Refused) own.refused(error.message);
+      else this.#say(UNANSWERED, error.message);
+    }
+    this.busy = false;
+    await this.#came(own);
+  }
+
+  async callOff() {
+    const own = this.payment;
+    if (this.busy || !own) return;
+    this.busy = true;
+    this.#tell.changed();
+    let isUnknown = false;
+    try {
+      own.answered(await this.hub.post(`/v1/payments/${own.id}/cancel`, {}));
+    } catch (error) {
+      isUnknown = isNotFound(error);
+      if (!isUnknown) this.#say("Tidak dapat dibatalkan.", error.message);
+    }
+    this.busy = false;
+    await (isUnknown ? this.look() : this.#came(own));
+  }
+
+  /** Clears the screen for the next customer. */
+  next() {
+    if (this.busy || !this.mayLeave) return;
+    this.leave();
+    this.#tell.changed();
+    this.#tell.sold();
+  }
+
+  /** Lets the sale go. One that nobody has paid is voided; if that cannot be, it ends by itself. */
+  leave() {
+    this.#alter();
+    if (this.sale && this.step !== "over" && this.payment?.mayBeReplaced) {
+      this.hub.post(`/v1/sales/${this.sale.id}/void`, { reason: "Penjualan baru di kasir" }).catch(() => {});
+    }
+    [this.sale, this.payment, this.wayLabel] = [null, null, ""];
+    this.basket.clear();
+    sessionStorage.removeItem(SALE_KEY);
+    this.#say();
+  }
+
+  // --- What is known of it -------------------------------------------------------------------------------------------
+
+  hear(envelope) {
+    const { type, data } = envelope;
+    const own = this.payment;
+    if (own?.heard(envelope)) return this.#came(own);
+    if (own?.id === data.payment) return;
+    // An earlier attempt at the same sale, of which nobody knew: it is not the one on the screen.
+    if (own && type === "payment.captured" && data.sale === this.sale.id && !own.isPaid) {
+      this.#say("Pembayaran lain untuk penjualan ini sudah masuk. Periksa dulu sebelum meminta lagi.");
+      this.#tell.changed();
+      return this.look({ sale: true });
+    }
+    const text = afterwards(envelope);
+    if (text) this.#warn(data.payment, text);
+  }
+
+  /** Asks how the payment stands; of one that came to nothing, or with `sale`, whether its sale is paid otherwise or over. */
+  async look({ sale = false } = {}) {
+    const own = this.payment;
+    if (!own || this.busy || (this.#lookingAt === own && !sale)) return;
+    this.#lookingAt = own;
+    try {
+      let isUnknown = false;
+      if (own.isOpen) {
+        try {
+          own.answered(await this.hub.get(`/v1/payments/${own.id}`));
+        } catch (error) {
+          if (!isNotFound(error)) throw error;
+          isUnknown = true;
+        }
+      }
+      if (isUnknown || sale || own.cameToNothing) await this.#lookAtSale(own, isUnknown);
+      if (own === this.payment && this.note.text === UNANSWERED) this.#say();
+    } catch {
+      // Not answered: what nobody tells us is asked again.
+    }
+    if (this.#lookingAt === own) this.#lookingAt = null;
+    this.#changed(own);
+  }
+
+  /** The sale knows what was taken by hand, and what never came to the hub; and whether another payment was faster. */
+  async #lookAtSale(own, isUnknown) {
+    const sale = this.sale;
+    let found = { state: "voided", tenders: [] };
+    try {
+      found = await this.hub.get(`/v1/sales/${sale.id}`);
+    } catch (error) {
+      if (!isNotFound(error)) throw error; // The hub may be another than it was when the page was loaded.
+    }
+    const taken = found.tenders.find((tender) => tender.payment === own.id);
+    if (taken) own.answered({ payment: taken });
+    else if (isUnknown) own.refused("The hub knows nothing of this payment.");
+    if (own.cameToNothing) this.#lookedFor = own;
+    sale.state = found.state;
+    if (own !== this.payment) return;
+    this.#remember();
+    if (this.step === "over") this.#say();
+  }
+
+  /** Something is known of a payment. If it is the one on the screen, it is shown; and what nobody will tell of it is asked. */
+  async #came(own) {
+    this.#changed(own);
+    if (own === this.payment && this.isUnsure) await this.look();
+  }
+
+  #changed(own) {
+    if (own !== this.payment) return;
+    if (own.isPaid && this.#told !== own) {
+      this.#told = own;
+      this.#tell.paid();
+    }
+    this.#tell.changed();
+  }
+
+  #warn(payment, text) {
+    this.warnings.set(payment, text);
+    for (const oldest of [...this.warnings.keys()].slice(0, -WARNINGS_MAX)) this.warnings.delete(oldest);
+    this.#keepWarnings();
+  }
+
+  /** Somebody has read them. */
+  dismiss() {
+    this.warnings.clear();
+    this.#keepWarnings();
+  }
+
+  #keepWarnings() {
+    const { register, warnings } = this;
+    sessionStorage.setItem(WARNINGS_KEY, JSON.stringify({ register, warnings: [...warnings] }));
+    this.#tell.changed();
+  }
+
+  #say(text = "", why = "") {
+    this.note = { text, why };
+  }
+
+  // --- What a reload must not lose -----------------------------------------------------------------------------------
+
+  #remember() {
+    const { register, sale, wayLabel, payment, basket } = this;
+    sessionStorage.setItem(SALE_KEY, JSON.stringify({ register, sale, wayLabel, payment: payment.id, lines: basket.lines() }));
+  }
+
+  /** What was on the screen before it was loaded anew, if it was this register's. */
+  #recall() {
+    const kept = (key) => {
+      const found = JSON.parse(sessionStorage.getItem(key));
+      return found?.register === this.register ? found : null;
+    };
+    this.warnings = new Map(kept(WARNINGS_KEY)?.warnings);
+    const sold = kept(SALE_KEY);
+    if (sold) {
+      [this.sale, this.wayLabel, this.payment] = [sold.sale, sold.wayLabel, new Payment(sold.payment)];
+      return this.basket.restore(sold.lines ?? []);
+    }
+    const asked = kept(BASKET_KEY);
+    if (!asked) return;
+    this.#asked = asked.asked;
+    this.basket.restore(asked.lines);
+  }
+}

@@ -1,0 +1,471 @@
+// The cashier's page as a whole, over a page without a browser and a hub that loses what a test wants lost.
+
+import assert from "node:assert/strict";
+import { beforeEach, test } from "node:test";
+import { load } from "./page.js";
+
+const encoded = (claims) => Buffer.from(JSON.stringify(claims)).toString("base64url");
+const TOKEN = `e30.${encoded({ outlets: ["o"], register: "r" })}.c2ln`;
+const QR = { type: "qr", text: "000201" };
+const LIFE_MS = 900_000;
+/** Four tries, and a second between two. */
+const TRIES_MS = 3_000;
+const POLL_MS = 5_000;
+
+const at = (position) => `${position}-9f3ac2d1`;
+const way = (provider, method, more) => ({ provider, method, mode: "test", amount_min_minor: 1_000, amount_max_minor: 10_000_000, ...more });
+const product = (variant, name, price) => ({ name, currency: "IDR", active: true, variants: [{ variant, price_minor: price }] });
+
+/** A hub with a shop, whose answers come from what was asked of it. */
+class Hub {
+  sales = new Map();
+  payments = new Map();
+  breadMinor = 7_500;
+  left = 10;
+  /** What answers about stock wait for. */
+  stocktaking = null;
+  /** How payments stand when they are asked for. */
+  begins = { state: "pending", shown: QR };
+  /** Which requests never arrive, and which answers never come back. */
+  loses = () => false;
+  silences = () => false;
+
+  answers = async (asked) => {
+    if (this.loses(asked)) return null;
+    const answer = this.#does(asked);
+    if (asked.path.includes("/stock/")) await this.stocktaking;
+    return this.silences(asked) ? { status: 503, body: {} } : answer;
+  };
+
+  #does({ method, path, body, key }) {
+    const refused = (status, code) => ({ status, body: { code, detail: code } });
+    const [, , what, id, verb] = path.split("/");
+    const sale = this.sales.get(id);
+    const payment = this.payments.get(id);
+    switch (`${method} ${what} ${verb ?? ""}`) {
+      case "GET snapshot?channel=payments r":
+        return { body: { position: at(10) } };
+      case "GET outlets ":
+        return { body: { name: "Toko Roti", registers: [{ id: "r", name: "Kasir 1" }] } };
+      case "GET outlets payment-methods":
+        return { body: [way("midtrans", "qris"), way("xendit", "qris"), way("xendit", "bank_transfer", { bank: "bni" })] };
+      case "GET outlets stock":
+        return { body: { on_hand: `${this.left}.000`, reserved: "0.000" } };
+      case "POST outlets sales":
+        assert.equal(key, body.id, "the id is the key");
+        if (body.lines.some(({ variant, unit_price_minor }) => variant === "b" && unit_price_minor !== this.breadMinor)) {
+          return refused(409, "price_changed");
+        }
+        if (!this.sales.has(key)) this.#opens(body);
+        return { status: 201, body: this.sales.get(key) };
+      case "GET sales ":
+        return sale ? { body: sale } : refused(404, "not_found");
+      case "POST sales void":
+        if (!sale) return refused(404, "not_found");
+        sale.state = "voided";
+        return { body: sale };
+      case "POST sales payments":
+        return sale.state === "open" ? { status: 201, body: this.#takes(sale, body) } : refused(409, "sale_not_open");
+      case "GET payments ":
+        return payment ? { body: payment } : refused(404, "not_found");
+      case "GET payments qr.svg":
+        return { body: "<svg/>" };
+      case "POST payments cancel":
+        if (!payment) return refused(404, "not_found");
+        payment.state = "canceled";
+        return { body: payment };
+      default:
+        assert.match(path, /^\/v1\/products/, `${method} ${path}`);
+        return { body: { items: [product("b", "Roti", this.breadMinor), product("m", "Susu", 18_250)] } };
+    }
+  }
+
+  #opens({ id, lines }) {
+    const total_minor = lines.reduce((sum, { quantity, unit_price_minor }) => sum + quantity * unit_price_minor, 0);
+    this.left -= 1;
+    this.sales.set(id, { id, total_minor, currency: "IDR", number: `A-${this.sales.size + 1}`, state: "open", tenders: [] });
+  }
+
+  #takes(sale, { id, method, provider }) {
+    if (method === "cash") {
+      this.#pays(sale, id);
+      return { payment: { payment: id }, sale };
+    }
+    const expires_at = new Date(Date.now() + LIFE_MS).toISOString();
+    this.payments.set(id, { id, sale: sale.id, provider, ...this.begins, expires_at });
+    return this.payments.get(id);
+  }
+
+  #pays(sale, payment) {
+    sale.tenders.push({ payment });
+    sale.state = "completed";
+  }
+
+  /** A provider says that a payment is paid. */
+  captures(payment) {
+    payment.state = "paid";
+    this.#pays(this.sales.get(payment.sale), payment.id);
+  }
+
+  /** Somebody takes it for paid. */
+  forces(payment) {
+    payment.forced = { by: "s", at: "2026-11-23T03:01:00Z", reason: "Layar nasabah menunjukkan berhasil" };
+    this.#pays(this.sales.get(payment.sale), payment.id);
+  }
+}
+
+let hub;
+let page;
+let position;
+
+beforeEach(async () => {
+  [hub, position] = [new Hub(), 10];
+  await opens({ hash: `#token=${TOKEN}` });
+});
+
+async function opens(how) {
+  page = await load("../cashier", { answers: hub.answers, ...how });
+  connects();
+}
+
+/** The same tab, loaded anew. */
+const reloads = () => opens({ kept: page.kept, clock: page.clock });
+
+function connects() {
+  page.sockets.says("ready", { denied: [] });
+  page.sockets.says("caught_up", {}, at(position));
+}
+
+async function hears(type, data) {
+  position += 1;
+  page.sockets.tells(type, { currency: "IDR", amount_minor: 7_500, ...data }, at(position));
+  await page.clock.go(0);
+}
+
+const text = (id) => page.at(id).textContent;
+const isShown = (id) => page.at(id).closest("[hidden]") === null;
+const buttons = (id) => page.at(id).querySelectorAll("button");
+const shelf = (name) => buttons("shelf").find((it) => it.querySelector(".name").textContent === name);
+
+/** What the cashier can do with the sale. */
+function offered() {
+  const ways = isShown("ways") ? buttons("ways").map((it) => it.textContent) : [];
+  return [...ways, ...["call-off", "clear", "next"].filter(isShown)];
+}
+const WAYS = ["QRIS Midtrans", "QRIS Xendit", "VA BNI", "Tunai"];
+
+async function presses(button) {
+  button.click();
+  await page.clock.go(0);
+}
+
+const pays = (label) => presses(buttons("ways").find((it) => it.textContent === label));
+
+/** Rings up a bread, to be paid by QRIS. */
+async function rings() {
+  await presses(shelf("Roti"));
+  await pays("QRIS Midtrans");
+  return [...hub.payments.values()].at(-1);
+}
+
+test("shows the code, and says LUNAS once when it is paid", async () => {
+  assert.deepEqual([text("place"), text("state"), page.body.dataset.step], ["Toko Roti · Kasir 1", "Terhubung", "ringing"]);
+  const payment = await rings();
+  assert.deepEqual([text("title"), text("countdown"), isShown("qr"), text("counter-title")], ["Menunggu pembayaran", "15:00", true, "Struk A-1"]);
+  assert.deepEqual(offered(), ["call-off"]);
+  assert.ok(page.scrolled.includes("payment"), "the code comes into view");
+  hub.captures(payment);
+  await hears("payment.captured", { payment: payment.id, sale: payment.sale });
+  assert.deepEqual([text("title"), isShown("qr"), offered(), page.notes], ["LUNAS", false, ["next"], 2]);
+  await hears("payment.captured", { payment: payment.id, sale: payment.sale });
+  page.sockets.says("disconnect", "transport close");
+  await page.clock.go(2 * POLL_MS);
+  assert.equal(page.notes, 2, "it has sounded");
+  await presses(page.at("next"));
+  assert.deepEqual([page.body.dataset.step, isShown("payment"), offered()], ["ringing", false, WAYS]);
+  assert.deepEqual(page.asked.filter(({ path }) => path.endsWith("/void")), [], "it is paid");
+});
+
+test("a payment that never came to the hub is found out, and another way is offered", async () => {
+  hub.loses = ({ method, path }) => method === "POST" && path.endsWith("/payments");
+  await rings();
+  await page.clock.go(TRIES_MS);
+  assert.equal(page.asked.filter(hub.loses).length, 4);
+  assert.deepEqual([text("title"), offered(), isShown("note")], ["Gagal", [...WAYS, "next"], false]);
+  hub.loses = () => false;
+  await pays("QRIS Xendit");
+  assert.deepEqual([text("title"), text("way"), offered()], ["Menunggu pembayaran", "QRIS Xendit", ["call-off"]]);
+  assert.equal(hub.sales.size, 1);
+});
+
+test("without a network the till asks until it knows, though the socket has not noticed", async () => {
+  hub.loses = ({ path }) => !path.endsWith("/sales");
+  await rings();
+  await page.clock.go(2 * TRIES_MS);
+  assert.deepEqual([text("title"), text("state"), offered()], ["Menunggu penyedia", "Terhubung", ["call-off"]]);
+  assert.match(text("note"), /Hub tidak menjawab/);
+  hub.loses = () => false;
+  await page.clock.go(POLL_MS + TRIES_MS);
+  assert.deepEqual([text("title"), offered(), isShown("note")], ["Gagal", [...WAYS, "next"], false]);
+});
+
+test("what never came to the hub can be called off", async () => {
+  hub.loses = ({ path }) => !path.endsWith("/sales");
+  await rings();
+  await page.clock.go(2 * TRIES_MS);
+  hub.loses = () => false;
+  await presses(page.at("call-off"));
+  assert.deepEqual([text("title"), offered(), isShown("note")], ["Gagal", [...WAYS, "next"], false]);
+});
+
+test("a payment that came to the hub, and whose answer did not come back, is shown", async () => {
+  hub.silences = ({ method, path }) => method === "POST" && path.endsWith("/payments");
+  await rings();
+  await page.clock.go(TRIES_MS);
+  assert.deepEqual([text("title"), isShown("qr"), offered(), isShown("note")], ["Menunggu pembayaran", true, ["call-off"], false]);
+  const keys = page.asked.filter(hub.silences).map(({ key }) => key);
+  assert.deepEqual([keys.length, new Set(keys).size], [4, 1], "one request, sent again");
+});
+
+test("cash whose answer was lost is found in its sale", async () => {
+  hub.silences = ({ method, path }) => method === "POST" && path.endsWith("/payments");
+  await presses(shelf("Roti"));
+  await pays("Tunai");
+  await page.clock.go(TRIES_MS);
+  assert.deepEqual([text("title"), offered(), page.notes], ["LUNAS", ["next"], 2]);
+});
+
+test("what was forced is LUNAS, also after a reload, and when its provider says that it has ended", async () => {
+  const payment = await rings();
+  hub.forces(payment);
+  await hears("payment.changed", { ...payment, payment: payment.id });
+  assert.deepEqual([text("title"), isShown("qr"), offered()], ["LUNAS", false, ["next"]]);
+  await reloads();
+  assert.deepEqual([text("title"), isShown("qr"), offered()], ["LUNAS", false, ["next"]]);
+  Object.assign(payment, { state: "expired", shown: null, failure: "never_arrived" });
+  await hears("payment.changed", { ...payment, payment: payment.id });
+  assert.deepEqual([text("title"), isShown("why"), offered()], ["LUNAS", false, ["next"]]);
+  await reloads();
+  assert.deepEqual([text("title"), isShown("why"), offered()], ["LUNAS", false, ["next"]]);
+  payment.state = "reversed";
+  await hears("payment.changed", { ...payment, payment: payment.id });
+  assert.equal(text("title"), "Ditarik kembali");
+});
+
+test("what becomes of an earlier customer's payment is told until somebody has read it", async () => {
+  await hears("payment.changed", { payment: "old", sale: "old", state: "expired" });
+  assert.equal(isShown("earlier"), false, "that is no news");
+  await hears("payment.changed", { payment: "old", sale: "old", state: "reversed" });
+  await hears("payment.changed", { payment: "older", sale: "older", state: "charged_back", amount_minor: 20_000 });
+  const payment = await rings();
+  await hears("payment.changed", { payment: "late", sale: "late", state: "paid_late" });
+  await reloads();
+  const warnings = () => page.at("warnings").children.map((it) => it.textContent.replaceAll("\u00a0", " "));
+  assert.deepEqual(warnings(), [
+    "Pembayaran Rp 7.500 sebelumnya ditarik kembali oleh bank. Panggil atasan.",
+    "Pembayaran Rp 20.000 sebelumnya ditarik kembali oleh bank pelanggan. Panggil atasan.",
+    "Pembayaran Rp 7.500 sebelumnya masuk terlambat, setelah berakhir. Panggil atasan.",
+  ]);
+  assert.deepEqual([isShown("earlier"), text("title")], [true, "Menunggu pembayaran"], "this one goes on");
+  await presses(page.at("read"));
+  await reloads();
+  assert.deepEqual([isShown("earlier"), warnings()], [false, []]);
+  // Of the one on the screen the screen itself says it.
+  await hears("payment.changed", { ...payment, payment: payment.id, state: "reversed" });
+  assert.deepEqual([text("title"), isShown("earlier")], ["Ditarik kembali", false]);
+});
+
+test("a sale is opened once, however often the answer is lost", async () => {
+  hub.silences = ({ path }) => path.endsWith("/sales");
+  await rings();
+  await page.clock.go(TRIES_MS);
+  assert.deepEqual([page.body.dataset.step, hub.sales.size], ["ringing", 1]);
+  assert.match(text("note"), /tidak dapat dibuka/);
+  await pays("Tunai");
+  await page.clock.go(TRIES_MS);
+  assert.equal(hub.sales.size, 1);
+  await reloads();
+  assert.deepEqual([text("lines").replaceAll("\u00a0", " "), hub.sales.size], ["1 ×RotiRp 7.500−", 1], "the basket is kept");
+  hub.silences = () => false;
+  await pays("QRIS Midtrans");
+  assert.deepEqual([hub.sales.size, text("counter-title"), text("title")], [1, "Struk A-1", "Menunggu pembayaran"]);
+  await reloads();
+  assert.deepEqual([text("counter-title"), text("title")], ["Struk A-1", "Menunggu pembayaran"]);
+  assert.equal(text("lines").startsWith("1 ×Roti"), true, "and what was sold is seen");
+});
+
+test("another basket is another sale, and keeps back nothing for the one before", async () => {
+  hub.silences = ({ path }) => path.endsWith("/sales");
+  await rings();
+  await page.clock.go(TRIES_MS);
+  hub.silences = () => false;
+  await presses(shelf("Susu"));
+  assert.deepEqual([...hub.sales.values()].map(({ state }) => state), ["voided"]);
+  await pays("QRIS Midtrans");
+  assert.deepEqual([...hub.sales.values()].map(({ state, total_minor }) => [state, total_minor]), [["voided", 7_500], ["open", 25_750]]);
+});
+
+test("a refusal to open a sale is an answer: the next one is another, at the price of then", async () => {
+  await presses(shelf("Roti"));
+  hub.breadMinor = 8_000;
+  await pays("QRIS Midtrans");
+  assert.deepEqual([text("note-why"), page.body.dataset.step], ["price_changed", "ringing"]);
+  assert.equal(text("sum").replaceAll("\u00a0", " "), "Rp 8.000", "the shelf was read again");
+  await pays("Tunai");
+  assert.deepEqual([text("title"), [...hub.sales.values()].map(({ total_minor }) => total_minor)], ["LUNAS", [8_000]]);
+  const ids = page.asked.filter(({ path }) => path.endsWith("/sales")).map(({ body }) => body.id);
+  assert.deepEqual([ids.length, new Set(ids).size], [2, 2]);
+});
+
+test("a shelf that was read before a sale is read again after it", async () => {
+  await presses(shelf("Roti"));
+  await pays("Tunai");
+  let taken;
+  hub.stocktaking = new Promise((done) => (taken = done));
+  await presses(page.at("next"));
+  await presses(shelf("Roti"));
+  await pays("Tunai");
+  taken();
+  await page.clock.go(0);
+  const left = () => shelf("Roti").querySelector(".left").textContent;
+  assert.deepEqual([text("title"), left()], ["LUNAS", "sisa 8"]);
+  // Or while it is being rung up: the hub has opened it, and the page does not know yet.
+  hub.stocktaking = new Promise((done) => (taken = done));
+  await presses(page.at("next"));
+  await presses(shelf("Roti"));
+  hub.silences = ({ path }) => path.endsWith("/sales");
+  await pays("Tunai");
+  taken();
+  await page.clock.go(0);
+  assert.deepEqual([page.body.dataset.step, left()], ["ringing", "sisa 8"]);
+  hub.silences = () => false;
+  await page.clock.go(TRIES_MS);
+  assert.deepEqual([text("title"), left()], ["LUNAS", "sisa 7"]);
+});
+
+test("a sale that another payment has paid is not asked for again", async () => {
+  // Nobody knows what became of the first.
+  const { begins } = hub;
+  hub.begins = { state: "unknown", shown: null };
+  const first = await rings();
+  hub.begins = begins;
+  await pays("QRIS Xendit");
+  const second = [...hub.payments.values()].at(-1);
+  assert.deepEqual([text("way"), isShown("qr")], ["QRIS Xendit", true]);
+  hub.captures(first);
+  await hears("payment.captured", { payment: first.id, sale: first.sale });
+  assert.deepEqual([text("title"), isShown("qr"), offered(), isShown("note")], ["Penjualan ini sudah lunas", false, ["next"], false]);
+  assert.equal(page.notes, 0, "this payment is not paid");
+  second.state = "canceled";
+  await hears("payment.changed", { payment: second.id, sale: second.sale, state: "canceled" });
+  assert.deepEqual([text("title"), offered()], ["Penjualan ini sudah lunas", ["next"]]);
+  await reloads();
+  assert.deepEqual([text("title"), offered()], ["Penjualan ini sudah lunas", ["next"]]);
+  await presses(page.at("next"));
+  assert.deepEqual([page.body.dataset.step, hub.sales.get(first.sale).state], ["ringing", "completed"]);
+});
+
+test("after a reload a payment that came to nothing is seen beside its sale", async () => {
+  const payment = await rings();
+  payment.state = "canceled";
+  hub.sales.get(payment.sale).state = "completed";
+  await reloads();
+  assert.deepEqual([text("title"), offered()], ["Penjualan ini sudah lunas", ["next"]]);
+});
+
+test("a sale that has ended is asked no more of", async () => {
+  const payment = await rings();
+  hub.sales.get(payment.sale).state = "expired";
+  await hears("payment.changed", { payment: payment.id, sale: payment.sale, state: "expired" });
+  assert.deepEqual([text("title"), offered()], ["Penjualan berakhir", ["next"]]);
+  // Or the hub, begun anew, has never heard of it.
+  for (const finds of [reloads, () => presses(page.at("call-off"))]) {
+    await presses(page.at("next"));
+    await rings();
+    hub.sales.clear();
+    hub.payments.clear();
+    await finds();
+    assert.deepEqual([text("title"), offered()], ["Penjualan dibatalkan", ["next"]]);
+  }
+});
+
+test("an open sale may be paid otherwise", async () => {
+  await rings();
+  await presses(page.at("call-off"));
+  assert.deepEqual([text("title"), offered()], ["Dibatalkan", [...WAYS, "next"]]);
+  await pays("Tunai");
+  assert.deepEqual([text("title"), text("way"), offered()], ["LUNAS", "Tunai", ["next"]]);
+});
+
+test("no code is shown whose time is over, though nobody says what became of it", async () => {
+  const payment = await rings();
+  page.sockets.says("disconnect", "transport close");
+  hub.loses = () => true;
+  await page.clock.go(60_000);
+  assert.deepEqual([text("away"), isShown("away"), isShown("qr")], ["Menghubungkan kembali", true, true]);
+  await page.clock.go(LIFE_MS - 61_000);
+  assert.deepEqual([isShown("qr"), text("title")], [true, "Menunggu pembayaran"]);
+  await page.clock.go(2_000);
+  assert.deepEqual([isShown("qr"), isShown("left"), text("title")], [false, false, "Waktu habis, menunggu kepastian"]);
+  assert.equal(isShown("away"), true);
+  // It was paid in time after all.
+  hub.loses = () => false;
+  hub.captures(payment);
+  await page.clock.go(POLL_MS + TRIES_MS);
+  assert.deepEqual([text("title"), isShown("away")], ["LUNAS", false]);
+});
+
+test("a picture that does not come is asked for again", async () => {
+  hub.loses = ({ path }) => path.endsWith("/qr.svg");
+  await rings();
+  await page.clock.go(TRIES_MS);
+  assert.deepEqual([isShown("qr"), isShown("no-qr")], [false, true]);
+  hub.loses = () => false;
+  await page.clock.go(POLL_MS);
+  assert.deepEqual([isShown("qr"), isShown("no-qr")], [true, false]);
+});
+
+test("the keyboard stays where it is, and goes on at the counter when that is gone", async () => {
+  const bread = shelf("Roti");
+  await presses(bread);
+  await presses(bread);
+  assert.equal(page.focused, bread);
+  const [less] = buttons("lines");
+  await presses(less);
+  assert.deepEqual([page.focused === less, text("lines").startsWith("1 ×")], [true, true]);
+  await presses(less);
+  assert.equal(page.focused, page.at("counter-title"), "the line is gone");
+  await rings();
+  assert.equal(page.focused, page.at("counter-title"), "and so are the ways to pay");
+  assert.deepEqual(buttons("shelf").map((it) => it.getAttribute("aria-disabled")), ["true", "true"]);
+  await presses(bread);
+  assert.equal(text("lines").startsWith("1 ×"), true, "what is rung up is not changed");
+});
+
+test("a button that is pressed twice asks once", async () => {
+  await presses(shelf("Roti"));
+  const [qris] = buttons("ways");
+  qris.click();
+  qris.click();
+  await page.clock.go(0);
+  assert.deepEqual([hub.sales.size, hub.payments.size], [1, 1]);
+});
+
+test("a token that is for no register opens no till", async () => {
+  page = await load("../cashier", { answers: hub.answers });
+  assert.deepEqual([isShown("door"), text("door-title"), page.asked.length], [true, "Halaman ini memerlukan token", 0]);
+  page.at("token").value = `http://hub/kasir#token=e30.${encoded({ role: "display" })}.c2ln`;
+  page.at("door-form").submit();
+  assert.deepEqual([text("door-title"), page.at("token").value, page.asked.length], ["Ini bukan token kasir", "", 0]);
+  page.at("token").value = TOKEN;
+  page.at("door-form").submit();
+  await page.clock.go(0);
+  assert.deepEqual([isShown("door"), isShown("till"), text("place")], [false, true, "Toko Roti · Kasir 1"]);
+});
+
+test("a till that was sent away is let in again by the same door", async () => {
+  page.sockets.says("disconnect", "io server disconnect");
+  assert.deepEqual([text("door-title"), isShown("retry"), text("state")], ["Terputus", true, "Tidak terhubung"]);
+  await presses(page.at("retry"));
+  assert.deepEqual([isShown("door"), text("state")], [false, "Menghubungkan kembali"]);
+});
