@@ -5,6 +5,7 @@ pub mod buses;
 pub mod caller;
 pub mod clients;
 pub mod compose;
+pub mod editor;
 pub mod hub;
 pub mod ledger;
 pub mod line;

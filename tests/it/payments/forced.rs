@@ -306,33 +306,67 @@ async fn force_and_a_notification_at_once_record_the_money_once() {
     let market = Market::opens().await;
     let shop = market.shop("Toko Roti").await;
     let bread = shop.stocked("roti", 48_500, "30").await;
-    let (mut forced, mut late) = (0, 0);
-    for round in 0..20_u64 {
+    let database = &market.hub.database;
+    let mut forced = 0;
+    for round in 0..16_u64 {
         let provider = if round % 2 == 0 { "midtrans" } else { "xendit" };
         let sale = opens(&shop, &bread).await;
         let payment = asks(&shop, &sale, qris(provider)).await.created();
-        let answer = async {
-            // Each time a little later, so that now the one and now the other is first.
-            tokio::time::sleep(Duration::from_millis(round * 4)).await;
-            shop.post(&of(&payment, "force"), reason()).await
+        let path = of(&payment, "force");
+        let forcing = shop.post(&path, reason());
+        let answer = if round < 8 {
+            // Both wait for the sale, now the one and now the other first, and each gets it in its turn.
+            let is_forced_first = round / 2 % 2 == 0;
+            if !is_forced_first {
+                // Its provider has told, and is being asked.
+                market.says("faults", json!({ "fault": "slow_s", "provider": provider, "seconds": 1 })).await;
+                market.pays(&payment).await;
+                let is_asked = async || {
+                    let requests = market.requests(provider).await;
+                    requests.iter().any(|it| it["status"].is_null() && it["faults"] == json!(["slow_s"]))
+                };
+                until(async || is_asked().await.then_some(())).await;
+            }
+            let mut holder = PgConnection::connect(&database.url("postgres")).await.expect("a superuser");
+            let lock =
+                format!("begin; select from sales where sale_id = '{}' for update", sale["id"].as_str().unwrap());
+            sqlx::raw_sql(AssertSqlSafe(lock)).execute(&mut holder).await.expect("a lock");
+            let letting_go = async || {
+                locked_out(database, 2).await;
+                let_go(holder).await;
+            };
+            let answer = if is_forced_first {
+                let paying = async {
+                    locked_out(database, 1).await;
+                    market.pays(&payment).await;
+                    letting_go().await;
+                };
+                tokio::join!(forcing, paying).0
+            } else {
+                locked_out(database, 1).await;
+                tokio::join!(forcing, letting_go()).0
+            };
+            assert_eq!(answer.status, if is_forced_first { 200 } else { 409 }, "{answer:?}");
+            answer
+        } else {
+            // Or as it happens.
+            let answer = async {
+                tokio::time::sleep(Duration::from_millis((round - 8) * 8)).await;
+                forcing.await
+            };
+            tokio::join!(market.pays(&payment), answer).1
         };
-        let (_, answer) = tokio::join!(market.pays(&payment), answer);
         match answer.status {
             200 => forced += 1,
-            _ => {
-                answer.refused(409, "not_forcible");
-                late += 1;
-            }
+            _ => _ = answer.refused(409, "not_forcible"),
         }
         comes_to(&shop, &payment, "paid").await;
         let sold = sale_of(&shop, &sale).await;
         assert_eq!((&sold["state"], sold["tenders"].as_array().map(Vec::len)), (&json!("completed"), Some(1)));
         assert_eq!(recorded(&market, &shop, &payment).await, ("1".to_owned(), 1));
     }
-    println!("forced first: {forced}, paid first: {late}");
-    assert_eq!(forced + late, 20);
     assert!(tasks(&shop).await.is_empty());
     assert_eq!(alerts(&shop).await, vec![is("payment_forced", "warning"); forced]);
-    assert_eq!(shop.stock_of(&bread).await, "10.000");
+    assert_eq!(shop.stock_of(&bread).await, "14.000");
     market.hub.ledgers_add_up().await;
 }

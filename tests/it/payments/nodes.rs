@@ -74,6 +74,14 @@ impl Pair {
         all.filter(|it| names.iter().any(|name| it.to_string().contains(name))).cloned().collect()
     }
 
+    /// Whether all that a provider has to tell of a payment was taken.
+    async fn has_told(&self, payment: PaymentId) -> bool {
+        let path = format!("/_sim/deliveries?payment={payment}");
+        let answer = request(self.providers.midtrans, "GET", &path, &[], vec![]).await.expect("an answer").ok();
+        let all = answer["deliveries"].as_array().expect("deliveries");
+        !all.is_empty() && all.iter().all(|it| it["state"] == "delivered")
+    }
+
     /// An open sale at the first node.
     pub async fn opens(&self) -> SaleId {
         let sale = SaleId::new();
@@ -196,7 +204,7 @@ async fn what_a_node_hears_when_its_lease_is_long_over_takes_nothing_back() {
             until(async || last(true).await).await;
             // It has been answered by now, and hears nothing. The customer pays, and the other node is told.
             pair.says("pay", json!({ "id": payment, "late": true })).await;
-            tokio::time::sleep(Duration::from_millis(300)).await;
+            until(async || pair.has_told(payment).await.then_some(())).await;
             assert_eq!(pair.state(payment).await, "pending", "it is the first one's still");
             pair.leases_end().await;
             pair.comes_to(payment, "paid").await;

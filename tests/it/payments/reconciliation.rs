@@ -5,6 +5,7 @@ use time::format_description::well_known::Rfc3339;
 use uuid::Uuid;
 
 use super::*;
+use crate::support::editor::Editor;
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
@@ -29,7 +30,7 @@ async fn account(shop: &Shop<'_>, provider: &str) -> String {
 }
 
 /// Compares the last days at a provider, and waits for the end.
-async fn compares(shop: &Shop<'_>, provider: &str) -> Value {
+pub(super) async fn compares(shop: &Shop<'_>, provider: &str) -> Value {
     let run = begins(shop, &account(shop, provider).await, 2 * DAY).await.created();
     ends(shop, &run).await
 }
@@ -400,6 +401,57 @@ async fn a_provider_that_is_away_is_waited_for_and_one_that_refuses_is_told() {
     let told = alerts(&shop, "reconciliation_failed").await;
     assert_eq!((told.len(), &told[0]["subject"]), (1, &run["id"]));
     assert!(!format!("{run} {told:?}").contains(XENDIT_KEY));
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_is_counted_and_nothing_is_concluded_from_it() {
+    let providers = Simulators::start(Options::default()).await.expect("providers");
+    let (at_midtrans, at_xendit) = (Editor::before(providers.midtrans).await, Editor::before(providers.xendit).await);
+    let market = Market::of(providers, &at_midtrans.url(), &at_xendit.url()).await;
+    let stage = Stage::with(market, "10").await;
+    let (market, shop, bread) = stage.cast();
+    for (provider, editor) in [("midtrans", &at_midtrans), ("xendit", &at_xendit)] {
+        let both = [paid(market, &shop, bread, provider).await, paid(market, &shop, bread, provider).await];
+        let both = both.map(|payment| id(&payment).to_owned());
+        let odd = &both[0];
+        // So long ago that its provider must have told of it.
+        changes(market, &json!({ "id": odd }), "paid_at = paid_at - interval '10 minutes'").await;
+        // Of half a rupiah nobody knows what it is.
+        let of = odd.clone();
+        editor.edits(move |answer| match answer["data"].as_array_mut() {
+            Some(rows) => {
+                rows.iter_mut()
+                    .filter(|row| row["reference_id"] == of.as_str())
+                    .for_each(|row| row["amount"] = json!(48_500.5));
+            }
+            None if answer["order_id"] == of.as_str() => answer["gross_amount"] = json!("48500.50"),
+            None => {}
+        });
+        let run = compares(&shop, provider).await;
+        let counts = (&run["state"], &run["unreadable"], &run["compared"], &run["found"]);
+        assert_eq!(counts, (&json!("done"), &json!(1), &json!(2), &json!(0)), "{provider}: {run}");
+        assert_eq!(open(&shop).await, []);
+        for payment in &both {
+            comes_to(&shop, &json!({ "id": payment }), "paid").await;
+        }
+        if provider == "xendit" {
+            // Were it not there at all, that would be a difference.
+            let of = odd.clone();
+            editor.edits(move |answer| {
+                if let Some(rows) = answer["data"].as_array_mut() {
+                    rows.retain(|row| row["reference_id"] != of.as_str());
+                }
+            });
+            let run = compares(&shop, provider).await;
+            assert_eq!((&run["unreadable"], &run["found"]), (&json!(0), &json!(1)), "{run}");
+            assert_eq!(open(&shop).await, [("missing_at_provider".to_owned(), odd.clone())]);
+        }
+        editor.rests();
+        let run = compares(&shop, provider).await;
+        assert_eq!((&run["unreadable"], &run["found"]), (&json!(0), &json!(0)), "{run}");
+        assert_eq!(open(&shop).await, []);
+    }
+    assert!(tasks(&shop).await.is_empty());
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@ const BOTH: [&str; 2] = ["midtrans", "xendit"];
 const CONFIRMED: f64 = 61.0;
 
 /// A sale that a customer has paid by QRIS.
-async fn sold(market: &Market, shop: &Shop<'_>, bread: &str, provider: &str) -> (Value, Value) {
+pub(super) async fn sold(market: &Market, shop: &Shop<'_>, bread: &str, provider: &str) -> (Value, Value) {
     let sale = opens(shop, bread).await;
     let payment = asks(shop, &sale, qris(provider)).await.created();
     market.pays(&payment).await;
@@ -19,7 +19,7 @@ async fn sold(market: &Market, shop: &Shop<'_>, bread: &str, provider: &str) -> 
 }
 
 /// A payment that came when its sale was paid in cash.
-async fn late(market: &Market, shop: &Shop<'_>, bread: &str, provider: &str) -> Value {
+pub(super) async fn late(market: &Market, shop: &Shop<'_>, bread: &str, provider: &str) -> Value {
     let sale = opens(shop, bread).await;
     let payment = asks(shop, &sale, qris(provider)).await.created();
     let canceled = shop.post(&format!("{}/cancel", path(&payment)), json!({})).await.ok();
@@ -31,7 +31,7 @@ async fn late(market: &Market, shop: &Shop<'_>, bread: &str, provider: &str) -> 
     payment
 }
 
-fn path(payment: &Value) -> String {
+pub(super) fn path(payment: &Value) -> String {
     format!("/v1/payments/{}", payment["id"].as_str().expect("an id"))
 }
 
@@ -43,7 +43,7 @@ fn back(amount_minor: Option<i64>) -> Value {
     body
 }
 
-async fn gives_back(shop: &Shop<'_>, payment: &Value, amount_minor: Option<i64>) -> Answer {
+pub(super) async fn gives_back(shop: &Shop<'_>, payment: &Value, amount_minor: Option<i64>) -> Answer {
     shop.post(&format!("{}/refunds", path(payment)), back(amount_minor)).await
 }
 
@@ -51,7 +51,7 @@ async fn refund_of(shop: &Shop<'_>, refund: &Value) -> Value {
     shop.get(&format!("/v1/refunds/{}", refund["id"].as_str().expect("an id"))).await.ok()
 }
 
-async fn refund_comes_to(shop: &Shop<'_>, refund: &Value, state: &str) -> Value {
+pub(super) async fn refund_comes_to(shop: &Shop<'_>, refund: &Value, state: &str) -> Value {
     let started = Instant::now();
     loop {
         let found = refund_of(shop, refund).await;
@@ -72,7 +72,7 @@ pub(super) async fn time_passes(market: &Market) {
     market.says("clock", json!({ "advance_s": CONFIRMED })).await;
 }
 
-async fn task_of(shop: &Shop<'_>, payment: &Value, kind: &str) -> Value {
+pub(super) async fn task_of(shop: &Shop<'_>, payment: &Value, kind: &str) -> Value {
     let started = Instant::now();
     loop {
         let found = tasks(shop).await;
@@ -84,7 +84,7 @@ async fn task_of(shop: &Shop<'_>, payment: &Value, kind: &str) -> Value {
     }
 }
 
-async fn settles(shop: &Shop<'_>, task: &Value, decision: Value) -> Answer {
+pub(super) async fn settles(shop: &Shop<'_>, task: &Value, decision: Value) -> Answer {
     shop.post(&format!("/v1/payment-tasks/{}", task["id"].as_str().expect("an id")), decision).await
 }
 
@@ -600,11 +600,12 @@ async fn p7_a_hub_that_is_killed_at_any_step_gives_each_back_once() {
         let body = order.to_string().into_bytes();
         request(market.midtrans, "POST", &format!("/_sim/{what}"), &headers, body).await.expect("an answer").ok()
     };
-    let asked = async || {
+    let requests = async || {
         let path = "/_sim/requests?operation=refund";
         let answer = request(market.midtrans, "GET", path, &[], vec![]).await.expect("an answer").ok();
-        answer["requests"].as_array().expect("requests").len()
+        answer["requests"].as_array().expect("requests").clone()
     };
+    let asked = async || requests().await.len();
     let database = Postgres::shared().await.database(async |url| tillwire::schema::up(&url).await.unwrap()).await;
     let (mut env, signer) = environment(&database.url("tillwire_app"), &database.url("tillwire_feed"));
     env.insert("TILLWIRE_VAULT_KEY_FILE", vault::key().display().to_string());
@@ -691,9 +692,10 @@ async fn p7_a_hub_that_is_killed_at_any_step_gives_each_back_once() {
                     until(async || (asked().await > before).then_some(())).await;
                     if step == "answer" {
                         let holder = lock(&database, "payment_attempts").await;
+                        let is_answered = async || requests().await.last().is_some_and(|it| it["status"].is_number());
+                        until(async || is_answered().await.then_some(())).await;
                         // Whoever has the answer, and whoever looks what is due.
                         locked_out(&database, 2).await;
-                        tokio::time::sleep(Duration::from_secs(4)).await;
                         hub.kill().await;
                         let_go(holder).await;
                     } else {

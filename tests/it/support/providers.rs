@@ -62,20 +62,20 @@ pub struct Market {
 impl Market {
     pub async fn opens() -> Self {
         let providers = Simulators::start(Options::default()).await.expect("providers");
-        let midtrans = providers.midtrans_url();
-        Self::of(providers, &midtrans).await
+        let (midtrans, xendit) = (providers.midtrans_url(), providers.xendit_url());
+        Self::of(providers, &midtrans, &xendit).await
     }
 
-    /// The same with providers of one's own, Midtrans being reached somewhere else.
-    pub async fn of(providers: Simulators, midtrans_url: &str) -> Self {
-        let (vault_keys, xendit) = (vault::list(&[&vault::key()]), providers.xendit_url());
+    /// The same with providers of one's own, which are reached somewhere else.
+    pub async fn of(providers: Simulators, midtrans_url: &str, xendit_url: &str) -> Self {
+        let vault_keys = vault::list(&[&vault::key()]);
         let hub = TestHub::start_with(&[
             "--vault-key-file",
             &vault_keys,
             "--midtrans-test-url",
             midtrans_url,
             "--xendit-test-url",
-            &xendit,
+            xendit_url,
         ])
         .await;
         Self { hub, providers, vault_keys }
