@@ -4,19 +4,17 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 use tillwire_channels::{OutletId, PaymentId, Role, SaleId};
 use tillwire_simulators::{Options, Simulators};
 
-use super::open_sales::{adds_up, let_go, locked_out};
 use super::support::buses::until;
 use super::support::hub::{Answer, Shop, request};
-use super::support::process::{TillwireProcess, environment};
+use super::support::invariants::adds_up;
 use super::support::providers::{
     MIDTRANS_ID, MIDTRANS_KEY, Market, Stage, XENDIT_ID, XENDIT_KEY, XENDIT_TOKEN, comes_to,
 };
-use super::support::services::postgres::{Database, Postgres};
-use super::support::till::Till;
+use super::support::services::postgres::{let_go, locked_out};
+use super::support::staged::Staged;
 use super::support::vault;
 
 mod believed;
@@ -401,9 +399,8 @@ async fn what_the_page_shows_is_done() {
 
 #[tokio::test]
 async fn what_is_told_twice_at_once_and_out_of_order_is_done_once() {
-    let market = Market::opens().await;
-    let shop = market.shop("Toko Roti").await;
-    let bread = shop.stocked("roti", 48_500, "20").await;
+    let stage = Stage::with(Market::opens().await, "20").await;
+    let (market, shop, bread) = stage.cast();
     for (provider, paid) in [("midtrans", "settlement"), ("xendit", "payment.capture")] {
         for fault in [
             json!({ "fault": "duplicate", "n": 5, "concurrent": true, "on": paid }),
@@ -416,7 +413,7 @@ async fn what_is_told_twice_at_once_and_out_of_order_is_done_once() {
             json!({ "fault": "hub_503", "provider": provider }),
         ] {
             market.says("faults", fault.clone()).await;
-            let sale = opens(&shop, &bread).await;
+            let sale = opens(&shop, bread).await;
             let payment = asks(&shop, &sale, qris(provider)).await.created();
             market.pays(&payment).await;
             comes_to(&shop, &payment, "paid").await;
@@ -501,10 +498,10 @@ async fn the_same_key_asks_once_and_another_body_is_refused() {
 
 #[tokio::test]
 async fn payments_are_the_registers_own_and_the_merchants_alone() {
-    let market = Market::opens().await;
-    let (shop, rival) = (market.shop("Toko Roti").await, market.hub.merchant("Saingan").await);
-    let bread = shop.stocked("roti", 48_500, "10").await;
-    let sale = opens(&shop, &bread).await;
+    let stage = Stage::opens().await;
+    let (market, shop, bread) = stage.cast();
+    let rival = market.hub.merchant("Saingan").await;
+    let sale = opens(&shop, bread).await;
     let payment = asks(&shop, &sale, qris("midtrans")).await.created();
     let id = payment["id"].as_str().unwrap();
     let (one, of_sale) = (format!("/v1/payments/{id}"), format!("/v1/sales/{}/payments", sale["id"].as_str().unwrap()));
@@ -552,142 +549,54 @@ async fn where_money_moves_nobody_pays_with_play_money() {
 /// asked for by then, or has told, is neither lost nor done twice.
 #[tokio::test]
 async fn p7_a_hub_that_is_killed_at_any_step_takes_each_payment_once() {
-    let market = Simulators::start(Options::default()).await.expect("providers");
-    let says = async |what: &str, order: Value| {
-        let headers = [("content-type", "application/json")];
-        let body = order.to_string().into_bytes();
-        request(market.midtrans, "POST", &format!("/_sim/{what}"), &headers, body).await.expect("an answer").ok()
-    };
-    let database = Postgres::shared().await.database(async |url| tillwire::schema::up(&url).await.unwrap()).await;
-    let (mut env, signer) = environment(&database.url("tillwire_app"), &database.url("tillwire_feed"));
-    env.insert("TILLWIRE_VAULT_KEY_FILE", vault::key().display().to_string());
-    env.insert("TILLWIRE_MIDTRANS_TEST_URL", market.midtrans_url());
-    env.insert("TILLWIRE_XENDIT_TEST_URL", market.xendit_url());
-    let mut hub = TillwireProcess::start(&["serve"], &env).await;
-    let till = Till::open(hub.public, &signer, 100).await;
-    for (provider, name, there, credentials) in [
-        ("midtrans", "merchant_id", MIDTRANS_ID, vault::midtrans(MIDTRANS_ID, MIDTRANS_KEY)),
-        ("xendit", "business_id", XENDIT_ID, vault::xendit(XENDIT_ID, XENDIT_KEY, &[XENDIT_TOKEN])),
-    ] {
-        let account = json!({ "credentials": credentials, "mode": "test" });
-        let account = till.post(provider, "/v1/provider-accounts", &account).await.expect("an answer").created();
-        let url = format!("http://{}{}", hub.public, account["webhook_path"].as_str().expect("a path"));
-        says("accounts", json!({ "provider": provider, name: there, "webhook_urls": [url] })).await;
-    }
-    let at_last = async |key: &str, path: &str, body: &Value| {
-        let started = Instant::now();
-        loop {
-            match till.post(key, path, body).await {
-                Ok(answer) if answer.status < 300 => return answer.json(),
-                Ok(answer) => assert!(answer.status == 409 || answer.status >= 500, "{answer:?}"),
-                Err(_) => {}
-            }
-            assert!(started.elapsed() < PATIENCE, "{key} is not done");
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    };
-    let comes_to = async |payment: &PaymentId, state: &str| {
-        let query = format!("select state from payment_attempts where payment_id = '{payment}'");
-        let started = Instant::now();
-        while database.psql(&query).await.trim() != state {
-            assert!(started.elapsed() < PATIENCE, "it does not come to {state}, but {}", database.psql(&query).await);
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-    };
-    // Whoever held it is dead, and its lease is over in half a minute.
-    let leases_end = async || {
-        database.psql("update payment_attempts set leased_until = now() where leased_until is not null").await;
-    };
+    let (staged, mut hub) = Staged::starts().await;
     let steps =
         ["payment_attempts", "call", "provider_inbox", "provider_notices", "payments", "stock_levels", "journal_heads"];
     for (at, step) in steps.into_iter().enumerate() {
         let provider = if at % 2 == 0 { "midtrans" } else { "xendit" };
-        let (sale, payment) = (SaleId::new(), PaymentId::new());
-        let open = json!({ "id": sale, "register": till.register, "open": true,
-                           "lines": [{ "variant": till.variant, "quantity": "1" }] });
-        at_last(&format!("open-{step}"), &till.sales(), &open).await;
+        let (sale, payment) = (staged.opens_sale("1").await, PaymentId::new());
         let path = format!("/v1/sales/{sale}/payments");
         let (key, body) =
             (format!("ask-{step}"), json!({ "id": payment, "method": "qris", "provider": provider, "mode": "test" }));
+        let is_known = async || staged.shows("open").await.to_string().contains(&payment.to_string());
+        let asking = async { drop(staged.till.post(&key, &path, &body).await) };
         if step == "call" {
             // It is done there, and nobody lives to hear it.
-            says("faults", json!({ "fault": "timeout_after_commit", "on": "create", "seconds": 20 })).await;
-            let asked = async { drop(till.post(&key, &path, &body).await) };
+            staged.says("faults", json!({ "fault": "timeout_after_commit", "on": "create", "seconds": 20 })).await;
             let killing = async {
-                let open = async || {
-                    let open =
-                        request(market.midtrans, "GET", "/_sim/open", &[], vec![]).await.expect("an answer").ok();
-                    open.to_string().contains(&payment.to_string()).then_some(())
-                };
-                until(open).await;
+                until(async || is_known().await.then_some(())).await;
                 hub.kill().await;
             };
-            tokio::join!(asked, killing);
-            hub = TillwireProcess::start(&["serve"], &env).await;
-            leases_end().await;
-            at_last(&key, &path, &body).await;
+            tokio::join!(asking, killing);
         } else if step == "payment_attempts" {
-            let holder = lock(&database, step).await;
-            let asked = async { drop(till.post(&key, &path, &body).await) };
+            let holder = staged.database.locks(step).await;
             let killing = async {
-                locked_out(&database, 2).await; // One is whoever looks what is due.
+                locked_out(&staged.database, 2).await; // One is whoever looks what is due.
                 hub.kill().await;
                 let_go(holder).await;
             };
-            tokio::join!(asked, killing);
-            hub = TillwireProcess::start(&["serve"], &env).await;
-            leases_end().await;
-            at_last(&key, &path, &body).await;
+            tokio::join!(asking, killing);
         } else {
-            at_last(&key, &path, &body).await;
-            let holder = lock(&database, step).await;
-            says("pay", json!({ "id": payment })).await;
-            locked_out(&database, if step == "provider_inbox" { 2 } else { 1 }).await;
+            staged.at_last(&key, &path, &body).await;
+            let holder = staged.database.locks(step).await;
+            staged.says("pay", json!({ "id": payment })).await;
+            locked_out(&staged.database, if step == "provider_inbox" { 2 } else { 1 }).await;
             hub.kill().await;
             let_go(holder).await;
-            hub = TillwireProcess::start(&["serve"], &env).await;
-            leases_end().await;
         }
+        hub = staged.restarts().await;
         if step == "payment_attempts" || step == "call" {
-            let started = Instant::now();
-            // Once it is known there.
-            while request(
-                market.midtrans,
-                "POST",
-                "/_sim/pay",
-                &[("content-type", "application/json")],
-                json!({ "id": payment }).to_string().into_bytes(),
-            )
-            .await
-            .expect("an answer")
-            .status
-                != 200
-            {
-                assert!(started.elapsed() < PATIENCE, "{provider} never heard of it");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
+            staged.at_last(&key, &path, &body).await;
+            until(async || is_known().await.then_some(())).await;
+            staged.says("pay", json!({ "id": payment })).await;
         }
-        comes_to(&payment, "paid").await;
-        let state = database.psql(&format!("select state from sales where sale_id = '{sale}'")).await;
-        assert_eq!(state.trim(), "completed", "{step}");
-        adds_up(&database).await;
+        staged.comes_to(payment, "paid").await;
+        assert_eq!(staged.sale_is(sale).await, "completed", "{step}");
+        adds_up(&staged.database).await;
     }
     let twice = "select count(*) from (select 1 from payments group by sale_id having count(*) <> 1) twice";
-    assert_eq!(database.psql(twice).await.trim(), "0");
-    assert_eq!(database.psql("select count(*) from payment_tasks").await.trim(), "0");
-    let asked = async |operation: &str| {
-        let path = format!("/_sim/requests?operation={operation}");
-        let answer = request(market.midtrans, "GET", &path, &[], vec![]).await.expect("an answer").ok();
-        answer["requests"].as_array().expect("requests").len()
-    };
-    assert_eq!((asked("charge").await, asked("create").await), (4, 3), "each once");
+    assert_eq!(staged.database.psql(twice).await.trim(), "0");
+    assert_eq!(staged.database.psql("select count(*) from payment_tasks").await.trim(), "0");
+    assert_eq!((staged.requests("charge").await.len(), staged.requests("create").await.len()), (4, 3), "each once");
     hub.kill().await;
-}
-
-/// Nobody else comes to a table until the session that is answered lets go.
-async fn lock(database: &Database, table: &str) -> PgConnection {
-    let mut holder = PgConnection::connect(&database.url("postgres")).await.expect("a superuser");
-    let lock = AssertSqlSafe(format!("begin; lock table {table} in access exclusive mode"));
-    sqlx::raw_sql(lock).execute(&mut holder).await.expect("a lock");
-    holder
 }

@@ -190,9 +190,8 @@ async fn what_is_believed_while_it_is_asked_for_locks_in_the_order_of_everybody(
     let payment = asks(&shop, &sale, qris("midtrans")).await.created();
     market.pays(&payment).await;
     let database = &market.hub.database;
-    let mut holder = PgConnection::connect(&database.url("postgres")).await.expect("a superuser");
-    let lock = format!("begin; select from sales where sale_id = '{}' for update", sale["id"].as_str().unwrap());
-    sqlx::raw_sql(AssertSqlSafe(lock)).execute(&mut holder).await.expect("a lock");
+    let lock = format!("select from sales where sale_id = '{}' for update", sale["id"].as_str().unwrap());
+    let holder = database.held(&lock).await;
     let check = format!("/v1/payments/{}?ask=true", payment["id"].as_str().unwrap());
     let body = signed(&payment, "settlement");
     let telling = async {

@@ -2,6 +2,7 @@
 
 use futures_util::future::join_all;
 use futures_util::{FutureExt as _, StreamExt as _, stream};
+use sqlx::{Connection as _, PgConnection};
 use tillwire::commerce::payments::{self, NewAttempt, Seen, State};
 use tillwire::commerce::sales::{self, Draft, DraftLine};
 use tillwire::error::Error;
