@@ -223,6 +223,10 @@ async fn p6_forgeries_move_no_money() {
             let token = [("x-callback-token", XENDIT_TOKEN)];
             assert_eq!(market.notifies(path, &token, &body.to_string()).await, 200);
         }
+        let amount_differs = async || {
+            tasks(&shop).await.iter().any(|it| it["payment"] == payment["id"] && it["kind"] == "amount_differs")
+        };
+        until(async || amount_differs().await.then_some(())).await;
         let elsewhere = path.replace(&shop.merchant.to_string(), &tillwire_channels::MerchantId::new().to_string());
         assert_eq!(market.notifies(&elsewhere, &[("x-callback-token", XENDIT_TOKEN)], &body.to_string()).await, 404);
         let check = format!("/v1/payments/{}?ask=true", payment["id"].as_str().unwrap());
