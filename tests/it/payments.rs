@@ -211,9 +211,12 @@ async fn p6_forgeries_move_no_money() {
         for headers in [&[][..], &[("x-callback-token", "not-the-token")]] {
             assert_eq!(market.notifies(path, headers, &body.to_string()).await, 401);
         }
-        // Rightly signed, and not true: another state, another amount.
+        // Rightly signed, and not true: another amount, and another state. To Midtrans' connector both are one notification, of
+        // which the first counts.
         let paid = if provider == "midtrans" { "settlement" } else { "SUCCEEDED" };
         market.says("forge", json!({ "id": payment["id"], "status": paid, "amount": 1 })).await;
+        let of_it = async || tasks(&shop).await.iter().any(|task| task["payment"] == payment["id"]);
+        until(async || of_it().await.then_some(())).await;
         market.says("forge", json!({ "id": payment["id"], "status": paid })).await;
         // Another merchant's.
         if provider == "xendit" {
@@ -223,10 +226,6 @@ async fn p6_forgeries_move_no_money() {
             let token = [("x-callback-token", XENDIT_TOKEN)];
             assert_eq!(market.notifies(path, &token, &body.to_string()).await, 200);
         }
-        let amount_differs = async || {
-            tasks(&shop).await.iter().any(|it| it["payment"] == payment["id"] && it["kind"] == "amount_differs")
-        };
-        until(async || amount_differs().await.then_some(())).await;
         let elsewhere = path.replace(&shop.merchant.to_string(), &tillwire_channels::MerchantId::new().to_string());
         assert_eq!(market.notifies(&elsewhere, &[("x-callback-token", XENDIT_TOKEN)], &body.to_string()).await, 404);
         let check = format!("/v1/payments/{}?ask=true", payment["id"].as_str().unwrap());

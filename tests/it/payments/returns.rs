@@ -164,11 +164,10 @@ async fn a_sale_that_was_kept_open_for_its_money_expires_once_that_went_back() {
     for (place, way) in ["refund at midtrans", "refund at xendit", "reversal"].into_iter().enumerate() {
         let sale = opens(&shop, bread).await;
         let id = sale["id"].as_str().unwrap();
-        let part = match way {
+        let mut part = match way {
             "reversal" => json!({ "method": "transfer", "provider": "midtrans", "bank": "permata" }),
             way => qris(way.rsplit(' ').next().unwrap()),
         };
-        let mut part = part;
         part["amount_minor"] = json!(20_000);
         let part = asks(&shop, &sale, part).await.created();
         if way == "reversal" {
