@@ -314,7 +314,7 @@ impl<'a> Pair<'a> {
 
     /// Only the provider itself is believed that, and only of money that we have.
     fn taken_back(&self) -> Option<State> {
-        let has_money = matches!(self.ours.state, State::Paid | State::Settled | State::PartiallyRefunded);
+        let has_money = money(self.ours.state) == Money::Here;
         let told = self.rows.iter().filter(|row| row.source == Source::Provider).filter_map(|row| row.state);
         told.filter(|state| matches!(state, State::Reversed | State::ChargedBack))
             .find(|state| has_money && self.ours.state.may_become(*state))

@@ -224,7 +224,7 @@ async fn the_published_libraries_verify_what_is_posted_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn g6_a_receiver_that_was_down_gets_everything_in_order_and_another_never_noticed() {
+async fn p15_g6_a_receiver_that_was_down_gets_everything_in_order_and_another_never_noticed() {
     let stage = stage().await;
     let owner = stage.owner("Toko Roti").await;
     let (mut down, mut well) = (Receiver::start().await, Receiver::start().await);
@@ -262,7 +262,7 @@ async fn g6_a_receiver_that_was_down_gets_everything_in_order_and_another_never_
 }
 
 #[tokio::test]
-async fn a_receiver_may_ask_for_time_say_that_it_is_gone_or_fail_for_too_long() {
+async fn p15_a_receiver_may_ask_for_time_say_that_it_is_gone_or_fail_for_too_long() {
     let stage = stage().await;
     let owner = stage.owner("Toko Roti").await;
     let mut receiver = Receiver::start().await;

@@ -39,6 +39,16 @@ fn signed(payment: &Value, status: &str) -> String {
     .to_string()
 }
 
+/// Nobody is at it any more, nor is to be, and nothing waits that was told of it.
+async fn is_left(market: &Market, payment: &Value) {
+    let left = format!(
+        "select (select count(*) from payment_attempts where payment_id = '{}' and next_at is null and lease is null)
+                - (select count(*) from provider_inbox where outcome is null)",
+        payment["id"].as_str().unwrap()
+    );
+    until(async || (market.hub.database.psql(&left).await.trim() == "1").then_some(())).await;
+}
+
 #[tokio::test]
 async fn what_is_signed_is_believed_at_once_and_confirmed_when_its_provider_can_be_asked() {
     let (stage, _) = believing(Stage::opens().await).await;
@@ -108,7 +118,8 @@ async fn what_was_believed_and_is_not_so_is_for_a_person() {
 async fn an_answer_that_is_older_than_what_was_believed_contradicts_nobody() {
     let providers = Simulators::start(Options::default()).await.expect("providers");
     let line = Proxy::to(providers.midtrans.port()).await;
-    let market = Market::of(providers, &format!("http://127.0.0.1:{}", line.port)).await;
+    let xendit = providers.xendit_url();
+    let market = Market::of(providers, &format!("http://127.0.0.1:{}", line.port), &xendit).await;
     let (stage, _) = believing(Stage::with(market, "10").await).await;
     let (market, shop, bread) = stage.cast();
     for ended in [None, Some("cancel")] {
@@ -138,11 +149,7 @@ async fn an_answer_that_is_older_than_what_was_believed_contradicts_nobody() {
         line.delay(Duration::ZERO);
         assert_eq!(sale_of(&shop, &sale).await["state"], "completed");
         // It is asked once more, and says so too.
-        let settled = format!(
-            "select count(*) from payment_attempts where payment_id = '{}' and next_at is null and lease is null",
-            payment["id"].as_str().unwrap()
-        );
-        until(async || (market.hub.database.psql(&settled).await.trim() == "1").then_some(())).await;
+        is_left(market, &payment).await;
         comes_to(&shop, &payment, "paid").await;
         assert!(tasks(&shop).await.is_empty(), "{:?}", tasks(&shop).await);
     }
@@ -183,9 +190,8 @@ async fn what_is_believed_while_it_is_asked_for_locks_in_the_order_of_everybody(
     let payment = asks(&shop, &sale, qris("midtrans")).await.created();
     market.pays(&payment).await;
     let database = &market.hub.database;
-    let mut holder = PgConnection::connect(&database.url("postgres")).await.expect("a superuser");
-    let lock = format!("begin; select from sales where sale_id = '{}' for update", sale["id"].as_str().unwrap());
-    sqlx::raw_sql(AssertSqlSafe(lock)).execute(&mut holder).await.expect("a lock");
+    let lock = format!("select from sales where sale_id = '{}' for update", sale["id"].as_str().unwrap());
+    let holder = database.held(&lock).await;
     let check = format!("/v1/payments/{}?ask=true", payment["id"].as_str().unwrap());
     let body = signed(&payment, "settlement");
     let telling = async {
@@ -198,8 +204,7 @@ async fn what_is_believed_while_it_is_asked_for_locks_in_the_order_of_everybody(
     };
     let (asked, told) = tokio::join!(shop.get(&check), telling);
     assert_eq!((&asked.ok()["state"], told), (&json!("paid"), 200));
-    // It is told a moment later.
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    is_left(market, &payment).await;
     let deadlocks = "select deadlocks from pg_stat_database where datname = current_database()";
     assert_eq!(database.psql(deadlocks).await.trim(), "0");
     assert_eq!(shop.journal_of(&["payment.captured"]).await.len(), 1);

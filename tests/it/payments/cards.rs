@@ -57,12 +57,11 @@ async fn told(shop: &Shop<'_>, payment: &Value) -> Vec<String> {
 
 #[tokio::test]
 async fn a_card_is_paid_on_its_providers_page() {
-    let market = Market::opens().await;
-    let shop = market.shop("Toko Roti").await;
-    let bread = shop.stocked("roti", 48_500, "10").await;
+    let stage = Stage::opens().await;
+    let (market, shop, bread) = stage.cast();
     for provider in ["midtrans", "xendit"] {
-        let sale = opens(&shop, &bread).await;
-        let payment = asks_for_card(&market, &shop, &sale, provider).await;
+        let sale = opens(&shop, bread).await;
+        let payment = asks_for_card(market, &shop, &sale, provider).await;
         assert_eq!(payment["hold"], false);
         proves(&payment).await;
         comes_to(&shop, &payment, "paid").await;
@@ -76,19 +75,18 @@ async fn a_card_is_paid_on_its_providers_page() {
 
 #[tokio::test]
 async fn a_card_that_its_bank_refuses_says_why_and_another_may_pay() {
-    let market = Market::opens().await;
-    let shop = market.shop("Toko Roti").await;
-    let bread = shop.stocked("roti", 48_500, "10").await;
-    let sale = opens(&shop, &bread).await;
-    let refused = asks(&shop, &sale, card(&market, "midtrans", REFUSED).await).await.created();
+    let stage = Stage::opens().await;
+    let (market, shop, bread) = stage.cast();
+    let sale = opens(&shop, bread).await;
+    let refused = asks(&shop, &sale, card(market, "midtrans", REFUSED).await).await.created();
     proves(&refused).await;
     assert_eq!(comes_to(&shop, &refused, "failed").await["failure"], "05 Do not honour");
     // Nor does somebody pay who cannot prove to be the card's.
-    let stolen = asks_for_card(&market, &shop, &sale, "midtrans").await;
+    let stolen = asks_for_card(market, &shop, &sale, "midtrans").await;
     fills_in(&stolen, "otp=000000").await;
     assert_eq!(comes_to(&shop, &stolen, "failed").await["failure"], "01 Cardholder was not authenticated");
     assert_eq!(sale_of(&shop, &sale).await["state"], "open");
-    let good = asks_for_card(&market, &shop, &sale, "xendit").await;
+    let good = asks_for_card(market, &shop, &sale, "xendit").await;
     proves(&good).await;
     comes_to(&shop, &good, "paid").await;
     assert_eq!(sale_of(&shop, &sale).await["state"], "completed");
@@ -96,12 +94,11 @@ async fn a_card_that_its_bank_refuses_says_why_and_another_may_pay() {
 
 #[tokio::test]
 async fn a_card_that_midtrans_looks_into_waits_for_the_merchant_there() {
-    let market = Market::opens().await;
-    let shop = market.shop("Toko Roti").await;
-    let bread = shop.stocked("roti", 48_500, "10").await;
+    let stage = Stage::opens().await;
+    let (market, shop, bread) = stage.cast();
     for (verb, state) in [("approve", "paid"), ("deny", "failed")] {
-        let sale = opens(&shop, &bread).await;
-        let payment = asks_for_card(&market, &shop, &sale, "midtrans").await;
+        let sale = opens(&shop, bread).await;
+        let payment = asks_for_card(market, &shop, &sale, "midtrans").await;
         market.says("faults", json!({ "fault": "challenge", "payment": payment["id"] })).await;
         proves(&payment).await;
         comes_to(&shop, &payment, "review").await;
@@ -117,9 +114,8 @@ async fn a_card_that_midtrans_looks_into_waits_for_the_merchant_there() {
 
 #[tokio::test]
 async fn a_card_that_is_refused_on_xendits_page_leaves_it_open_for_another() {
-    let market = Market::opens().await;
-    let shop = market.shop("Toko Roti").await;
-    let bread = shop.stocked("roti", 48_500, "10").await;
+    let stage = Stage::opens().await;
+    let (market, shop, bread) = stage.cast();
     let dealt_with = async |tries: usize| {
         let failures = "select count(*) from provider_inbox where outcome = 'applied'
                         and convert_from(body, 'utf8')::jsonb ->> 'event' = 'payment.failure'";
@@ -129,8 +125,8 @@ async fn a_card_that_is_refused_on_xendits_page_leaves_it_open_for_another() {
         market.says("faults", json!({ "fault": "card_refused", "payment": payment["id"] })).await;
         assert!(proves(payment).await.contains("FAILED"));
     };
-    let sale = opens(&shop, &bread).await;
-    let payment = asks_for_card(&market, &shop, &sale, "xendit").await;
+    let sale = opens(&shop, bread).await;
+    let payment = asks_for_card(market, &shop, &sale, "xendit").await;
     for tries in 1..=2 {
         is_refused(&payment).await;
         dealt_with(tries).await;
@@ -146,8 +142,8 @@ async fn a_card_that_is_refused_on_xendits_page_leaves_it_open_for_another() {
     assert_eq!(sale_of(&shop, &sale).await["state"], "completed");
 
     // One that tries no other card has failed when its page is over.
-    let sale = opens(&shop, &bread).await;
-    let payment = asks_for_card(&market, &shop, &sale, "xendit").await;
+    let sale = opens(&shop, bread).await;
+    let payment = asks_for_card(market, &shop, &sale, "xendit").await;
     is_refused(&payment).await;
     dealt_with(3).await;
     let page = payment["shown"]["url"].as_str().and_then(|url| url.rsplit('/').next()).expect("a page");

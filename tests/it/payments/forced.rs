@@ -40,12 +40,11 @@ fn is(alert: &str, severity: &str) -> (String, String) {
 
 #[tokio::test]
 async fn what_is_forced_pays_its_sale_and_its_provider_confirms_it() {
-    let market = Market::opens().await;
-    let shop = market.shop("Toko Roti").await;
-    let bread = shop.stocked("roti", 48_500, "10").await;
+    let stage = Stage::opens().await;
+    let (market, shop, bread) = stage.cast();
     market.says("faults", json!({ "fault": "drop_webhook", "times": null })).await;
     for (provider, left) in [("midtrans", "9.000"), ("xendit", "8.000")] {
-        let sale = opens(&shop, &bread).await;
+        let sale = opens(&shop, bread).await;
         let payment = asks(&shop, &sale, qris(provider)).await.created();
         let mut screen = shop.screen(&[&format!("payments/{}/{}", shop.outlet, shop.register)]).await;
         let forced = forces(&shop, &payment).await;
@@ -61,15 +60,15 @@ async fn what_is_forced_pays_its_sale_and_its_provider_confirms_it() {
         assert_eq!((&heard.data()["state"], &heard.data()["forced"]), (&json!("pending"), &forced["forced"]));
         let sold = sale_of(&shop, &sale).await;
         assert_eq!((&sold["state"], &sold["tenders"][0]["payment"]), (&json!("completed"), &payment["id"]));
-        assert_eq!(shop.stock_of(&bread).await, left);
+        assert_eq!(shop.stock_of(bread).await, left);
 
         market.pays(&payment).await;
         let paid = comes_to(&shop, &payment, "paid").await;
         assert_eq!((&paid["forced"], paid["issuer"].is_string()), (&forced["forced"], true), "{paid}");
         let heard = screen.hears_next("payment.changed").await;
         assert_eq!(heard.data()["state"], "paid", "it was not told before");
-        assert_eq!(recorded(&market, &shop, &payment).await, ("1".to_owned(), 1));
-        assert_eq!(shop.stock_of(&bread).await, left);
+        assert_eq!(recorded(market, &shop, &payment).await, ("1".to_owned(), 1));
+        assert_eq!(shop.stock_of(bread).await, left);
     }
     assert!(tasks(&shop).await.is_empty());
     assert_eq!(alerts(&shop).await, vec![is("payment_forced", "warning"); 2]);
@@ -82,11 +81,10 @@ async fn what_is_forced_pays_its_sale_and_its_provider_confirms_it() {
 
 #[tokio::test]
 async fn what_is_forced_and_not_paid_in_its_time_is_for_a_person_until_it_is_paid_after_all() {
-    let market = Market::opens().await;
-    let shop = market.shop("Toko Roti").await;
-    let bread = shop.stocked("roti", 48_500, "10").await;
+    let stage = Stage::opens().await;
+    let (market, shop, bread) = stage.cast();
     for (provider, ended) in [("midtrans", "expired"), ("xendit", "canceled")] {
-        let sale = opens(&shop, &bread).await;
+        let sale = opens(&shop, bread).await;
         let payment = asks(&shop, &sale, qris(provider)).await.created();
         forces(&shop, &payment).await;
         let id = payment["id"].as_str().unwrap();
@@ -101,7 +99,7 @@ async fn what_is_forced_and_not_paid_in_its_time_is_for_a_person_until_it_is_pai
         // Somebody pays what they had scanned: it is what the sale was paid by, and not late for anything.
         market.says("pay", json!({ "id": payment["id"], "late": true })).await;
         comes_to(&shop, &payment, "paid").await;
-        assert_eq!(recorded(&market, &shop, &payment).await, ("1".to_owned(), 1));
+        assert_eq!(recorded(market, &shop, &payment).await, ("1".to_owned(), 1));
     }
     assert_eq!(kinds(&tasks(&shop).await), ["forced_unpaid", "forced_unpaid"]);
     let each =
@@ -112,11 +110,10 @@ async fn what_is_forced_and_not_paid_in_its_time_is_for_a_person_until_it_is_pai
 
 #[tokio::test]
 async fn what_is_forced_and_fails_at_its_provider_is_for_a_person() {
-    let market = Market::opens().await;
-    let shop = market.shop("Toko Roti").await;
-    let bread = shop.stocked("roti", 48_500, "10").await;
+    let stage = Stage::opens().await;
+    let (market, shop, bread) = stage.cast();
     for provider in ["midtrans", "xendit"] {
-        let sale = opens(&shop, &bread).await;
+        let sale = opens(&shop, bread).await;
         let payment = asks(&shop, &sale, qris(provider)).await.created();
         forces(&shop, &payment).await;
         market.says("fail", json!({ "id": payment["id"], "deny": true })).await;
@@ -124,7 +121,7 @@ async fn what_is_forced_and_fails_at_its_provider_is_for_a_person() {
     }
     // Or its provider has never heard of it, and is not asked for it anew.
     market.says("faults", json!({ "fault": "reset", "on": "charge", "provider": "midtrans" })).await;
-    let sale = opens(&shop, &bread).await;
+    let sale = opens(&shop, bread).await;
     let payment = asks(&shop, &sale, qris("midtrans")).await.created();
     assert_eq!(payment["state"], "unknown", "{payment}");
     forces(&shop, &payment).await;
@@ -135,13 +132,12 @@ async fn what_is_forced_and_fails_at_its_provider_is_for_a_person() {
 
 #[tokio::test]
 async fn what_nobody_finds_in_a_week_is_for_a_person() {
-    let market = Market::opens().await;
-    let shop = market.shop("Toko Roti").await;
-    let bread = shop.stocked("roti", 48_500, "10").await;
+    let stage = Stage::opens().await;
+    let (market, shop, bread) = stage.cast();
     let mut unknown = Vec::new();
     for _ in 0..2 {
         market.says("faults", json!({ "fault": "reset", "on": "create", "provider": "xendit" })).await;
-        let sale = opens(&shop, &bread).await;
+        let sale = opens(&shop, bread).await;
         let payment = asks(&shop, &sale, qris("xendit")).await.created();
         assert_eq!(payment["state"], "unknown", "{payment}");
         unknown.push(payment);
@@ -178,13 +174,12 @@ async fn what_nobody_finds_in_a_week_is_for_a_person() {
 
 #[tokio::test]
 async fn what_the_page_shows_is_done() {
-    let market = Market::opens().await;
-    let shop = market.shop("Toko Roti").await;
-    let bread = shop.stocked("roti", 48_500, "10").await;
+    let stage = Stage::opens().await;
+    let (_, shop, bread) = stage.cast();
     let page = include_str!("../../../docs/payments.md");
     let (_, rest) = page.split_once("POST /v1/payments/{payment}/force\n").expect("an example");
     let body: Value = serde_json::from_str(rest.split("\n```").next().expect("its end")).expect("JSON");
-    let sale = opens(&shop, &bread).await;
+    let sale = opens(&shop, bread).await;
     let payment = asks(&shop, &sale, qris("midtrans")).await.created();
     let forced = shop.post(&of(&payment, "force"), body.clone()).await.ok();
     assert_eq!(forced["forced"]["reason"], body["reason"]);
@@ -197,10 +192,9 @@ async fn what_the_page_shows_is_done() {
 
 #[tokio::test]
 async fn what_could_not_be_paid_or_is_known_already_is_not_forced() {
-    let market = Market::opens().await;
-    let shop = market.shop("Toko Roti").await;
-    let bread = shop.stocked("roti", 48_500, "20").await;
-    let sale = opens(&shop, &bread).await;
+    let stage = Stage::with(Market::opens().await, "20").await;
+    let (market, shop, bread) = stage.cast();
+    let sale = opens(&shop, bread).await;
     let payment = asks(&shop, &sale, qris("xendit")).await.created();
     let path = of(&payment, "force");
     for body in [json!({ "reason": "" }), json!({ "reason": "a".repeat(201) }), json!({ "reason": "a\nb" })] {
@@ -221,7 +215,7 @@ async fn what_could_not_be_paid_or_is_known_already_is_not_forced() {
     shop.post(&path, reason()).await.refused(409, "not_forcible");
 
     // What is paid, what has ended, what was never asked for, and what is held.
-    let sale = opens(&shop, &bread).await;
+    let sale = opens(&shop, bread).await;
     let canceled = asks(&shop, &sale, qris("xendit")).await.created();
     shop.post(&of(&canceled, "cancel"), json!({})).await.ok();
     shop.post(&of(&canceled, "force"), reason()).await.refused(409, "not_forcible");
@@ -231,7 +225,7 @@ async fn what_could_not_be_paid_or_is_known_already_is_not_forced() {
     shop.post(&of(&never_asked, "force"), reason()).await.refused(409, "not_forcible");
     shop.post(&of(&never_asked, "cancel"), json!({})).await.ok();
     comes_to(&shop, &never_asked, "canceled").await;
-    let mut held = card(&market, "xendit", GOOD).await;
+    let mut held = card(market, "xendit", GOOD).await;
     held["hold"] = json!(true);
     let held = asks(&shop, &sale, held).await.created();
     proves(&held).await;
@@ -243,10 +237,10 @@ async fn what_could_not_be_paid_or_is_known_already_is_not_forced() {
 
 #[tokio::test]
 async fn only_whoever_runs_the_outlet_forces_there() {
-    let market = Market::opens().await;
-    let (shop, rival) = (market.shop("Toko Roti").await, market.hub.merchant("Saingan").await);
-    let bread = shop.stocked("roti", 48_500, "10").await;
-    let sale = opens(&shop, &bread).await;
+    let stage = Stage::opens().await;
+    let (market, shop, bread) = stage.cast();
+    let rival = market.hub.merchant("Saingan").await;
+    let sale = opens(&shop, bread).await;
     let payment = asks(&shop, &sale, qris("midtrans")).await.created();
     let path = of(&payment, "force");
     let body = || reason().to_string().into_bytes();
@@ -275,10 +269,9 @@ async fn only_whoever_runs_the_outlet_forces_there() {
 
 #[tokio::test]
 async fn a_part_that_is_forced_counts_once_and_is_not_called_off_with_the_rest() {
-    let market = Market::opens().await;
-    let shop = market.shop("Toko Roti").await;
-    let bread = shop.stocked("roti", 48_500, "10").await;
-    let sale = opens(&shop, &bread).await;
+    let stage = Stage::opens().await;
+    let (market, shop, bread) = stage.cast();
+    let sale = opens(&shop, bread).await;
     let part = json!({ "method": "qris", "provider": "xendit", "amount_minor": 20_000 });
     let part = asks(&shop, &sale, part).await.created();
     forces(&shop, &part).await;
@@ -296,43 +289,74 @@ async fn a_part_that_is_forced_counts_once_and_is_not_called_off_with_the_rest()
     assert_eq!(open["closing"], Value::Null, "{open}");
     market.pays(&part).await;
     comes_to(&shop, &part, "paid").await;
-    assert_eq!(recorded(&market, &shop, &part).await, ("1".to_owned(), 1));
+    assert_eq!(recorded(market, &shop, &part).await, ("1".to_owned(), 1));
     assert!(tasks(&shop).await.is_empty());
     market.hub.ledgers_add_up().await;
 }
 
 #[tokio::test]
 async fn force_and_a_notification_at_once_record_the_money_once() {
-    let market = Market::opens().await;
-    let shop = market.shop("Toko Roti").await;
-    let bread = shop.stocked("roti", 48_500, "30").await;
-    let (mut forced, mut late) = (0, 0);
-    for round in 0..20_u64 {
+    let stage = Stage::with(Market::opens().await, "30").await;
+    let (market, shop, bread) = stage.cast();
+    let database = &market.hub.database;
+    let mut forced = 0;
+    for round in 0..16_u64 {
         let provider = if round % 2 == 0 { "midtrans" } else { "xendit" };
-        let sale = opens(&shop, &bread).await;
+        let sale = opens(&shop, bread).await;
         let payment = asks(&shop, &sale, qris(provider)).await.created();
-        let answer = async {
-            // Each time a little later, so that now the one and now the other is first.
-            tokio::time::sleep(Duration::from_millis(round * 4)).await;
-            shop.post(&of(&payment, "force"), reason()).await
+        let path = of(&payment, "force");
+        let forcing = shop.post(&path, reason());
+        let answer = if round < 8 {
+            // Both wait for the sale, now the one and now the other first, and each gets it in its turn.
+            let is_forced_first = round / 2 % 2 == 0;
+            if !is_forced_first {
+                // Its provider has told, and is being asked.
+                market.says("faults", json!({ "fault": "slow_s", "provider": provider, "seconds": 1 })).await;
+                market.pays(&payment).await;
+                let is_asked = async || {
+                    let requests = market.requests(provider).await;
+                    requests.iter().any(|it| it["status"].is_null() && it["faults"] == json!(["slow_s"]))
+                };
+                until(async || is_asked().await.then_some(())).await;
+            }
+            let lock = format!("select from sales where sale_id = '{}' for update", sale["id"].as_str().unwrap());
+            let holder = database.held(&lock).await;
+            let letting_go = async || {
+                locked_out(database, 2).await;
+                let_go(holder).await;
+            };
+            let answer = if is_forced_first {
+                let paying = async {
+                    locked_out(database, 1).await;
+                    market.pays(&payment).await;
+                    letting_go().await;
+                };
+                tokio::join!(forcing, paying).0
+            } else {
+                locked_out(database, 1).await;
+                tokio::join!(forcing, letting_go()).0
+            };
+            assert_eq!(answer.status, if is_forced_first { 200 } else { 409 }, "{answer:?}");
+            answer
+        } else {
+            // Or as it happens.
+            let answer = async {
+                tokio::time::sleep(Duration::from_millis((round - 8) * 8)).await;
+                forcing.await
+            };
+            tokio::join!(market.pays(&payment), answer).1
         };
-        let (_, answer) = tokio::join!(market.pays(&payment), answer);
         match answer.status {
             200 => forced += 1,
-            _ => {
-                answer.refused(409, "not_forcible");
-                late += 1;
-            }
+            _ => _ = answer.refused(409, "not_forcible"),
         }
         comes_to(&shop, &payment, "paid").await;
         let sold = sale_of(&shop, &sale).await;
         assert_eq!((&sold["state"], sold["tenders"].as_array().map(Vec::len)), (&json!("completed"), Some(1)));
-        assert_eq!(recorded(&market, &shop, &payment).await, ("1".to_owned(), 1));
+        assert_eq!(recorded(market, &shop, &payment).await, ("1".to_owned(), 1));
     }
-    println!("forced first: {forced}, paid first: {late}");
-    assert_eq!(forced + late, 20);
     assert!(tasks(&shop).await.is_empty());
     assert_eq!(alerts(&shop).await, vec![is("payment_forced", "warning"); forced]);
-    assert_eq!(shop.stock_of(&bread).await, "10.000");
+    assert_eq!(shop.stock_of(bread).await, "14.000");
     market.hub.ledgers_add_up().await;
 }

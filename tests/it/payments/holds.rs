@@ -24,12 +24,11 @@ fn of(payment: &Value, verb: &str) -> String {
 
 #[tokio::test]
 async fn money_that_is_held_is_taken_when_somebody_says_so() {
-    let market = Market::opens().await;
-    let shop = market.shop("Toko Roti").await;
-    let bread = shop.stocked("roti", 48_500, "10").await;
+    let stage = Stage::opens().await;
+    let (market, shop, bread) = stage.cast();
     for provider in ["midtrans", "xendit"] {
-        let sale = opens(&shop, &bread).await;
-        let payment = held(&market, &shop, &sale, provider).await;
+        let sale = opens(&shop, bread).await;
+        let payment = held(market, &shop, &sale, provider).await;
         assert_eq!((&payment["capture_minor"], &sale_of(&shop, &sale).await["state"]), (&Value::Null, &json!("open")));
         // It is as good as paid: nobody asks for it a second time.
         asks(&shop, &sale, qris(provider)).await.refused(409, "nothing_due");
@@ -54,12 +53,11 @@ async fn money_that_is_held_is_taken_when_somebody_says_so() {
 
 #[tokio::test]
 async fn a_part_of_what_is_held_pays_a_part_of_its_sale() {
-    let market = Market::opens().await;
-    let shop = market.shop("Toko Roti").await;
-    let bread = shop.stocked("roti", 48_500, "10").await;
+    let stage = Stage::opens().await;
+    let (market, shop, bread) = stage.cast();
     for provider in ["midtrans", "xendit"] {
-        let sale = opens(&shop, &bread).await;
-        let payment = held(&market, &shop, &sale, provider).await;
+        let sale = opens(&shop, bread).await;
+        let payment = held(market, &shop, &sale, provider).await;
         let taken = shop.post(&of(&payment, "capture"), json!({ "amount_minor": 20_000 })).await.ok();
         let is = (&taken["state"], &taken["amount_minor"], &taken["capture_minor"]);
         assert_eq!(is, (&json!("paid"), &json!(48_500), &json!(20_000)), "{taken}");
@@ -82,12 +80,11 @@ async fn a_part_of_what_is_held_pays_a_part_of_its_sale() {
 
 #[tokio::test]
 async fn of_a_part_that_was_taken_no_more_goes_back_than_was_taken() {
-    let market = Market::opens().await;
-    let shop = market.shop("Toko Roti").await;
-    let bread = shop.stocked("roti", 48_500, "10").await;
+    let stage = Stage::opens().await;
+    let (market, shop, bread) = stage.cast();
     for provider in ["midtrans", "xendit"] {
-        let sale = opens(&shop, &bread).await;
-        let payment = held(&market, &shop, &sale, provider).await;
+        let sale = opens(&shop, bread).await;
+        let payment = held(market, &shop, &sale, provider).await;
         shop.post(&of(&payment, "capture"), json!({ "amount_minor": 20_000 })).await.ok();
         market.says("settle", json!({ "id": payment["id"] })).await;
         let refund =
@@ -96,7 +93,7 @@ async fn of_a_part_that_was_taken_no_more_goes_back_than_was_taken() {
         too_much.refused(409, "amount_exceeds_refundable");
         let all = shop.post(&of(&payment, "refunds"), refund(None)).await.created();
         assert_eq!(all["amount_minor"], 20_000, "{all}");
-        time_passes(&market).await;
+        time_passes(market).await;
         comes_to(&shop, &payment, "refunded").await;
         let open = sale_of(&shop, &sale).await;
         assert_eq!((&open["state"], &open["due_minor"]), (&json!("open"), &json!(48_500)), "{open}");
@@ -105,32 +102,18 @@ async fn of_a_part_that_was_taken_no_more_goes_back_than_was_taken() {
 }
 
 #[tokio::test]
-async fn what_is_only_held_is_not_forced() {
-    let market = Market::opens().await;
-    let shop = market.shop("Toko Roti").await;
-    let bread = shop.stocked("roti", 48_500, "10").await;
-    let sale = opens(&shop, &bread).await;
-    let mut payment = card(&market, "xendit", GOOD).await;
-    payment["hold"] = json!(true);
-    let payment = asks(&shop, &sale, payment).await.created();
-    shop.post(&of(&payment, "force"), json!({ "reason": "He says so" })).await.refused(409, "not_forcible");
-    assert_eq!(sale_of(&shop, &sale).await["state"], "open");
-}
-
-#[tokio::test]
 async fn what_is_held_is_let_go_of_by_a_word_or_when_its_sale_is_paid_otherwise() {
-    let market = Market::opens().await;
-    let shop = market.shop("Toko Roti").await;
-    let bread = shop.stocked("roti", 48_500, "10").await;
+    let stage = Stage::opens().await;
+    let (market, shop, bread) = stage.cast();
     for provider in ["midtrans", "xendit"] {
-        let sale = opens(&shop, &bread).await;
-        let payment = held(&market, &shop, &sale, provider).await;
+        let sale = opens(&shop, bread).await;
+        let payment = held(market, &shop, &sale, provider).await;
         shop.post(&format!("/v1/sales/{}/void", sale["id"].as_str().unwrap()), json!({ "reason": "no" }))
             .await
             .refused(409, "payment_under_way");
         assert_eq!(shop.post(&of(&payment, "cancel"), json!({})).await.ok()["state"], "canceled");
         shop.post(&of(&payment, "capture"), json!({})).await.refused(409, "payment_not_held");
-        let other = held(&market, &shop, &sale, provider).await;
+        let other = held(market, &shop, &sale, provider).await;
         let cash = json!({ "method": "cash", "amount_minor": 48_500 });
         shop.post(&format!("/v1/sales/{}/payments", sale["id"].as_str().unwrap()), cash).await.created();
         comes_to(&shop, &other, "canceled").await;
@@ -141,16 +124,19 @@ async fn what_is_held_is_let_go_of_by_a_word_or_when_its_sale_is_paid_otherwise(
 
 #[tokio::test]
 async fn what_nobody_takes_goes_back_when_the_provider_says_so() {
-    let market = Market::opens().await;
-    let shop = market.shop("Toko Roti").await;
-    let bread = shop.stocked("roti", 48_500, "10").await;
-    let (one, two) = (opens(&shop, &bread).await, opens(&shop, &bread).await);
-    let at_midtrans = held(&market, &shop, &one, "midtrans").await;
-    let at_xendit = held(&market, &shop, &two, "xendit").await;
-    // Its own time is over, and so is the sale's: the bank holds the money all the same.
+    let stage = Stage::opens().await;
+    let (market, shop, bread) = stage.cast();
+    let (one, two) = (opens(&shop, bread).await, opens(&shop, bread).await);
+    let at_midtrans = held(market, &shop, &one, "midtrans").await;
+    let at_xendit = held(market, &shop, &two, "xendit").await;
+    // Its own time is over, and so is the sale's: the bank holds the money all the same. Whoever looks at payments has looked at
+    // both, and whoever ends sales has ended one that nobody pays for.
+    let nobodys = opens(&shop, bread).await;
     market.hub.database.psql("update payment_attempts set expires_at = now(), next_at = now()").await;
     market.hub.database.psql("update sales set expires_at = now()").await;
-    tokio::time::sleep(Duration::from_secs(3)).await;
+    let looked_at = "select count(*) from payment_attempts where next_at > now() and lease is null";
+    until(async || (market.hub.database.psql(looked_at).await.trim() == "2").then_some(())).await;
+    until(async || (sale_of(&shop, &nobodys).await["state"] == "expired").then_some(())).await;
     for (sale, payment) in [(&one, &at_midtrans), (&two, &at_xendit)] {
         assert_eq!(sale_of(&shop, sale).await["state"], "open");
         assert_eq!(comes_to(&shop, payment, "authorized").await["closing"], Value::Null);
@@ -166,10 +152,9 @@ async fn what_nobody_takes_goes_back_when_the_provider_says_so() {
 
 #[tokio::test]
 async fn what_cannot_be_held_or_taken_is_refused_with_its_field() {
-    let market = Market::opens().await;
-    let shop = market.shop("Toko Roti").await;
-    let bread = shop.stocked("roti", 48_500, "10").await;
-    let sale = opens(&shop, &bread).await;
+    let stage = Stage::opens().await;
+    let (market, shop, bread) = stage.cast();
+    let sale = opens(&shop, bread).await;
     let path = format!("/v1/sales/{}/payments", sale["id"].as_str().unwrap());
     for (body, code) in [
         (json!({ "method": "qris", "provider": "xendit", "mode": "test", "hold": true }), "hold_not_possible"),
@@ -181,7 +166,7 @@ async fn what_cannot_be_held_or_taken_is_refused_with_its_field() {
     shop.post(&of(&pending, "capture"), json!({})).await.refused(409, "payment_not_held");
     shop.post(&of(&pending, "cancel"), json!({})).await.ok();
 
-    let payment = held(&market, &shop, &sale, "xendit").await;
+    let payment = held(market, &shop, &sale, "xendit").await;
     let refused = async |body: Value, status: u16, code: &str| {
         let problem = shop.post(&of(&payment, "capture"), body).await.refused(status, code);
         assert_eq!(problem["errors"][0]["pointer"], "/amount_minor", "{problem}");
@@ -200,11 +185,11 @@ async fn what_cannot_be_held_or_taken_is_refused_with_its_field() {
 
 #[tokio::test]
 async fn whoever_sells_there_takes_what_is_held_and_nobody_else() {
-    let market = Market::opens().await;
-    let (shop, rival) = (market.shop("Toko Roti").await, market.hub.merchant("Saingan").await);
-    let bread = shop.stocked("roti", 48_500, "10").await;
-    let sale = opens(&shop, &bread).await;
-    let payment = held(&market, &shop, &sale, "midtrans").await;
+    let stage = Stage::opens().await;
+    let (market, shop, bread) = stage.cast();
+    let rival = market.hub.merchant("Saingan").await;
+    let sale = opens(&shop, bread).await;
+    let payment = held(market, &shop, &sale, "midtrans").await;
     let path = of(&payment, "capture");
     rival.post(&path, json!({})).await.refused(404, "not_found");
     let other = shop.till().await;
@@ -228,13 +213,12 @@ async fn whoever_sells_there_takes_what_is_held_and_nobody_else() {
 
 #[tokio::test]
 async fn p3_a_capture_that_is_never_answered_is_made_once() {
-    let market = Market::opens().await;
-    let shop = market.shop("Toko Roti").await;
-    let bread = shop.stocked("roti", 48_500, "10").await;
+    let stage = Stage::opens().await;
+    let (market, shop, bread) = stage.cast();
     for provider in ["midtrans", "xendit"] {
         for is_told in [true, false] {
-            let sale = opens(&shop, &bread).await;
-            let payment = held(&market, &shop, &sale, provider).await;
+            let sale = opens(&shop, bread).await;
+            let payment = held(market, &shop, &sale, provider).await;
             let before = market.asked(provider, "capture").await;
             let fault =
                 json!({ "fault": "timeout_after_commit", "on": "capture", "payment": payment["id"], "seconds": 1 });
@@ -270,12 +254,11 @@ async fn p3_a_capture_that_is_never_answered_is_made_once() {
 
 #[tokio::test]
 async fn what_is_just_being_taken_is_neither_let_go_of_nor_taken_otherwise() {
-    let market = Market::opens().await;
-    let shop = market.shop("Toko Roti").await;
-    let bread = shop.stocked("roti", 48_500, "10").await;
+    let stage = Stage::opens().await;
+    let (market, shop, bread) = stage.cast();
     for provider in ["midtrans", "xendit"] {
-        let sale = opens(&shop, &bread).await;
-        let payment = held(&market, &shop, &sale, provider).await;
+        let sale = opens(&shop, bread).await;
+        let payment = held(market, &shop, &sale, provider).await;
         market.says("faults", json!({ "fault": "slow_s", "on": "capture", "provider": provider, "seconds": 3 })).await;
         let path = of(&payment, "capture");
         let (taken, ()) = tokio::join!(shop.post(&path, json!({})), async {
@@ -294,14 +277,13 @@ async fn what_is_just_being_taken_is_neither_let_go_of_nor_taken_otherwise() {
 
 #[tokio::test]
 async fn a_capture_that_was_not_done_is_asked_for_once_more() {
-    let market = Market::opens().await;
-    let shop = market.shop("Toko Roti").await;
-    let bread = shop.stocked("roti", 48_500, "10").await;
+    let stage = Stage::opens().await;
+    let (market, shop, bread) = stage.cast();
     for (provider, fault) in
         [("midtrans", "http_500"), ("midtrans", "reset"), ("xendit", "http_500"), ("xendit", "reset")]
     {
-        let sale = opens(&shop, &bread).await;
-        let payment = held(&market, &shop, &sale, provider).await;
+        let sale = opens(&shop, bread).await;
+        let payment = held(market, &shop, &sale, provider).await;
         let before = market.asked(provider, "capture").await;
         market.says("faults", json!({ "fault": fault, "on": "capture", "provider": provider })).await;
         let answered = shop.post(&of(&payment, "capture"), json!({})).await.ok();
@@ -319,15 +301,14 @@ async fn a_capture_that_was_not_done_is_asked_for_once_more() {
 
 #[tokio::test]
 async fn a_capture_that_the_provider_refuses_leaves_the_money_held() {
-    let market = Market::opens().await;
-    let shop = market.shop("Toko Roti").await;
-    let bread = shop.stocked("roti", 48_500, "10").await;
+    let stage = Stage::opens().await;
+    let (market, shop, bread) = stage.cast();
     let key_of = async |secret: &str| {
         let key = format!("SB-Mid-server-{secret}");
         market.says("accounts", json!({ "provider": "midtrans", "merchant_id": MIDTRANS_ID, "server_key": key })).await;
     };
-    let sale = opens(&shop, &bread).await;
-    let payment = held(&market, &shop, &sale, "midtrans").await;
+    let sale = opens(&shop, bread).await;
+    let payment = held(market, &shop, &sale, "midtrans").await;
     let mut screen = shop.screen(&[&format!("payments/{}/{}", shop.outlet, shop.register)]).await;
     key_of("another").await;
     let refused = shop.post(&of(&payment, "capture"), json!({})).await.ok();
@@ -345,64 +326,28 @@ async fn a_capture_that_the_provider_refuses_leaves_the_money_held() {
 /// twice.
 #[tokio::test]
 async fn p7_a_hub_that_is_killed_at_any_step_of_a_capture_takes_the_money_once() {
-    let market = Simulators::start(Options::default()).await.expect("providers");
-    let says = async |what: &str, order: Value| {
-        let headers = [("content-type", "application/json")];
-        let body = order.to_string().into_bytes();
-        request(market.midtrans, "POST", &format!("/_sim/{what}"), &headers, body).await.expect("an answer").ok()
-    };
-    let captures = async || {
-        let path = "/_sim/requests?operation=capture";
-        let asked = request(market.midtrans, "GET", path, &[], vec![]).await.expect("an answer").ok();
-        asked["requests"].as_array().expect("requests").clone()
-    };
-    let database = Postgres::shared().await.database(async |url| tillwire::schema::up(&url).await.unwrap()).await;
-    let (mut env, signer) = environment(&database.url("tillwire_app"), &database.url("tillwire_feed"));
-    env.insert("TILLWIRE_VAULT_KEY_FILE", vault::key().display().to_string());
-    env.insert("TILLWIRE_MIDTRANS_TEST_URL", market.midtrans_url());
-    env.insert("TILLWIRE_XENDIT_TEST_URL", market.xendit_url());
-    let mut hub = TillwireProcess::start(&["serve"], &env).await;
-    let till = Till::open(hub.public, &signer, 100).await;
-    for (provider, name, there, credentials) in [
-        ("midtrans", "merchant_id", MIDTRANS_ID, vault::midtrans(MIDTRANS_ID, MIDTRANS_KEY)),
-        ("xendit", "business_id", XENDIT_ID, vault::xendit(XENDIT_ID, XENDIT_KEY, &[XENDIT_TOKEN])),
-    ] {
-        let account = json!({ "credentials": credentials, "mode": "test" });
-        let account = till.post(provider, "/v1/provider-accounts", &account).await.expect("an answer").created();
-        let url = format!("http://{}{}", hub.public, account["webhook_path"].as_str().expect("a path"));
-        says("accounts", json!({ "provider": provider, name: there, "webhook_urls": [url] })).await;
-    }
-    let comes_to = async |payment: &PaymentId, state: &str| {
-        let query = format!("select state from payment_attempts where payment_id = '{payment}'");
-        let started = Instant::now();
-        while database.psql(&query).await.trim() != state {
-            assert!(started.elapsed() < PATIENCE, "it does not come to {state}, but {}", database.psql(&query).await);
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-    };
+    let (staged, mut hub) = Staged::starts().await;
+    let captures = async || staged.requests("capture").await;
     for (at, step) in ["wish", "asked", "begun", "payments", "journal_heads"].into_iter().enumerate() {
         let provider = if at % 2 == 0 { "midtrans" } else { "xendit" };
-        let (sale, payment) = (SaleId::new(), PaymentId::new());
-        let open = json!({ "id": sale, "register": till.register, "open": true,
-                           "lines": [{ "variant": till.variant, "quantity": "2" }] });
-        till.post(&format!("open-{step}"), &till.sales(), &open).await.expect("an answer").created();
+        let (sale, payment) = (staged.opens_sale("2").await, PaymentId::new());
         let mut body = json!({ "id": payment, "method": "card", "provider": provider, "mode": "test", "hold": true });
         if provider == "midtrans" {
-            body["card_token"] = json!(token(market.midtrans, GOOD).await);
+            body["card_token"] = json!(token(staged.providers.midtrans, GOOD).await);
         }
-        let asked = till.post(&format!("ask-{step}"), &format!("/v1/sales/{sale}/payments"), &body).await;
+        let asked = staged.till.post(&format!("ask-{step}"), &format!("/v1/sales/{sale}/payments"), &body).await;
         let asked = asked.expect("an answer").created();
         fills_in(&asked, if provider == "midtrans" { "otp=112233" } else { "card=4000000000001000" }).await;
-        comes_to(&payment, "authorized").await;
+        staged.comes_to(payment, "authorized").await;
         let before = captures().await.len();
         let (path, key, body) = (format!("/v1/payments/{payment}/capture"), format!("take-{step}"), json!({}));
-        let taking = async { drop(till.post(&key, &path, &body).await) };
+        let taking = async { drop(staged.till.post(&key, &path, &body).await) };
         match step {
             // Nothing was written down by then.
             "wish" => {
-                let holder = lock(&database, "payment_attempts").await;
+                let holder = staged.database.locks("payment_attempts").await;
                 tokio::join!(taking, async {
-                    locked_out(&database, 2).await; // One is whoever looks what is due.
+                    locked_out(&staged.database, 2).await; // One is whoever looks what is due.
                     hub.kill().await;
                     let_go(holder).await;
                 });
@@ -410,7 +355,7 @@ async fn p7_a_hub_that_is_killed_at_any_step_of_a_capture_takes_the_money_once()
             // It is done there and nobody lives to hear it; or it is done when nobody expects it any more.
             "asked" | "begun" => {
                 let fault = if step == "asked" { "timeout_after_commit" } else { "slow_s" };
-                says("faults", json!({ "fault": fault, "on": "capture", "seconds": 8 })).await;
+                staged.says("faults", json!({ "fault": fault, "on": "capture", "seconds": 8 })).await;
                 tokio::join!(taking, async {
                     until(async || (captures().await.len() > before).then_some(())).await;
                     hub.kill().await;
@@ -418,36 +363,33 @@ async fn p7_a_hub_that_is_killed_at_any_step_of_a_capture_takes_the_money_once()
             }
             // The answer is there and is not written down.
             table => {
-                says("faults", json!({ "fault": "slow_s", "on": "capture", "seconds": 2 })).await;
+                staged.says("faults", json!({ "fault": "slow_s", "on": "capture", "seconds": 2 })).await;
                 tokio::join!(taking, async {
                     until(async || (captures().await.len() > before).then_some(())).await;
-                    let holder = lock(&database, table).await;
-                    locked_out(&database, 1).await;
+                    let holder = staged.database.locks(table).await;
+                    locked_out(&staged.database, 1).await;
                     hub.kill().await;
                     let_go(holder).await;
                 });
             }
         }
-        hub = TillwireProcess::start(&["serve"], &env).await;
-        // Whoever held it is dead, and its lease is over in half a minute.
-        database.psql("update payment_attempts set leased_until = now() where leased_until is not null").await;
+        hub = staged.restarts().await;
         if step == "wish" {
             let wished = format!(
                 "select count(*) from payment_attempts where payment_id = '{payment}' and capture_minor is not null"
             );
-            assert_eq!(database.psql(&wished).await.trim(), "0");
-            till.post(&key, &path, &body).await.expect("an answer").ok();
+            assert_eq!(staged.database.psql(&wished).await.trim(), "0");
+            staged.till.post(&key, &path, &body).await.expect("an answer").ok();
         }
-        comes_to(&payment, "paid").await;
-        let state = database.psql(&format!("select state from sales where sale_id = '{sale}'")).await;
-        assert_eq!(state.trim(), "completed", "{step}");
-        adds_up(&database).await;
+        staged.comes_to(payment, "paid").await;
+        assert_eq!(staged.sale_is(sale).await, "completed", "{step}");
+        adds_up(&staged.database).await;
         // Only whom nobody knew to have done it was asked again, after it had said that it had not.
         let taken = captures().await.len() - before;
         assert!(taken == 1 || (step == "begun" && taken == 2), "{step}: {taken}");
     }
     let twice = "select count(*) from (select 1 from payments group by sale_id having count(*) <> 1) twice";
-    assert_eq!(database.psql(twice).await.trim(), "0");
-    assert_eq!(database.psql("select count(*) from payment_tasks").await.trim(), "0");
+    assert_eq!(staged.database.psql(twice).await.trim(), "0");
+    assert_eq!(staged.database.psql("select count(*) from payment_tasks").await.trim(), "0");
     hub.kill().await;
 }

@@ -1,18 +1,27 @@
 //! Several nodes at one payment, and nodes that stop in the midst of a call: one effect, whoever comes last.
 
+use std::ops::Deref;
+
 use futures_util::future::join_all;
 use nix::sys::signal::Signal;
 
 use super::*;
-use crate::support::process::loopback;
+use crate::support::process::{TillwireProcess, loopback};
 use crate::support::services::free_port;
+use crate::support::staged::knowing;
 
-/// Two nodes of one hub, each a process, and the providers of their only merchant.
+/// Two nodes of one hub, each a process.
 pub(super) struct Pair {
-    pub providers: Simulators,
-    pub database: Database,
+    staged: Staged,
     pub nodes: [TillwireProcess; 2],
-    pub till: Till,
+}
+
+impl Deref for Pair {
+    type Target = Staged;
+
+    fn deref(&self) -> &Staged {
+        &self.staged
+    }
 }
 
 impl Pair {
@@ -23,64 +32,35 @@ impl Pair {
 
     /// The same, logging so much.
     pub async fn starts_as(notified: &[usize], log: &str) -> Self {
-        let providers = Simulators::start(Options::default()).await.expect("providers");
-        let database = Postgres::shared().await.database(async |url| tillwire::schema::up(&url).await.unwrap()).await;
-        let (mut env, signer) = environment(&database.url("tillwire_app"), &database.url("tillwire_feed"));
-        env.insert("TILLWIRE_VAULT_KEY_FILE", vault::key().display().to_string());
-        env.insert("TILLWIRE_MIDTRANS_TEST_URL", providers.midtrans_url());
-        env.insert("TILLWIRE_XENDIT_TEST_URL", providers.xendit_url());
+        let (providers, database) = Staged::outside().await;
+        let (mut env, signer) = knowing(&providers, &database.url("tillwire_app"), &database.url("tillwire_feed"));
         env.insert("TILLWIRE_LOG", log.to_owned());
         let mut second = env.clone();
         for listener in ["TILLWIRE_LISTEN", "TILLWIRE_METRICS_LISTEN"] {
             second.insert(listener, loopback(free_port()).to_string());
         }
         let nodes = [TillwireProcess::start(&["serve"], &env).await, TillwireProcess::start(&["serve"], &second).await];
-        let till = Till::open(nodes[0].public, &signer, 100).await;
-        let pair = Self { providers, database, nodes, till };
-        for (provider, name, there, credentials) in [
-            ("midtrans", "merchant_id", MIDTRANS_ID, vault::midtrans(MIDTRANS_ID, MIDTRANS_KEY)),
-            ("xendit", "business_id", XENDIT_ID, vault::xendit(XENDIT_ID, XENDIT_KEY, &[XENDIT_TOKEN])),
-        ] {
-            let account = json!({ "credentials": credentials, "mode": "test" });
-            let account =
-                pair.till.post(provider, "/v1/provider-accounts", &account).await.expect("an answer").created();
-            let path = account["webhook_path"].as_str().expect("a path");
-            let urls: Vec<String> =
-                notified.iter().map(|node| format!("http://{}{path}", pair.nodes[*node].public)).collect();
-            pair.says("accounts", json!({ "provider": provider, name: there, "webhook_urls": urls })).await;
-        }
-        pair
-    }
-
-    pub async fn says(&self, what: &str, order: Value) {
-        let headers = [("content-type", "application/json")];
-        let body = order.to_string().into_bytes();
-        request(self.providers.midtrans, "POST", &format!("/_sim/{what}"), &headers, body)
-            .await
-            .expect("an answer")
-            .ok();
+        let notified: Vec<SocketAddr> = notified.iter().map(|node| nodes[*node].public).collect();
+        let staged = Staged::opens(providers, database, env, &signer, nodes[0].public, &notified).await;
+        Self { staged, nodes }
     }
 
     /// What a provider was asked about a payment, of one kind, by whatever name.
     pub async fn asked(&self, operation: &str, payment: PaymentId) -> Vec<Value> {
-        let path = format!("/_sim/requests?operation={operation}");
-        let answer = request(self.providers.midtrans, "GET", &path, &[], vec![]).await.expect("an answer").ok();
         let names = format!(
             "select payment_id, request_there, payment_there from payment_attempts where payment_id = '{payment}'"
         );
         let names = self.database.psql(&names).await;
         let names: Vec<&str> = names.trim().split('|').filter(|name| !name.is_empty()).collect();
-        let all = answer["requests"].as_array().expect("requests").iter();
-        all.filter(|it| names.iter().any(|name| it.to_string().contains(name))).cloned().collect()
+        let all = self.requests(operation).await.into_iter();
+        all.filter(|it| names.iter().any(|name| it.to_string().contains(name))).collect()
     }
 
-    /// An open sale at the first node.
-    pub async fn opens(&self) -> SaleId {
-        let sale = SaleId::new();
-        let open = json!({ "id": sale, "register": self.till.register, "open": true,
-                           "lines": [{ "variant": self.till.variant, "quantity": "1" }] });
-        self.till.post(&sale.to_string(), &self.till.sales(), &open).await.expect("an answer").created();
-        sale
+    /// Whether all that a provider has to tell of a payment was taken.
+    async fn has_told(&self, payment: PaymentId) -> bool {
+        let answer = self.shows(&format!("deliveries?payment={payment}")).await;
+        let all = answer["deliveries"].as_array().expect("deliveries");
+        !all.is_empty() && all.iter().all(|it| it["state"] == "delivered")
     }
 
     /// Asks for a payment at the first node.
@@ -88,25 +68,6 @@ impl Pair {
         let body = json!({ "id": payment, "method": "qris", "provider": provider, "mode": "test" });
         let path = format!("/v1/sales/{sale}/payments");
         self.till.post(&payment.to_string(), &path, &body).await.expect("an answer").created()
-    }
-
-    async fn state(&self, payment: PaymentId) -> String {
-        let state = format!("select state from payment_attempts where payment_id = '{payment}'");
-        self.database.psql(&state).await.trim().to_owned()
-    }
-
-    pub async fn comes_to(&self, payment: PaymentId, state: &str) {
-        let started = Instant::now();
-        while self.state(payment).await != state {
-            let found = self.state(payment).await;
-            assert!(started.elapsed() < PATIENCE, "it does not come to {state}, but is {found}");
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    }
-
-    /// Whoever holds a payment has had half a minute.
-    async fn leases_end(&self) {
-        self.database.psql("update payment_attempts set leased_until = now() where leased_until is not null").await;
     }
 
     /// Nobody is at it any more, nor is to be.
@@ -132,12 +93,12 @@ async fn a_notification_at_two_nodes_at_once_is_one_payment_and_neither_asks_bes
     // One of each that nobody pays for a while.
     let waiting = [PaymentId::new(), PaymentId::new()];
     for (payment, provider) in waiting.iter().zip(["midtrans", "xendit"]) {
-        let sale = pair.opens().await;
+        let sale = pair.opens_sale("1").await;
         pair.asks(sale, *payment, provider).await;
     }
     let began = Instant::now();
     for provider in ["midtrans", "xendit"].repeat(3) {
-        let (sale, payment) = (pair.opens().await, PaymentId::new());
+        let (sale, payment) = (pair.opens_sale("1").await, PaymentId::new());
         assert_eq!(pair.asks(sale, payment, provider).await["state"], "pending");
         let more = json!({ "fault": "duplicate", "payment": payment, "n": 3, "concurrent": true });
         pair.says("faults", more).await;
@@ -168,7 +129,7 @@ async fn what_a_node_hears_when_its_lease_is_long_over_takes_nothing_back() {
     for (provider, operation) in
         [("midtrans", "status"), ("midtrans", "cancel"), ("xendit", "get"), ("xendit", "cancel")]
     {
-        let (sale, payment) = (pair.opens().await, PaymentId::new());
+        let (sale, payment) = (pair.opens_sale("1").await, PaymentId::new());
         assert_eq!(pair.asks(sale, payment, provider).await["state"], "pending");
         let one = format!("/v1/payments/{payment}");
         let slow = json!({ "fault": "slow_s", "provider": provider, "on": operation, "seconds": 0.5 });
@@ -181,11 +142,7 @@ async fn what_a_node_hears_when_its_lease_is_long_over_takes_nothing_back() {
             }
         };
         let stopping = async {
-            let asks = async || {
-                let path = format!("/_sim/requests?provider={provider}&operation={operation}");
-                let all = request(pair.providers.midtrans, "GET", &path, &[], vec![]).await.expect("an answer").ok();
-                all["requests"].as_array().expect("requests").last().cloned()
-            };
+            let asks = async || pair.requests(&format!("{operation}&provider={provider}")).await.pop();
             let last = async |is_answered: bool| {
                 let last = asks().await?;
                 let is_slow = last["faults"].as_array().is_some_and(|faults| !faults.is_empty());
@@ -196,8 +153,8 @@ async fn what_a_node_hears_when_its_lease_is_long_over_takes_nothing_back() {
             until(async || last(true).await).await;
             // It has been answered by now, and hears nothing. The customer pays, and the other node is told.
             pair.says("pay", json!({ "id": payment, "late": true })).await;
-            tokio::time::sleep(Duration::from_millis(300)).await;
-            assert_eq!(pair.state(payment).await, "pending", "it is the first one's still");
+            until(async || pair.has_told(payment).await.then_some(())).await;
+            assert_eq!(pair.state_of(payment).await, "pending", "it is the first one's still");
             pair.leases_end().await;
             pair.comes_to(payment, "paid").await;
             first.signal(Signal::SIGCONT);
@@ -205,9 +162,8 @@ async fn what_a_node_hears_when_its_lease_is_long_over_takes_nothing_back() {
         let (found, ()) = tokio::join!(asking, stopping);
         assert_eq!(found.ok()["state"], "paid", "{provider} {operation}");
         pair.is_left(payment).await;
-        assert_eq!(pair.state(payment).await, "paid", "{provider} {operation}");
-        let sale = pair.database.psql(&format!("select state from sales where sale_id = '{sale}'")).await;
-        assert_eq!(sale.trim(), "completed", "{provider} {operation}");
+        assert_eq!(pair.state_of(payment).await, "paid", "{provider} {operation}");
+        assert_eq!(pair.sale_is(sale).await, "completed", "{provider} {operation}");
     }
     pair.adds_up().await;
 }
@@ -218,7 +174,7 @@ async fn a_payment_is_asked_for_once_although_whoever_asked_was_stopped_and_anot
     let pair = Pair::starts(&[1]).await;
     let first = &pair.nodes[0];
     for (provider, charge) in [("xendit", "create"), ("midtrans", "charge")] {
-        let (sale, payment) = (pair.opens().await, PaymentId::new());
+        let (sale, payment) = (pair.opens_sale("1").await, PaymentId::new());
         let slow = json!({ "fault": "slow_s", "provider": provider, "on": charge, "seconds": 0.5 });
         pair.says("faults", slow).await;
         let stopping = async {
@@ -238,7 +194,7 @@ async fn a_payment_is_asked_for_once_although_whoever_asked_was_stopped_and_anot
             pair.says("pay", json!({ "id": payment })).await;
             pair.comes_to(payment, "paid").await;
         } else {
-            assert_eq!(pair.state(payment).await, "canceled");
+            assert_eq!(pair.state_of(payment).await, "canceled");
             let payment = PaymentId::new();
             assert_eq!(pair.asks(sale, payment, provider).await["state"], "pending");
             pair.says("pay", json!({ "id": payment })).await;

@@ -2,6 +2,7 @@
 
 use futures_util::future::join_all;
 use futures_util::{FutureExt as _, StreamExt as _, stream};
+use sqlx::{Connection as _, PgConnection};
 use tillwire::commerce::payments::{self, NewAttempt, Seen, State};
 use tillwire::commerce::sales::{self, Draft, DraftLine};
 use tillwire::error::Error;
@@ -370,8 +371,8 @@ async fn p2_notifications_in_every_order_and_three_of_each_at_once_are_one_payme
     // To whom all of them are one business.
     let options = Options { xendit_rate_max: Some(10_000), ..Options::default() };
     let providers = Simulators::start(options).await.expect("providers");
-    let midtrans = providers.midtrans_url();
-    let market = Market::of(providers, &midtrans).await;
+    let (midtrans, xendit) = (providers.midtrans_url(), providers.xendit_url());
+    let market = Market::of(providers, &midtrans, &xendit).await;
     market.says("faults", json!({ "fault": "drop_webhook", "times": null })).await;
     let orders = orders();
     // A merchant asks a provider so often in a minute: each has a few of the orders.

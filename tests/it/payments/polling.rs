@@ -38,10 +38,11 @@ async fn p4_with_no_notification_at_all_screens_say_paid_within_fifteen_seconds(
     let (market, shop, bread) = stage.cast();
     market.says("faults", json!({ "fault": "drop_webhook", "times": null })).await;
     let mut screen = shop.screen(&[&format!("payments/{}/{}", shop.outlet, shop.register)]).await;
-    let mut open = Vec::new();
+    let (mut open, mut sales) = (Vec::new(), Vec::new());
     for provider in ["midtrans", "xendit"].repeat(OPEN) {
         let sale = opens(&shop, bread).await;
         open.push(asks(&shop, &sale, qris(provider)).await.created());
+        sales.push(sale);
     }
     // Customers take their time, each another.
     let customers = open.iter().enumerate().map(|(place, payment)| async move {
@@ -69,6 +70,9 @@ async fn p4_with_no_notification_at_all_screens_say_paid_within_fifteen_seconds(
     }
     assert_eq!(market.hub.database.psql("select count(*) from provider_inbox").await.trim(), "0");
 
+    for sale in &sales {
+        assert_eq!(sale_of(&shop, sale).await["state"], "completed");
+    }
     let xendit = market.requests("xendit").await;
     assert!(xendit.iter().all(|it| it["status"] != 429), "it never had to say that it is too much");
     for (operation, moments) in moments(&xendit, |it| it["operation"].as_str().unwrap().to_owned()) {
@@ -148,6 +152,62 @@ async fn p17_what_was_told_while_nothing_could_be_asked_is_asked_for_when_it_can
         let [first, second, ..] = asked[operation][..] else { panic!("{operation}: {asked:?}") };
         assert!(second - first > PAUSE.as_secs_f64() - 0.2, "{operation}: {asked:?}");
     }
+}
+
+/// Midtrans does not say how long it wants to be left alone.
+#[tokio::test]
+async fn p17_midtrans_is_left_alone_longer_each_time_and_nobody_else_is() {
+    /// How often it says that it is too much.
+    const TIMES: usize = 3;
+    let stage = Stage::opens().await;
+    let (market, shop, bread) = stage.cast();
+    let sale = opens(&shop, bread).await;
+    let payment = asks(&shop, &sale, qris("midtrans")).await.created();
+    let storm = json!({ "fault": "http_429", "provider": "midtrans", "on": "status", "times": TIMES });
+    market.says("faults", storm).await;
+    market.pays(&payment).await;
+    // Somebody presses a button all the time.
+    let check = format!("/v1/payments/{}?ask=true", payment["id"].as_str().unwrap());
+    let pressing = async {
+        while shop.get(&check).await.ok()["state"] != "paid" {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let selling = async {
+        until(async || (market.asked("midtrans", "status").await > 0).then_some(())).await;
+        // What is new is begun when Midtrans may be asked for something again, and at Xendit at once.
+        let (new, other) = (opens(&shop, bread).await, opens(&shop, bread).await);
+        let began = Instant::now();
+        let other = asks(&shop, &other, qris("xendit")).await.created();
+        assert_eq!(other["state"], "pending", "{other}");
+        market.pays(&other).await;
+        comes_to(&shop, &other, "paid").await;
+        println!("beside it a payment at xendit took {:?}", began.elapsed());
+        let new = asks(&shop, &new, qris("midtrans")).await.created();
+        comes_to(&shop, &new, "pending").await;
+    };
+    tokio::join!(pressing, selling);
+    let requests = market.requests("midtrans").await;
+    let asked = moments(&requests, |it| it["operation"].as_str().unwrap().to_owned());
+    let pauses: Vec<f64> = asked["status"].windows(2).take(TIMES).map(|two| two[1] - two[0]).collect();
+    println!("midtrans said that it is too much {TIMES} times, and was left alone for {pauses:.2?} s");
+    let status: Vec<&Value> =
+        requests.iter().filter(|it| it["operation"] == "status").map(|it| &it["status"]).collect();
+    assert_eq!(status[..=TIMES], [429, 429, 429, 200], "not once more than it takes");
+    for (pause, least) in pauses.iter().zip([1.0, 2.0, 4.0]) {
+        assert!(*pause > least - 0.2, "{pauses:?}");
+    }
+    // Nor was it asked for anything else meanwhile.
+    let is_left_alone = |at: f64| {
+        asked["status"]
+            .iter()
+            .take(TIMES)
+            .zip([1.0, 2.0, 4.0])
+            .all(|(from, least)| !(*from..from + least - 0.2).contains(&at))
+    };
+    assert_eq!(asked["charge"].len(), 2);
+    assert!(asked["charge"].iter().all(|at| is_left_alone(*at)), "{asked:?}");
+    assert!(tasks(&shop).await.is_empty());
 }
 
 /// Nothing goes wrong from now on.

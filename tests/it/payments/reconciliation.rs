@@ -5,6 +5,7 @@ use time::format_description::well_known::Rfc3339;
 use uuid::Uuid;
 
 use super::*;
+use crate::support::editor::Editor;
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
@@ -29,7 +30,7 @@ async fn account(shop: &Shop<'_>, provider: &str) -> String {
 }
 
 /// Compares the last days at a provider, and waits for the end.
-async fn compares(shop: &Shop<'_>, provider: &str) -> Value {
+pub(super) async fn compares(shop: &Shop<'_>, provider: &str) -> Value {
     let run = begins(shop, &account(shop, provider).await, 2 * DAY).await.created();
     ends(shop, &run).await
 }
@@ -84,14 +85,14 @@ async fn changes(market: &Market, payment: &Value, what: &str) {
 }
 
 /// Another system asks Xendit, with the same keys.
-async fn asks_xendit(market: &Market, body: Value) -> Value {
+async fn asks_xendit(providers: &Simulators, body: Value) -> Value {
     use base64::Engine as _;
     let key = base64::prelude::BASE64_STANDARD.encode(format!("xnd_development_{XENDIT_KEY}:"));
     let basic = format!("Basic {key}");
     let headers =
         [("content-type", "application/json"), ("authorization", basic.as_str()), ("api-version", "2024-11-11")];
     let body = body.to_string().into_bytes();
-    request(market.providers.xendit, "POST", "/v3/payment_requests", &headers, body).await.expect("an answer").created()
+    request(providers.xendit, "POST", "/v3/payment_requests", &headers, body).await.expect("an answer").created()
 }
 
 fn a_request(reference: &str) -> Value {
@@ -117,10 +118,9 @@ async fn alerts(shop: &Shop<'_>, alert: &str) -> Vec<Value> {
 
 #[tokio::test]
 async fn what_a_provider_has_paid_out_is_learnt_and_what_fits_is_no_difference() {
-    let market = Market::opens().await;
-    let shop = market.shop("Toko Roti").await;
-    let bread = shop.stocked("roti", 48_500, "10").await;
-    let (settled, later) = (paid(&market, &shop, &bread, "xendit").await, paid(&market, &shop, &bread, "xendit").await);
+    let stage = Stage::opens().await;
+    let (market, shop, bread) = stage.cast();
+    let (settled, later) = (paid(market, &shop, bread, "xendit").await, paid(market, &shop, bread, "xendit").await);
     market.says("settle", json!({ "id": settled["id"], "provider": "xendit" })).await;
     let run = compares(&shop, "xendit").await;
     assert_eq!((&run["state"], &run["told"], &run["compared"]), (&json!("done"), &json!(2), &json!(2)), "{run}");
@@ -135,8 +135,8 @@ async fn what_a_provider_has_paid_out_is_learnt_and_what_fits_is_no_difference()
 
     // Midtrans tells of payouts by files alone: as far as they reach, what is in none is late.
     let (payment, overdue) =
-        (paid(&market, &shop, &bread, "midtrans").await, paid(&market, &shop, &bread, "midtrans").await);
-    changes(&market, &overdue, "paid_at = now() - interval '20 days', created_at = now() - interval '20 days'").await;
+        (paid(market, &shop, bread, "midtrans").await, paid(market, &shop, bread, "midtrans").await);
+    changes(market, &overdue, "paid_at = now() - interval '20 days', created_at = now() - interval '20 days'").await;
     let run = compares(&shop, "midtrans").await;
     assert_eq!((&run["told"], &run["compared"], &run["found"]), (&json!(1), &json!(2), &json!(0)), "{run}");
     let midtrans = account(&shop, "midtrans").await;
@@ -157,26 +157,25 @@ async fn what_a_provider_has_paid_out_is_learnt_and_what_fits_is_no_difference()
 
 #[tokio::test]
 async fn each_way_to_differ_is_found_once_told_once_and_closed() {
-    let market = Market::opens().await;
-    let shop = market.shop("Toko Roti").await;
-    let bread = shop.stocked("roti", 48_500, "20").await;
-    let fits = paid(&market, &shop, &bread, "xendit").await;
+    let stage = Stage::with(Market::opens().await, "20").await;
+    let (market, shop, bread) = stage.cast();
+    let fits = paid(market, &shop, bread, "xendit").await;
     // Of another amount, and of another fee.
-    let amount = paid(&market, &shop, &bread, "xendit").await;
-    changes(&market, &amount, "amount_minor = 48000").await;
-    let fee = paid(&market, &shop, &bread, "xendit").await;
-    changes(&market, &fee, "fee_minor = 1").await;
+    let amount = paid(market, &shop, bread, "xendit").await;
+    changes(market, &amount, "amount_minor = 48000").await;
+    let fee = paid(market, &shop, bread, "xendit").await;
+    changes(market, &fee, "fee_minor = 1").await;
     // Paid here, and unknown there.
-    let missing = asks(&shop, &opens(&shop, &bread).await, qris("xendit")).await.created();
-    changes(&market, &missing, "state = 'paid', paid_at = now() - interval '10 minutes', next_at = null").await;
+    let missing = asks(&shop, &opens(&shop, bread).await, qris("xendit")).await.created();
+    changes(market, &missing, "state = 'paid', paid_at = now() - interval '10 minutes', next_at = null").await;
     // Paid twice: somebody has asked for it under the same name.
-    let twice = paid(&market, &shop, &bread, "xendit").await;
+    let twice = paid(market, &shop, bread, "xendit").await;
     let mut again = a_request(id(&twice));
     again["request_amount"] = json!(48_500);
-    let again = asks_xendit(&market, again).await;
+    let again = asks_xendit(&market.providers, again).await;
     market.says("pay", json!({ "id": again["payment_request_id"] })).await;
     // Nobody's.
-    let stranger = asks_xendit(&market, a_request("KIOSK-7")).await;
+    let stranger = asks_xendit(&market.providers, a_request("KIOSK-7")).await;
     let stranger = market.says("pay", json!({ "id": stranger["payment_request_id"] })).await;
     let xendit = account(&shop, "xendit").await;
     let file = format!("reference,amount,settled at\n{},48500,{}\n", id(&fits), ago(DAY));
@@ -201,7 +200,7 @@ async fn each_way_to_differ_is_found_once_told_once_and_closed() {
     comes_to(&shop, &amount, "paid").await;
 
     // Another run finds nothing new, and what was mended is gone.
-    changes(&market, &amount, "amount_minor = 48500").await;
+    changes(market, &amount, "amount_minor = 48500").await;
     let second = compares(&shop, "xendit").await;
     assert_eq!((&second["found"], &second["gone"]), (&json!(0), &json!(1)), "{second}");
     assert_eq!(alerts(&shop, "payments_differ").await.len(), 1);
@@ -222,7 +221,7 @@ async fn each_way_to_differ_is_found_once_told_once_and_closed() {
     shop.post(&path(&of("missing_in_hub")), reason.clone()).await.refused(409, "difference_closed");
     shop.post(&path(&of("fee_mismatch")), json!({ "reason": "" })).await.refused(422, "invalid");
     shop.post(&path(&of("fee_mismatch")), reason).await.ok();
-    changes(&market, &fee, "fee_minor = 2").await;
+    changes(market, &fee, "fee_minor = 2").await;
     let third = compares(&shop, "xendit").await;
     assert_eq!((&third["found"], &third["gone"]), (&json!(1), &json!(0)), "{third}");
     let classes: Vec<String> = open(&shop).await.into_iter().map(|(class, _)| class).collect();
@@ -234,15 +233,14 @@ async fn each_way_to_differ_is_found_once_told_once_and_closed() {
 
 #[tokio::test]
 async fn money_that_nobody_told_of_is_looked_at_and_never_written_past() {
-    let market = Market::opens().await;
-    let shop = market.shop("Toko Roti").await;
-    let bread = shop.stocked("roti", 48_500, "20").await;
+    let stage = Stage::with(Market::opens().await, "20").await;
+    let (market, shop, bread) = stage.cast();
     market.says("faults", json!({ "fault": "drop_webhook", "times": null })).await;
     for provider in ["midtrans", "xendit"] {
         // Nobody looks at it any more.
-        let sale = opens(&shop, &bread).await;
+        let sale = opens(&shop, bread).await;
         let payment = asks(&shop, &sale, qris(provider)).await.created();
-        changes(&market, &payment, "next_at = null").await;
+        changes(market, &payment, "next_at = null").await;
         market.pays(&payment).await;
         let run = compares(&shop, provider).await;
         assert_eq!((&run["state"], &run["found"]), (&json!("done"), &json!(0)), "{provider}: {run}");
@@ -251,13 +249,13 @@ async fn money_that_nobody_told_of_is_looked_at_and_never_written_past() {
     }
     assert_eq!(open(&shop).await, []);
     // What the provider itself does not confirm when it is asked stays a difference.
-    let payment = asks(&shop, &opens(&shop, &bread).await, qris("midtrans")).await.created();
-    changes(&market, &payment, "state = 'paid', paid_at = now() - interval '10 minutes', next_at = null").await;
+    let payment = asks(&shop, &opens(&shop, bread).await, qris("midtrans")).await.created();
+    changes(market, &payment, "state = 'paid', paid_at = now() - interval '10 minutes', next_at = null").await;
     compares(&shop, "midtrans").await;
     assert_eq!(open(&shop).await, [("status_mismatch".to_owned(), id(&payment).to_owned())]);
 
     // Money that went back is told by Xendit's list alone.
-    let back = paid_unheard(&market, &shop, &bread).await;
+    let back = paid_unheard(market, &shop, bread).await;
     market.says("chargeback", json!({ "id": back["id"], "provider": "xendit" })).await;
     compares(&shop, "xendit").await;
     comes_to(&shop, &back, "charged_back").await;
@@ -377,10 +375,9 @@ async fn of_an_account_one_run_is_under_way_and_others_cannot_see_it() {
 
 #[tokio::test]
 async fn a_provider_that_is_away_is_waited_for_and_one_that_refuses_is_told() {
-    let market = Market::opens().await;
-    let shop = market.shop("Toko Roti").await;
-    let bread = shop.stocked("roti", 48_500, "10").await;
-    paid(&market, &shop, &bread, "xendit").await;
+    let stage = Stage::opens().await;
+    let (market, shop, bread) = stage.cast();
+    paid(market, &shop, bread, "xendit").await;
     market.says("faults", json!({ "fault": "http_503", "on": "list_transactions", "times": 2 })).await;
     let run = compares(&shop, "xendit").await;
     assert_eq!((&run["state"], &run["told"]), (&json!("done"), &json!(1)), "{run}");
@@ -400,6 +397,58 @@ async fn a_provider_that_is_away_is_waited_for_and_one_that_refuses_is_told() {
     let told = alerts(&shop, "reconciliation_failed").await;
     assert_eq!((told.len(), &told[0]["subject"]), (1, &run["id"]));
     assert!(!format!("{run} {told:?}").contains(XENDIT_KEY));
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_is_counted_and_nothing_is_concluded_from_it() {
+    let providers = Simulators::start(Options::default()).await.expect("providers");
+    let (at_midtrans, at_xendit) = (Editor::before(providers.midtrans).await, Editor::before(providers.xendit).await);
+    let market = Market::of(providers, &at_midtrans.url(), &at_xendit.url()).await;
+    let stage = Stage::with(market, "10").await;
+    let (market, shop, bread) = stage.cast();
+    for (provider, editor) in [("midtrans", &at_midtrans), ("xendit", &at_xendit)] {
+        let both = [paid(market, &shop, bread, provider).await, paid(market, &shop, bread, provider).await];
+        let both = both.map(|payment| id(&payment).to_owned());
+        let odd = &both[0];
+        // So long ago that its provider must have told of it.
+        changes(market, &json!({ "id": odd }), "paid_at = paid_at - interval '10 minutes'").await;
+        // Of half a rupiah nobody knows what it is.
+        let of = odd.clone();
+        editor.edits(move |answer| {
+            if answer["order_id"] == of.as_str() {
+                answer["gross_amount"] = json!("48500.50");
+            }
+            for row in answer["data"].as_array_mut().into_iter().flatten() {
+                if row["reference_id"] == of.as_str() {
+                    row["amount"] = json!(48_500.5);
+                }
+            }
+        });
+        let run = compares(&shop, provider).await;
+        let counts = (&run["state"], &run["unreadable"], &run["compared"], &run["found"]);
+        assert_eq!(counts, (&json!("done"), &json!(1), &json!(2), &json!(0)), "{provider}: {run}");
+        assert_eq!(open(&shop).await, []);
+        for payment in &both {
+            comes_to(&shop, &json!({ "id": payment }), "paid").await;
+        }
+        if provider == "xendit" {
+            // Were it not there at all, that would be a difference.
+            let of = odd.clone();
+            editor.edits(move |answer| {
+                if let Some(rows) = answer["data"].as_array_mut() {
+                    rows.retain(|row| row["reference_id"] != of.as_str());
+                }
+            });
+            let run = compares(&shop, provider).await;
+            assert_eq!((&run["unreadable"], &run["found"]), (&json!(0), &json!(1)), "{run}");
+            assert_eq!(open(&shop).await, [("missing_at_provider".to_owned(), odd.clone())]);
+        }
+        editor.rests();
+        let run = compares(&shop, provider).await;
+        assert_eq!((&run["unreadable"], &run["found"]), (&json!(0), &json!(0)), "{run}");
+        assert_eq!(open(&shop).await, []);
+    }
+    assert!(tasks(&shop).await.is_empty());
 }
 
 #[tokio::test]
@@ -448,73 +497,48 @@ async fn each_day_every_account_is_compared_once() {
 /// Two hundred customers have paid by the code on the counter, four pages of them; the hub is killed between two pages.
 #[tokio::test]
 async fn a_run_that_is_killed_goes_on_where_it_was() {
-    let market = Simulators::start(Options::default()).await.expect("providers");
-    let says = async |what: &str, order: Value| {
-        let headers = [("content-type", "application/json")];
-        let body = order.to_string().into_bytes();
-        request(market.midtrans, "POST", &format!("/_sim/{what}"), &headers, body).await.expect("an answer").ok()
-    };
-    let database = Postgres::shared().await.database(async |url| tillwire::schema::up(&url).await.unwrap()).await;
-    let (mut env, signer) = environment(&database.url("tillwire_app"), &database.url("tillwire_feed"));
-    env.insert("TILLWIRE_VAULT_KEY_FILE", vault::key().display().to_string());
-    env.insert("TILLWIRE_MIDTRANS_TEST_URL", market.midtrans_url());
-    env.insert("TILLWIRE_XENDIT_TEST_URL", market.xendit_url());
-    let mut hub = TillwireProcess::start(&["serve"], &env).await;
-    let till = Till::open(hub.public, &signer, 10).await;
-    let credentials = vault::xendit(XENDIT_ID, XENDIT_KEY, &[XENDIT_TOKEN]);
-    let account = json!({ "credentials": credentials, "mode": "test" });
-    let account = till.post("account", "/v1/provider-accounts", &account).await.expect("an answer").created();
-    let key = {
-        use base64::Engine as _;
-        base64::prelude::BASE64_STANDARD.encode(format!("xnd_development_{XENDIT_KEY}:"))
-    };
-    let basic = format!("Basic {key}");
-    let headers =
-        [("content-type", "application/json"), ("authorization", basic.as_str()), ("api-version", "2024-11-11")];
+    let (staged, mut hub) = Staged::starts().await;
+    let accounts = staged.till.get("/v1/provider-accounts").await.ok();
+    let xendit = accounts["items"].as_array().expect("accounts").iter().find(|it| it["provider"] == "xendit");
     let counter = json!({ "reference_id": "COUNTER", "type": "REUSABLE_PAYMENT_CODE", "country": "ID", "currency": "IDR",
                           "channel_code": "QRIS" });
-    let counter = request(market.xendit, "POST", "/v3/payment_requests", &headers, counter.to_string().into_bytes());
-    let counter = counter.await.expect("an answer").created();
+    let counter = asks_xendit(&staged.providers, counter).await;
     let pages = 4;
     for at in 0..50 * pages {
-        says("pay", json!({ "id": counter["payment_request_id"], "amount": 10_000 + at })).await;
+        staged.says("pay", json!({ "id": counter["payment_request_id"], "amount": 10_000 + at })).await;
     }
-    says("faults", json!({ "fault": "slow_s", "on": "list_transactions", "seconds": 1, "times": null })).await;
+    staged.says("faults", json!({ "fault": "slow_s", "on": "list_transactions", "seconds": 1, "times": null })).await;
     let span = json!({ "from": ago(DAY), "until": ago(Duration::from_secs(1)) });
-    let path = format!("/v1/provider-accounts/{}/reconciliations", id(&account));
-    let run = till.post("compare", &path, &span).await.expect("an answer").created();
-    let told = async || database.psql("select told from reconciliations").await.trim().parse::<i64>().expect("a count");
+    let path = format!("/v1/provider-accounts/{}/reconciliations", id(xendit.expect("an account")));
+    let run = staged.till.post("compare", &path, &span).await.expect("an answer").created();
+    let told =
+        async || staged.database.psql("select told from reconciliations").await.trim().parse::<i64>().expect("a count");
     until(async || (told().await >= 50).then_some(())).await;
     hub.kill().await;
     let before = told().await;
     assert!(before < 50 * pages, "it is in the middle: {before}");
-    request(market.midtrans, "DELETE", "/_sim/faults", &[], vec![]).await.expect("an answer").ok();
-    let mut hub = TillwireProcess::start(&["serve"], &env).await;
-    // Whoever held it is dead, and its lease is over in a minute.
-    database.psql("update reconciliations set leased_until = now()").await;
-    until(async || (database.psql("select phase from reconciliations").await.trim() == "done").then_some(())).await;
+    request(staged.providers.midtrans, "DELETE", "/_sim/faults", &[], vec![]).await.expect("an answer").ok();
+    hub = staged.restarts().await;
+    staged.comes_true("select phase from reconciliations", "done").await;
     let counted = "select told || ' ' || found from reconciliations";
-    assert_eq!(database.psql(counted).await.trim(), "200 200", "each once: {run}");
-    let asked = "/_sim/requests?operation=list_transactions";
-    let asked = request(market.midtrans, "GET", asked, &[], vec![]).await.expect("an answer").ok();
-    let asked = asked["requests"].as_array().expect("requests").len();
+    assert_eq!(staged.database.psql(counted).await.trim(), "200 200", "each once: {run}");
+    let asked = staged.requests("list_transactions").await.len();
     assert!((4..=5).contains(&asked), "the first pages are not asked for again: {asked}");
     hub.kill().await;
 }
 
 #[tokio::test]
 async fn an_account_whose_notifications_do_not_come_is_told_of_once_until_they_do() {
-    let market = Market::opens().await;
-    let shop = market.shop("Toko Roti").await;
-    let bread = shop.stocked("roti", 48_500, "20").await;
+    let stage = Stage::with(Market::opens().await, "20").await;
+    let (market, shop, bread) = stage.cast();
     let xendit = account(&shop, "xendit").await;
     let health = async || shop.get(&format!("/v1/provider-accounts/{xendit}/health")).await.ok();
     // So many are found by a look alone, and it is known half a minute later that nobody has told of them.
     let unheard = async |many: usize| {
         for _ in 0..many {
-            let payment = asks(&shop, &opens(&shop, &bread).await, qris("xendit")).await.created();
+            let payment = asks(&shop, &opens(&shop, bread).await, qris("xendit")).await.created();
             market.pays(&payment).await;
-            changes(&market, &payment, "next_at = now()").await;
+            changes(market, &payment, "next_at = now()").await;
             comes_to(&shop, &payment, "paid").await;
         }
         let database = &market.hub.database;
@@ -540,7 +564,7 @@ async fn an_account_whose_notifications_do_not_come_is_told_of_once_until_they_d
     assert_eq!(alerts(&shop, "webhooks_missing").await.len(), 1, "once");
 
     market.says_delete("faults").await;
-    paid(&market, &shop, &bread, "xendit").await;
+    paid(market, &shop, bread, "xendit").await;
     until(async || health().await["webhooks_missing_since"].is_null().then_some(())).await;
     market.says("faults", json!({ "fault": "drop_webhook", "times": null })).await;
     unheard(3).await;

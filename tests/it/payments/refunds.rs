@@ -11,7 +11,7 @@ const BOTH: [&str; 2] = ["midtrans", "xendit"];
 const CONFIRMED: f64 = 61.0;
 
 /// A sale that a customer has paid by QRIS.
-async fn sold(market: &Market, shop: &Shop<'_>, bread: &str, provider: &str) -> (Value, Value) {
+pub(super) async fn sold(market: &Market, shop: &Shop<'_>, bread: &str, provider: &str) -> (Value, Value) {
     let sale = opens(shop, bread).await;
     let payment = asks(shop, &sale, qris(provider)).await.created();
     market.pays(&payment).await;
@@ -19,7 +19,7 @@ async fn sold(market: &Market, shop: &Shop<'_>, bread: &str, provider: &str) -> 
 }
 
 /// A payment that came when its sale was paid in cash.
-async fn late(market: &Market, shop: &Shop<'_>, bread: &str, provider: &str) -> Value {
+pub(super) async fn late(market: &Market, shop: &Shop<'_>, bread: &str, provider: &str) -> Value {
     let sale = opens(shop, bread).await;
     let payment = asks(shop, &sale, qris(provider)).await.created();
     let canceled = shop.post(&format!("{}/cancel", path(&payment)), json!({})).await.ok();
@@ -31,7 +31,7 @@ async fn late(market: &Market, shop: &Shop<'_>, bread: &str, provider: &str) -> 
     payment
 }
 
-fn path(payment: &Value) -> String {
+pub(super) fn path(payment: &Value) -> String {
     format!("/v1/payments/{}", payment["id"].as_str().expect("an id"))
 }
 
@@ -43,7 +43,7 @@ fn back(amount_minor: Option<i64>) -> Value {
     body
 }
 
-async fn gives_back(shop: &Shop<'_>, payment: &Value, amount_minor: Option<i64>) -> Answer {
+pub(super) async fn gives_back(shop: &Shop<'_>, payment: &Value, amount_minor: Option<i64>) -> Answer {
     shop.post(&format!("{}/refunds", path(payment)), back(amount_minor)).await
 }
 
@@ -51,7 +51,7 @@ async fn refund_of(shop: &Shop<'_>, refund: &Value) -> Value {
     shop.get(&format!("/v1/refunds/{}", refund["id"].as_str().expect("an id"))).await.ok()
 }
 
-async fn refund_comes_to(shop: &Shop<'_>, refund: &Value, state: &str) -> Value {
+pub(super) async fn refund_comes_to(shop: &Shop<'_>, refund: &Value, state: &str) -> Value {
     let started = Instant::now();
     loop {
         let found = refund_of(shop, refund).await;
@@ -72,7 +72,7 @@ pub(super) async fn time_passes(market: &Market) {
     market.says("clock", json!({ "advance_s": CONFIRMED })).await;
 }
 
-async fn task_of(shop: &Shop<'_>, payment: &Value, kind: &str) -> Value {
+pub(super) async fn task_of(shop: &Shop<'_>, payment: &Value, kind: &str) -> Value {
     let started = Instant::now();
     loop {
         let found = tasks(shop).await;
@@ -84,17 +84,16 @@ async fn task_of(shop: &Shop<'_>, payment: &Value, kind: &str) -> Value {
     }
 }
 
-async fn settles(shop: &Shop<'_>, task: &Value, decision: Value) -> Answer {
+pub(super) async fn settles(shop: &Shop<'_>, task: &Value, decision: Value) -> Answer {
     shop.post(&format!("/v1/payment-tasks/{}", task["id"].as_str().expect("an id")), decision).await
 }
 
 #[tokio::test]
 async fn p12_parts_go_back_until_nothing_is_left() {
-    let market = Market::opens().await;
-    let shop = market.shop("Toko Roti").await;
-    let bread = shop.stocked("roti", 48_500, "10").await;
+    let stage = Stage::opens().await;
+    let (market, shop, bread) = stage.cast();
     for provider in BOTH {
-        let (sale, payment) = sold(&market, &shop, &bread, provider).await;
+        let (sale, payment) = sold(market, &shop, bread, provider).await;
         let mut screen = shop.screen(&[&format!("payments/{}/{}", shop.outlet, shop.register)]).await;
         let refund = gives_back(&shop, &payment, Some(8_500)).await.created();
         assert_eq!((&refund["state"], &refund["origin"]), (&json!("pending"), &json!("hub")), "{refund}");
@@ -106,7 +105,7 @@ async fn p12_parts_go_back_until_nothing_is_left() {
         let asked = shop.get(&format!("{}?ask=true", path(&payment))).await.ok();
         assert_eq!(asked["state"], "paid", "{asked}");
         gives_back(&shop, &payment, Some(1)).await.refused(409, "refund_under_way");
-        time_passes(&market).await;
+        time_passes(market).await;
         refund_comes_to(&shop, &refund, "succeeded").await;
         let told = screen.hears_next("refund.changed").await;
         assert_eq!(
@@ -122,7 +121,7 @@ async fn p12_parts_go_back_until_nothing_is_left() {
         assert_eq!(refused["errors"][0]["pointer"], "/amount_minor", "{refused}");
         let rest = gives_back(&shop, &payment, None).await.created();
         assert_eq!(rest["amount_minor"], 40_000, "{rest}");
-        time_passes(&market).await;
+        time_passes(market).await;
         refund_comes_to(&shop, &rest, "succeeded").await;
         comes_to(&shop, &payment, "refunded").await;
         gives_back(&shop, &payment, Some(1)).await.refused(409, "amount_exceeds_refundable");
@@ -144,11 +143,10 @@ async fn p12_parts_go_back_until_nothing_is_left() {
 
 #[tokio::test]
 async fn p3_a_refund_that_is_never_answered_is_made_once() {
-    let market = Market::opens().await;
-    let shop = market.shop("Toko Roti").await;
-    let bread = shop.stocked("roti", 48_500, "10").await;
+    let stage = Stage::opens().await;
+    let (market, shop, bread) = stage.cast();
     for provider in BOTH {
-        let (_, payment) = sold(&market, &shop, &bread, provider).await;
+        let (_, payment) = sold(market, &shop, bread, provider).await;
         market.says("faults", json!({ "fault": "drop_webhook", "provider": provider, "times": null })).await;
         let fault = json!({ "fault": "timeout_after_commit", "on": "refund", "provider": provider, "seconds": 1 });
         market.says("faults", fault).await;
@@ -159,7 +157,7 @@ async fn p3_a_refund_that_is_never_answered_is_made_once() {
         gives_back(&shop, &payment, Some(8_500)).await.refused(409, "refund_under_way");
         market.hub.database.psql("update refunds set next_at = now() where state = 'unknown'").await;
         refund_comes_to(&shop, &refund, "pending").await;
-        time_passes(&market).await;
+        time_passes(market).await;
         market.hub.database.psql("update refunds set next_at = now() where state = 'pending'").await;
         refund_comes_to(&shop, &refund, "succeeded").await;
         comes_to(&shop, &payment, "partially_refunded").await;
@@ -169,11 +167,10 @@ async fn p3_a_refund_that_is_never_answered_is_made_once() {
 
 #[tokio::test]
 async fn what_never_arrived_is_asked_for_once_more() {
-    let market = Market::opens().await;
-    let shop = market.shop("Toko Roti").await;
-    let bread = shop.stocked("roti", 48_500, "10").await;
+    let stage = Stage::opens().await;
+    let (market, shop, bread) = stage.cast();
     for provider in BOTH {
-        let (_, payment) = sold(&market, &shop, &bread, provider).await;
+        let (_, payment) = sold(market, &shop, bread, provider).await;
         market.says("faults", json!({ "fault": "reset", "on": "refund", "provider": provider })).await;
         let refund = gives_back(&shop, &payment, None).await.created();
         assert_eq!(refund["state"], "unknown", "{refund}");
@@ -191,7 +188,7 @@ async fn what_never_arrived_is_asked_for_once_more() {
             looks().await;
         }
         refund_comes_to(&shop, &refund, "pending").await;
-        time_passes(&market).await;
+        time_passes(market).await;
         refund_comes_to(&shop, &refund, "succeeded").await;
         comes_to(&shop, &payment, "refunded").await;
         assert_eq!(market.asked(provider, "refund").await, 2, "once more, and no more");
@@ -200,11 +197,10 @@ async fn what_never_arrived_is_asked_for_once_more() {
 
 #[tokio::test]
 async fn of_two_at_once_one_wins() {
-    let market = Market::opens().await;
-    let shop = market.shop("Toko Roti").await;
-    let bread = shop.stocked("roti", 48_500, "10").await;
+    let stage = Stage::opens().await;
+    let (market, shop, bread) = stage.cast();
     for provider in BOTH {
-        let (_, payment) = sold(&market, &shop, &bread, provider).await;
+        let (_, payment) = sold(market, &shop, bread, provider).await;
         let all = [Some(48_500), Some(48_500), None, Some(1)].map(|amount| gives_back(&shop, &payment, amount));
         let answers = futures_util::future::join_all(all).await;
         let made: Vec<_> = answers.iter().filter(|answer| answer.status == 201).collect();
@@ -212,7 +208,7 @@ async fn of_two_at_once_one_wins() {
         for lost in answers.iter().filter(|answer| answer.status != 201) {
             lost.refused(409, "refund_under_way");
         }
-        time_passes(&market).await;
+        time_passes(market).await;
         refund_comes_to(&shop, &made[0].created(), "succeeded").await;
         assert_eq!(market.asked(provider, "refund").await, 1);
     }
@@ -220,16 +216,15 @@ async fn of_two_at_once_one_wins() {
 
 #[tokio::test]
 async fn the_same_key_gives_back_once() {
-    let market = Market::opens().await;
-    let shop = market.shop("Toko Roti").await;
-    let bread = shop.stocked("roti", 48_500, "10").await;
-    let (_, payment) = sold(&market, &shop, &bread, "xendit").await;
+    let stage = Stage::opens().await;
+    let (market, shop, bread) = stage.cast();
+    let (_, payment) = sold(market, &shop, bread, "xendit").await;
     let refunds = format!("{}/refunds", path(&payment));
     let mut body = back(Some(1_000));
     body["id"] = json!(RefundId::new());
     let first = shop.post_once("one", &refunds, body.clone()).await;
     assert_eq!(first.created()["id"], body["id"]);
-    time_passes(&market).await;
+    time_passes(market).await;
     refund_comes_to(&shop, &first.created(), "succeeded").await;
     let again = shop.post_once("one", &refunds, body.clone()).await;
     assert_eq!((&again.created()["id"], &again.created()["state"]), (&body["id"], &json!("succeeded")));
@@ -242,10 +237,10 @@ async fn the_same_key_gives_back_once() {
 
 #[tokio::test]
 async fn refunds_are_a_managers_and_the_merchants_alone() {
-    let market = Market::opens().await;
-    let (shop, rival) = (market.shop("Toko Roti").await, market.hub.merchant("Saingan").await);
-    let bread = shop.stocked("roti", 48_500, "10").await;
-    let (_, payment) = sold(&market, &shop, &bread, "midtrans").await;
+    let stage = Stage::opens().await;
+    let (market, shop, bread) = stage.cast();
+    let rival = market.hub.merchant("Saingan").await;
+    let (_, payment) = sold(market, &shop, bread, "midtrans").await;
     let refunds = format!("{}/refunds", path(&payment));
     let bytes = || back(Some(1_000)).to_string().into_bytes();
     rival.post(&refunds, back(Some(1_000))).await.refused(404, "not_found");
@@ -273,10 +268,9 @@ async fn refunds_are_a_managers_and_the_merchants_alone() {
 
 #[tokio::test]
 async fn what_cannot_go_back_is_refused_before_anybody_is_asked() {
-    let market = Market::opens().await;
-    let shop = market.shop("Toko Roti").await;
-    let bread = shop.stocked("roti", 48_500, "10").await;
-    let sale = opens(&shop, &bread).await;
+    let stage = Stage::opens().await;
+    let (market, shop, bread) = stage.cast();
+    let sale = opens(&shop, bread).await;
     let transfer = json!({ "method": "transfer", "provider": "xendit", "bank": "bri" });
     let transfer = asks(&shop, &sale, transfer).await.created();
     gives_back(&shop, &transfer, None).await.refused(409, "nothing_to_refund");
@@ -284,7 +278,7 @@ async fn what_cannot_go_back_is_refused_before_anybody_is_asked() {
     comes_to(&shop, &transfer, "paid").await;
     gives_back(&shop, &transfer, None).await.refused(409, "not_refundable");
 
-    let (_, payment) = sold(&market, &shop, &bread, "midtrans").await;
+    let (_, payment) = sold(market, &shop, bread, "midtrans").await;
     let too_much = gives_back(&shop, &payment, Some(48_501)).await.refused(409, "amount_exceeds_refundable");
     assert_eq!(too_much["errors"][0]["pointer"], "/amount_minor");
     let refunds = format!("{}/refunds", path(&payment));
@@ -309,15 +303,14 @@ async fn what_cannot_go_back_is_refused_before_anybody_is_asked() {
 
 #[tokio::test]
 async fn a_refund_that_is_refused_leaves_the_payment_paid() {
-    let market = Market::opens().await;
-    let shop = market.shop("Toko Roti").await;
-    let bread = shop.stocked("roti", 48_500, "10").await;
+    let stage = Stage::opens().await;
+    let (market, shop, bread) = stage.cast();
     for provider in BOTH {
-        let (sale, payment) = sold(&market, &shop, &bread, provider).await;
+        let (sale, payment) = sold(market, &shop, bread, provider).await;
         market.says("faults", json!({ "fault": "refund_rejected_202", "provider": provider })).await;
         let refund = gives_back(&shop, &payment, None).await.created();
         assert_eq!(refund["state"], if provider == "midtrans" { "failed" } else { "pending" }, "{refund}");
-        time_passes(&market).await;
+        time_passes(market).await;
         let refund = refund_comes_to(&shop, &refund, "failed").await;
         assert!(refund["failure"].is_string(), "{refund}");
         let asked = shop.get(&format!("{}?ask=true", path(&payment))).await.ok();
@@ -331,7 +324,7 @@ async fn a_refund_that_is_refused_leaves_the_payment_paid() {
         assert_eq!((&noted["resolution"], &noted["note"]), (&json!("noted"), &json!("Dicoba lagi")), "{noted}");
         // What it held is free again.
         let again = gives_back(&shop, &payment, None).await.created();
-        time_passes(&market).await;
+        time_passes(market).await;
         refund_comes_to(&shop, &again, "succeeded").await;
         comes_to(&shop, &payment, "refunded").await;
     }
@@ -340,14 +333,13 @@ async fn a_refund_that_is_refused_leaves_the_payment_paid() {
 
 #[tokio::test]
 async fn a_refund_that_nobody_confirms_is_a_persons_matter_after_a_day() {
-    let market = Market::opens().await;
-    let shop = market.shop("Toko Roti").await;
-    let bread = shop.stocked("roti", 48_500, "10").await;
+    let stage = Stage::opens().await;
+    let (market, shop, bread) = stage.cast();
     for provider in BOTH {
-        let (_, payment) = sold(&market, &shop, &bread, provider).await;
+        let (_, payment) = sold(market, &shop, bread, provider).await;
         market.says("faults", json!({ "fault": "refund_pending_forever", "provider": provider })).await;
         let refund = gives_back(&shop, &payment, None).await.created();
-        time_passes(&market).await;
+        time_passes(market).await;
         assert_eq!(refund_of(&shop, &refund).await["state"], "pending");
         assert!(tasks(&shop).await.is_empty());
         let a_day_later = format!(
@@ -398,12 +390,11 @@ async fn refunds_there(market: &Market, provider: &str, payment: &Value, amount:
 
 #[tokio::test]
 async fn what_somebody_refunds_at_the_provider_is_taken_over() {
-    let market = Market::opens().await;
-    let shop = market.shop("Toko Roti").await;
-    let bread = shop.stocked("roti", 48_500, "10").await;
+    let stage = Stage::opens().await;
+    let (market, shop, bread) = stage.cast();
     for provider in BOTH {
-        let (_, payment) = sold(&market, &shop, &bread, provider).await;
-        refunds_there(&market, provider, &payment, 8_500).await;
+        let (_, payment) = sold(market, &shop, bread, provider).await;
+        refunds_there(market, provider, &payment, 8_500).await;
         // Xendit tells of it when it is decided; whoever asks hears of it before.
         shop.get(&format!("{}?ask=true", path(&payment))).await.ok();
         until(async || (!refunds_of(&shop, &payment).await.is_empty()).then_some(())).await;
@@ -411,7 +402,7 @@ async fn what_somebody_refunds_at_the_provider_is_taken_over() {
         // One that nobody confirms holds up no other for ever, but for what it takes.
         market.hub.database.psql("update refunds set stuck_at = now() where origin = 'provider'").await;
         gives_back(&shop, &payment, Some(40_001)).await.refused(409, "amount_exceeds_refundable");
-        time_passes(&market).await;
+        time_passes(market).await;
         comes_to(&shop, &payment, "partially_refunded").await;
         let found = refunds_of(&shop, &payment).await;
         assert_eq!(found.len(), 1, "each once: {found:?}");
@@ -425,7 +416,7 @@ async fn what_somebody_refunds_at_the_provider_is_taken_over() {
         gives_back(&shop, &payment, Some(40_001)).await.refused(409, "amount_exceeds_refundable");
         let rest = gives_back(&shop, &payment, None).await.created();
         assert_eq!(rest["amount_minor"], 40_000);
-        time_passes(&market).await;
+        time_passes(market).await;
         refund_comes_to(&shop, &rest, "succeeded").await;
         comes_to(&shop, &payment, "refunded").await;
         assert_eq!(refunds_of(&shop, &payment).await.len(), 2);
@@ -434,12 +425,11 @@ async fn what_somebody_refunds_at_the_provider_is_taken_over() {
 
 #[tokio::test]
 async fn p5_money_that_came_late_pays_another_sale() {
-    let market = Market::opens().await;
-    let shop = market.shop("Toko Roti").await;
-    let bread = shop.stocked("roti", 48_500, "20").await;
+    let stage = Stage::with(Market::opens().await, "20").await;
+    let (market, shop, bread) = stage.cast();
     let cake = shop.stocked("kue", 10_000, "10").await;
     for provider in BOTH {
-        let payment = late(&market, &shop, &bread, provider).await;
+        let payment = late(market, &shop, bread, provider).await;
         let task = task_of(&shop, &payment, "paid_late").await;
         let accepted = |sale: &Value| json!({ "resolution": "accepted", "note": "Untuk roti hari ini", "sale": sale });
         // What cannot be.
@@ -457,7 +447,7 @@ async fn p5_money_that_came_late_pays_another_sale() {
             settles(&shop, &task, decision).await.refused(status, code);
         }
         let cashier = market.hub.token(shop.merchant, Role::Cashier, &[]);
-        let sale = opens(&shop, &bread).await;
+        let sale = opens(&shop, bread).await;
         let settle = format!("/v1/payment-tasks/{}", task["id"].as_str().unwrap());
         let body = accepted(&sale["id"]);
         let denied = shop.post_as(&cashier, "key", &settle, body.to_string().into_bytes()).await;
@@ -477,7 +467,7 @@ async fn p5_money_that_came_late_pays_another_sale() {
         // And what it pays goes back like any other money.
         let refund = gives_back(&shop, &payment, Some(500)).await.created();
         assert_eq!(refund["sale"], sale["id"], "{refund}");
-        time_passes(&market).await;
+        time_passes(market).await;
         refund_comes_to(&shop, &refund, "succeeded").await;
         assert_eq!(sale_of(&shop, &sale).await["refunded_minor"], 500);
     }
@@ -496,11 +486,11 @@ async fn p5_money_that_came_late_pays_another_sale() {
 
 #[tokio::test]
 async fn p5_money_that_came_late_goes_back() {
-    let market = Market::opens().await;
-    let (shop, rival) = (market.shop("Toko Roti").await, market.hub.merchant("Saingan").await);
-    let bread = shop.stocked("roti", 48_500, "20").await;
+    let stage = Stage::with(Market::opens().await, "20").await;
+    let (market, shop, bread) = stage.cast();
+    let rival = market.hub.merchant("Saingan").await;
     for provider in BOTH {
-        let payment = late(&market, &shop, &bread, provider).await;
+        let payment = late(market, &shop, bread, provider).await;
         let task = task_of(&shop, &payment, "paid_late").await;
         let decision = json!({ "resolution": "refunded", "note": "Sudah dibayar tunai" });
         settles(&rival, &task, decision.clone()).await.refused(404, "not_found");
@@ -509,7 +499,7 @@ async fn p5_money_that_came_late_goes_back() {
         // At first the bank refuses, and the money is somebody's matter again.
         market.says("faults", json!({ "fault": "refund_rejected_202", "provider": provider })).await;
         settles(&shop, &task, decision.clone()).await.ok();
-        time_passes(&market).await;
+        time_passes(market).await;
         until(async || (refunds_of(&shop, &payment).await[0]["state"] == "failed").then_some(())).await;
         let again = task_of(&shop, &payment, "paid_late").await;
         assert_ne!(again["id"], task["id"]);
@@ -517,7 +507,7 @@ async fn p5_money_that_came_late_goes_back() {
         let refund = json!({ "id": settled["refund"] });
         let refund = refund_comes_to(&shop, &refund, "pending").await;
         assert_eq!(refund["amount_minor"], 48_500);
-        time_passes(&market).await;
+        time_passes(market).await;
         refund_comes_to(&shop, &refund, "succeeded").await;
         comes_to(&shop, &payment, "refunded").await;
     }
@@ -527,11 +517,10 @@ async fn p5_money_that_came_late_goes_back() {
 
 #[tokio::test]
 async fn a_sale_whose_payments_went_back_is_voided_or_paid_anew() {
-    let market = Market::opens().await;
-    let shop = market.shop("Toko Roti").await;
-    let bread = shop.stocked("roti", 48_500, "20").await;
+    let stage = Stage::with(Market::opens().await, "20").await;
+    let (market, shop, bread) = stage.cast();
     for (provider, voids) in [("midtrans", true), ("xendit", false)] {
-        let sale = opens(&shop, &bread).await;
+        let sale = opens(&shop, bread).await;
         let part = json!({ "method": "qris", "provider": provider, "amount_minor": 20_000 });
         let part = asks(&shop, &sale, part).await.created();
         market.pays(&part).await;
@@ -542,7 +531,7 @@ async fn a_sale_whose_payments_went_back_is_voided_or_paid_anew() {
         let refund = gives_back(&shop, &part, None).await.created();
         // Until it has gone back it is there.
         void().await.refused(409, "sale_has_payments");
-        time_passes(&market).await;
+        time_passes(market).await;
         refund_comes_to(&shop, &refund, "succeeded").await;
         let open = sale_of(&shop, &sale).await;
         assert_eq!(
@@ -564,9 +553,8 @@ async fn a_sale_whose_payments_went_back_is_voided_or_paid_anew() {
 
 #[tokio::test]
 async fn what_the_page_shows_of_refunds_is_done() {
-    let market = Market::opens().await;
-    let shop = market.shop("Toko Roti").await;
-    let bread = shop.stocked("roti", 48_500, "10").await;
+    let stage = Stage::opens().await;
+    let (market, shop, bread) = stage.cast();
     let page = include_str!("../../../docs/payments.md");
     let shown = |what: &str| -> Vec<Value> {
         let fence = format!("```json {what}\n");
@@ -576,13 +564,13 @@ async fn what_the_page_shows_of_refunds_is_done() {
     let refunds = shown("refund");
     assert_eq!(refunds.len(), 1);
     for body in refunds {
-        let (_, payment) = sold(&market, &shop, &bread, "midtrans").await;
+        let (_, payment) = sold(market, &shop, bread, "midtrans").await;
         shop.post(&format!("{}/refunds", path(&payment)), body).await.created();
     }
     let decisions = shown("decision");
     assert_eq!(decisions.len(), 1);
     for body in decisions {
-        let payment = late(&market, &shop, &bread, "midtrans").await;
+        let payment = late(market, &shop, bread, "midtrans").await;
         settles(&shop, &task_of(&shop, &payment, "paid_late").await, body).await.ok();
     }
     for state in tillwire::commerce::payments::refunds::State::ALL {
@@ -594,58 +582,8 @@ async fn what_the_page_shows_of_refunds_is_done() {
 /// money goes back once.
 #[tokio::test]
 async fn p7_a_hub_that_is_killed_at_any_step_gives_each_back_once() {
-    let market = Simulators::start(Options::default()).await.expect("providers");
-    let says = async |what: &str, order: Value| {
-        let headers = [("content-type", "application/json")];
-        let body = order.to_string().into_bytes();
-        request(market.midtrans, "POST", &format!("/_sim/{what}"), &headers, body).await.expect("an answer").ok()
-    };
-    let asked = async || {
-        let path = "/_sim/requests?operation=refund";
-        let answer = request(market.midtrans, "GET", path, &[], vec![]).await.expect("an answer").ok();
-        answer["requests"].as_array().expect("requests").len()
-    };
-    let database = Postgres::shared().await.database(async |url| tillwire::schema::up(&url).await.unwrap()).await;
-    let (mut env, signer) = environment(&database.url("tillwire_app"), &database.url("tillwire_feed"));
-    env.insert("TILLWIRE_VAULT_KEY_FILE", vault::key().display().to_string());
-    env.insert("TILLWIRE_MIDTRANS_TEST_URL", market.midtrans_url());
-    env.insert("TILLWIRE_XENDIT_TEST_URL", market.xendit_url());
-    let mut hub = TillwireProcess::start(&["serve"], &env).await;
-    let till = Till::open(hub.public, &signer, 100).await;
-    for (provider, name, there, credentials) in [
-        ("midtrans", "merchant_id", MIDTRANS_ID, vault::midtrans(MIDTRANS_ID, MIDTRANS_KEY)),
-        ("xendit", "business_id", XENDIT_ID, vault::xendit(XENDIT_ID, XENDIT_KEY, &[XENDIT_TOKEN])),
-    ] {
-        let account = json!({ "credentials": credentials, "mode": "test" });
-        let account = till.post(provider, "/v1/provider-accounts", &account).await.expect("an answer").created();
-        let url = format!("http://{}{}", hub.public, account["webhook_path"].as_str().expect("a path"));
-        says("accounts", json!({ "provider": provider, name: there, "webhook_urls": [url] })).await;
-    }
-    let at_last = async |key: &str, path: &str, body: &Value| {
-        let started = Instant::now();
-        loop {
-            match till.post(key, path, body).await {
-                Ok(answer) if answer.status < 300 => return answer.json(),
-                Ok(answer) => assert!(answer.status == 409 || answer.status >= 500, "{answer:?}"),
-                Err(_) => {}
-            }
-            assert!(started.elapsed() < PATIENCE, "{key} is not done");
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    };
-    let comes_to = async |what: &str, query: &str, state: &str| {
-        let started = Instant::now();
-        while database.psql(query).await.trim() != state {
-            let found = database.psql(query).await;
-            assert!(started.elapsed() < PATIENCE, "{what}: it does not come to {state}, but {found}");
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-    };
-    let leases_end = async || {
-        for table in ["payment_attempts", "refunds"] {
-            database.psql(&format!("update {table} set leased_until = now() where leased_until is not null")).await;
-        }
-    };
+    let (staged, mut hub) = Staged::starts().await;
+    let asked = async || staged.requests("refund").await.len();
     let steps = [
         // Before it is written down; while it is done there; when it is answered; when it is told of, twice.
         ("refunds", "midtrans"),
@@ -657,25 +595,21 @@ async fn p7_a_hub_that_is_killed_at_any_step_gives_each_back_once() {
         ("journal_heads", "xendit"),
     ];
     for (at, (step, provider)) in steps.into_iter().enumerate() {
-        let (sale, payment, refund) = (SaleId::new(), PaymentId::new(), RefundId::new());
-        let open = json!({ "id": sale, "register": till.register, "open": true,
-                           "lines": [{ "variant": till.variant, "quantity": "1" }] });
-        at_last(&format!("open-{at}"), &till.sales(), &open).await;
+        let (sale, payment, refund) = (staged.opens_sale("1").await, PaymentId::new(), RefundId::new());
         let body = json!({ "id": payment, "method": "qris", "provider": provider, "mode": "test" });
-        at_last(&format!("ask-{at}"), &format!("/v1/sales/{sale}/payments"), &body).await;
-        says("pay", json!({ "id": payment, "issuer": "DANA" })).await;
-        let of_payment = format!("select state from payment_attempts where payment_id = '{payment}'");
-        comes_to(step, &of_payment, "paid").await;
+        staged.at_last(&format!("ask-{at}"), &format!("/v1/sales/{sale}/payments"), &body).await;
+        staged.says("pay", json!({ "id": payment, "issuer": "DANA" })).await;
+        staged.comes_to(payment, "paid").await;
 
         let (key, path) = (format!("refund-{at}"), format!("/v1/payments/{payment}/refunds"));
         let body = json!({ "id": refund, "reason": "customer", "note": "Rotinya basi" });
         let before = asked().await;
+        let asking = async { drop(staged.till.post(&key, &path, &body).await) };
         match step {
             "refunds" => {
-                let holder = lock(&database, step).await;
-                let asking = async { drop(till.post(&key, &path, &body).await) };
+                let holder = staged.database.locks(step).await;
                 let killing = async {
-                    locked_out(&database, 2).await; // One is whoever looks what is due.
+                    locked_out(&staged.database, 2).await; // One is whoever looks what is due.
                     hub.kill().await;
                     let_go(holder).await;
                 };
@@ -685,15 +619,15 @@ async fn p7_a_hub_that_is_killed_at_any_step_gives_each_back_once() {
             "call" | "answer" => {
                 let fault = if step == "call" { "timeout_after_commit" } else { "slow_s" };
                 let seconds = if step == "call" { 20 } else { 3 };
-                says("faults", json!({ "fault": fault, "on": "refund", "seconds": seconds })).await;
-                let asking = async { drop(till.post(&key, &path, &body).await) };
+                staged.says("faults", json!({ "fault": fault, "on": "refund", "seconds": seconds })).await;
                 let killing = async {
                     until(async || (asked().await > before).then_some(())).await;
                     if step == "answer" {
-                        let holder = lock(&database, "payment_attempts").await;
+                        let holder = staged.database.locks("payment_attempts").await;
+                        let last = async || staged.requests("refund").await.pop().expect("a request");
+                        until(async || last().await["status"].is_number().then_some(())).await;
                         // Whoever has the answer, and whoever looks what is due.
-                        locked_out(&database, 2).await;
-                        tokio::time::sleep(Duration::from_secs(4)).await;
+                        locked_out(&staged.database, 2).await;
                         hub.kill().await;
                         let_go(holder).await;
                     } else {
@@ -703,33 +637,33 @@ async fn p7_a_hub_that_is_killed_at_any_step_gives_each_back_once() {
                 tokio::join!(asking, killing);
             }
             _ => {
-                at_last(&key, &path, &body).await;
-                let holder = lock(&database, step).await;
+                staged.at_last(&key, &path, &body).await;
+                let holder = staged.database.locks(step).await;
                 // The clock goes on when everybody was told, or has refused to listen.
-                let passing = says("clock", json!({ "advance_s": CONFIRMED }));
+                let passing = staged.says("clock", json!({ "advance_s": CONFIRMED }));
                 let killing = async {
-                    locked_out(&database, if step == "provider_inbox" { 2 } else { 1 }).await;
+                    locked_out(&staged.database, if step == "provider_inbox" { 2 } else { 1 }).await;
                     hub.kill().await;
                     let_go(holder).await;
                 };
                 tokio::join!(passing, killing);
             }
         }
-        hub = TillwireProcess::start(&["serve"], &env).await;
-        leases_end().await;
-        at_last(&key, &path, &body).await;
-        let of_refund = format!("select state from refunds where refund_id = '{refund}'");
+        hub = staged.restarts().await;
+        staged.at_last(&key, &path, &body).await;
+        let stands =
+            |state: &str| format!("select count(*) from refunds where refund_id = '{refund}' and state = '{state}'");
         if !matches!(step, "provider_inbox" | "journal_heads") {
-            comes_to(step, &of_refund, "pending").await;
-            says("clock", json!({ "advance_s": CONFIRMED })).await;
+            staged.comes_true(&stands("pending"), "1").await;
+            staged.says("clock", json!({ "advance_s": CONFIRMED })).await;
         }
-        comes_to(step, &of_refund, "succeeded").await;
-        comes_to(step, &of_payment, "refunded").await;
+        staged.comes_true(&stands("succeeded"), "1").await;
+        staged.comes_to(payment, "refunded").await;
         assert_eq!(asked().await, before + 1, "{step}: it is asked for once");
-        adds_up(&database).await;
+        adds_up(&staged.database).await;
     }
     let refunds = "select count(*) || ' ' || count(distinct payment_id) from refunds where state = 'succeeded'";
-    assert_eq!(database.psql(refunds).await.trim(), "7 7");
-    assert_eq!(database.psql("select count(*) from payment_tasks").await.trim(), "0");
+    assert_eq!(staged.database.psql(refunds).await.trim(), "7 7");
+    assert_eq!(staged.database.psql("select count(*) from payment_tasks").await.trim(), "0");
     hub.kill().await;
 }

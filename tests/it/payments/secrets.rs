@@ -90,7 +90,7 @@ async fn p16_secrets_are_in_no_log_no_metric_no_answer_and_no_row() {
             if fault.is_string() {
                 pair.says("faults", json!({ "fault": fault, "provider": provider, "times": 2, "seconds": 1 })).await;
             }
-            let (sale, payment) = (pair.opens().await, PaymentId::new());
+            let (sale, payment) = (pair.opens_sale("1").await, PaymentId::new());
             let body = json!({ "id": payment, "method": "qris", "provider": provider, "mode": "test" });
             let path = format!("/v1/sales/{sale}/payments");
             hears(pair.till.post(&payment.to_string(), &path, &body).await);
@@ -118,7 +118,7 @@ async fn p16_secrets_are_in_no_log_no_metric_no_answer_and_no_row() {
             let changed = pair.till.owner().send("PUT", &path, &headers, body.to_string().into_bytes()).await;
             assert_eq!(hears(changed).status, status);
         }
-        let (sale, payment) = (pair.opens().await, PaymentId::new());
+        let (sale, payment) = (pair.opens_sale("1").await, PaymentId::new());
         pair.asks(sale, payment, provider).await;
         // As soon as the provider may be asked anything again.
         pair.comes_to(payment, "failed").await;

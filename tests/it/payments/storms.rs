@@ -7,6 +7,11 @@ use futures_util::{StreamExt as _, stream};
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::*;
+use crate::support::process::TillwireProcess;
+use crate::support::providers::{open_accounts, say_to, shown_by};
+use crate::support::services::postgres::{Database, Postgres};
+use crate::support::staged::knowing;
+use crate::support::till::Till;
 
 /// How many shops there are, and how many payments each has at each provider: Xendit takes 30 calls of a kind a minute.
 const SHOPS: usize = 8;
@@ -88,8 +93,7 @@ async fn leave_in_peace(database: &Database) {
 
 /// All webhooks, as the simulators remember them.
 async fn deliveries(simulators: SocketAddr) -> Vec<Value> {
-    let answer = request(simulators, "GET", "/_sim/deliveries?limit=20000", &[], vec![]).await.expect("an answer").ok();
-    answer["deliveries"].as_array().expect("deliveries").clone()
+    shown_by(simulators, "deliveries?limit=20000").await["deliveries"].as_array().expect("deliveries").clone()
 }
 
 /// What became of them: how often an attempt came to what, and how many are not delivered yet.
@@ -103,19 +107,15 @@ async fn delivered(simulators: SocketAddr) -> (BTreeMap<String, usize>, usize) {
 
 /// Whatever was refused is told again, hours later by the providers' clock, until all of it is taken.
 async fn told_again(simulators: SocketAddr) -> BTreeMap<String, usize> {
-    let says = async |what: &str, order: Value| {
-        let (headers, body) = ([("content-type", "application/json")], order.to_string().into_bytes());
-        request(simulators, "POST", &format!("/_sim/{what}"), &headers, body).await.expect("an answer").ok()
-    };
     for it in deliveries(simulators).await.iter().filter(|it| it["state"] == "held") {
-        says("redeliver", json!({ "delivery": it["id"] })).await;
+        say_to(simulators, "redeliver", json!({ "delivery": it["id"] })).await;
     }
     for _ in 0..12 {
         let (outcomes, left) = delivered(simulators).await;
         if left == 0 {
             return outcomes;
         }
-        says("clock", json!({ "advance_s": 3_600 })).await;
+        say_to(simulators, "clock", json!({ "advance_s": 3_600 })).await;
     }
     panic!("webhooks that are never taken: {:?}", delivered(simulators).await);
 }
@@ -323,26 +323,11 @@ async fn p8_what_is_told_while_the_database_is_away_is_told_again() {
     let mut postgres = Postgres::start_own().await;
     let url = |role: &str| postgres.url(role, "tillwire");
     tillwire::schema::up(&url("tillwire_migrate")).await.expect("migrations");
-    let (mut env, signer) = environment(&url("tillwire_app"), &url("tillwire_feed"));
     let market = Simulators::start(Options::default()).await.expect("providers");
-    env.insert("TILLWIRE_VAULT_KEY_FILE", vault::key().display().to_string());
-    env.insert("TILLWIRE_MIDTRANS_TEST_URL", market.midtrans_url());
-    env.insert("TILLWIRE_XENDIT_TEST_URL", market.xendit_url());
-    let says = async |what: &str, order: Value| {
-        let (headers, body) = ([("content-type", "application/json")], order.to_string().into_bytes());
-        request(market.midtrans, "POST", &format!("/_sim/{what}"), &headers, body).await.expect("an answer").ok()
-    };
+    let (env, signer) = knowing(&market, &url("tillwire_app"), &url("tillwire_feed"));
     let mut hub = TillwireProcess::start(&["serve"], &env).await;
     let till = Till::open(hub.public, &signer, 100).await;
-    for (provider, name, there, credentials) in [
-        ("midtrans", "merchant_id", MIDTRANS_ID, vault::midtrans(MIDTRANS_ID, MIDTRANS_KEY)),
-        ("xendit", "business_id", XENDIT_ID, vault::xendit(XENDIT_ID, XENDIT_KEY, &[XENDIT_TOKEN])),
-    ] {
-        let account = json!({ "credentials": credentials, "mode": "test" });
-        let account = till.post(provider, "/v1/provider-accounts", &account).await.expect("an answer").created();
-        let url = format!("http://{}{}", hub.public, account["webhook_path"].as_str().expect("a path"));
-        says("accounts", json!({ "provider": provider, name: there, "webhook_urls": [url] })).await;
-    }
+    open_accounts(till.owner(), &market, &[hub.public]).await;
     for (round, is_killed) in [(1, false), (2, true)] {
         let mut payments = Vec::new();
         for provider in ["midtrans", "xendit"] {
@@ -365,7 +350,7 @@ async fn p8_what_is_told_while_the_database_is_away_is_told_again() {
         }
         let began = Instant::now();
         for payment in &payments {
-            says("pay", json!({ "id": payment })).await;
+            say_to(market.midtrans, "pay", json!({ "id": payment })).await;
         }
         let refused = || async { delivered(market.midtrans).await.0.get(r#"{"answered":503}"#).copied() };
         until(async || (refused().await == Some(2 * round)).then_some(())).await;

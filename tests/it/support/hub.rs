@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 use metrics_exporter_prometheus::PrometheusBuilder;
 use serde_json::{Value, json};
-use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
+use sqlx::PgConnection;
 use tillwire::config::{Config, Role};
 use tillwire::identity::tokens::{Bearer, Realm, Signer, Verifier, install_crypto, write_new_key};
 use tillwire::journal::Pools;
@@ -175,12 +175,9 @@ impl TestHub {
         }
     }
 
-    /// Locks a table: nobody can read or write it until the session that is answered is closed.
+    /// Locks a table of its database.
     pub async fn locks(&self, table: &str) -> PgConnection {
-        let mut sql = PgConnection::connect(&self.database.url("postgres")).await.expect("a superuser");
-        let lock = AssertSqlSafe(format!("begin; lock table {table} in access exclusive mode"));
-        sqlx::raw_sql(lock).execute(&mut sql).await.expect("a lock");
-        sql
+        self.database.locks(table).await
     }
 
     /// How many sessions wait for a table of this hub's database.

@@ -1,5 +1,6 @@
 //! Payment providers of a test's own, and a shop with accounts at them.
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -62,20 +63,20 @@ pub struct Market {
 impl Market {
     pub async fn opens() -> Self {
         let providers = Simulators::start(Options::default()).await.expect("providers");
-        let midtrans = providers.midtrans_url();
-        Self::of(providers, &midtrans).await
+        let (midtrans, xendit) = (providers.midtrans_url(), providers.xendit_url());
+        Self::of(providers, &midtrans, &xendit).await
     }
 
-    /// The same with providers of one's own, Midtrans being reached somewhere else.
-    pub async fn of(providers: Simulators, midtrans_url: &str) -> Self {
-        let (vault_keys, xendit) = (vault::list(&[&vault::key()]), providers.xendit_url());
+    /// The same with providers of one's own, which are reached somewhere else.
+    pub async fn of(providers: Simulators, midtrans_url: &str, xendit_url: &str) -> Self {
+        let vault_keys = vault::list(&[&vault::key()]);
         let hub = TestHub::start_with(&[
             "--vault-key-file",
             &vault_keys,
             "--midtrans-test-url",
             midtrans_url,
             "--xendit-test-url",
-            &xendit,
+            xendit_url,
         ])
         .await;
         Self { hub, providers, vault_keys }
@@ -84,29 +85,13 @@ impl Market {
     /// A merchant with an account at each provider, whose notifications come here.
     pub async fn shop(&self, name: &str) -> Shop<'_> {
         let shop = self.hub.merchant(name).await;
-        let midtrans = vault::midtrans(MIDTRANS_ID, MIDTRANS_KEY);
-        let xendit = vault::xendit(XENDIT_ID, XENDIT_KEY, &[XENDIT_TOKEN]);
-        for (provider, id, name, credentials) in
-            [("midtrans", MIDTRANS_ID, "merchant_id", midtrans), ("xendit", XENDIT_ID, "business_id", xendit)]
-        {
-            let account = shop
-                .post("/v1/provider-accounts", json!({ "credentials": credentials, "mode": "test" }))
-                .await
-                .created();
-            let url = format!("http://{}{}", self.hub.address, account["webhook_path"].as_str().expect("a path"));
-            self.says("accounts", json!({ "provider": provider, name: id, "webhook_urls": [url] })).await;
-        }
+        open_accounts(shop.owner(), &self.providers, &[self.hub.address]).await;
         shop
     }
 
     /// Tells the simulators something.
     pub async fn says(&self, what: &str, order: Value) -> Value {
-        let headers = [("content-type", "application/json")];
-        let body = order.to_string().into_bytes();
-        request(self.providers.midtrans, "POST", &format!("/_sim/{what}"), &headers, body)
-            .await
-            .expect("an answer")
-            .ok()
+        say_to(self.providers.midtrans, what, order).await
     }
 
     /// Takes back what the simulators were told of one kind.
@@ -127,18 +112,13 @@ impl Market {
 
     /// All that a provider was asked, in the order it came.
     pub async fn requests(&self, provider: &str) -> Vec<Value> {
-        self.shows(&format!("requests?provider={provider}")).await["requests"].as_array().expect("requests").clone()
+        asked_of(self.providers.midtrans, &format!("provider={provider}")).await
     }
 
     /// All that providers have told of a payment, or have kept to themselves.
     pub async fn deliveries(&self, payment: &Value) -> Vec<Value> {
         let path = format!("deliveries?payment={}", payment["id"].as_str().expect("an id"));
-        self.shows(&path).await["deliveries"].as_array().expect("deliveries").clone()
-    }
-
-    async fn shows(&self, what: &str) -> Value {
-        let path = format!("/_sim/{what}");
-        request(self.providers.midtrans, "GET", &path, &[], vec![]).await.expect("an answer").ok()
+        shown_by(self.providers.midtrans, &path).await["deliveries"].as_array().expect("deliveries").clone()
     }
 
     /// Posts a notification, as anybody could.
@@ -147,6 +127,38 @@ impl Market {
         let caller = Caller { address: self.hub.address, token: "" };
         request(caller.address, "POST", path, &headers, body.as_bytes().to_vec()).await.expect("an answer").status
     }
+}
+
+/// Accounts at both providers, whose notifications come to these nodes.
+pub async fn open_accounts(owner: Caller<'_>, providers: &Simulators, notified: &[SocketAddr]) {
+    let midtrans = vault::midtrans(MIDTRANS_ID, MIDTRANS_KEY);
+    let xendit = vault::xendit(XENDIT_ID, XENDIT_KEY, &[XENDIT_TOKEN]);
+    for (provider, id, name, credentials) in
+        [("midtrans", MIDTRANS_ID, "merchant_id", midtrans), ("xendit", XENDIT_ID, "business_id", xendit)]
+    {
+        let account = json!({ "credentials": credentials, "mode": "test" });
+        let account = owner.creates("/v1/provider-accounts", account).await;
+        let path = account["webhook_path"].as_str().expect("a path");
+        let urls: Vec<String> = notified.iter().map(|node| format!("http://{node}{path}")).collect();
+        let there = json!({ "provider": provider, name: id, "webhook_urls": urls });
+        say_to(providers.midtrans, "accounts", there).await;
+    }
+}
+
+/// Tells simulators something, at either address of theirs.
+pub async fn say_to(simulators: SocketAddr, what: &str, order: Value) -> Value {
+    let (headers, body) = ([("content-type", "application/json")], order.to_string().into_bytes());
+    request(simulators, "POST", &format!("/_sim/{what}"), &headers, body).await.expect("an answer").ok()
+}
+
+/// What simulators show.
+pub async fn shown_by(simulators: SocketAddr, what: &str) -> Value {
+    request(simulators, "GET", &format!("/_sim/{what}"), &[], vec![]).await.expect("an answer").ok()
+}
+
+/// What simulators were asked of some kind, in the order it came.
+pub async fn asked_of(simulators: SocketAddr, which: &str) -> Vec<Value> {
+    shown_by(simulators, &format!("requests?{which}")).await["requests"].as_array().expect("requests").clone()
 }
 
 /// A payment of a shop comes to a state.

@@ -51,7 +51,7 @@ async fn an_answer_that_breaks_off_is_one_once_its_status_is_known() {
 }
 
 #[tokio::test]
-async fn a_receiver_behind_tls_is_told_where_its_certificate_is_trusted_and_nowhere_else() {
+async fn p15_a_receiver_behind_tls_is_told_where_its_certificate_is_trusted_and_nowhere_else() {
     let hub = TestHub::start().await;
     let (known, unknown) = tokio::join!(Authority::make(), Authority::make());
     let mut env = worker_env(&hub)[0].clone();

@@ -108,8 +108,12 @@ async fn hear(tx: &mut MerchantTx, attempt: &mut Attempt, told: &[Told], looked_
 /// Goes where one of ours is said to stand.
 async fn follow(tx: &mut MerchantTx, attempt: &Attempt, was: &Refund, told: &Told, is_look: bool) -> Result<()> {
     let verdict = match judge(was.state, told.state) {
-        // Somebody has heard more of it meanwhile.
-        Verdict::Moves if told.is_concluded && !matches!(was.state, State::Created | State::Unknown) => Verdict::Stale,
+        // Somebody has heard more of it meanwhile, and this is no word of the provider's on it.
+        Verdict::Moves | Verdict::Conflict
+            if told.is_concluded && !matches!(was.state, State::Created | State::Unknown) =>
+        {
+            Verdict::Stale
+        }
         verdict => verdict,
     };
     let mut refund = was.clone();

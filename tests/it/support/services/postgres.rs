@@ -3,9 +3,11 @@
 use std::ops::{Deref, DerefMut};
 
 use nix::sys::signal::{Signal, kill};
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 use tillwire::embedded::{self, Durability, Options, Source, Tcp};
 use tokio::sync::OnceCell;
 
+use super::super::buses::until;
 use super::{dir, free_port, unique};
 
 const TEMPLATE: &str = "tillwire_template";
@@ -96,6 +98,32 @@ impl Database {
     pub async fn psql(&self, sql: &str) -> String {
         self.cluster.psql(&self.name, sql).await.expect("SQL")
     }
+
+    /// Locks a table: nobody can read or write it until the session that is answered lets go, or is closed.
+    pub async fn locks(&self, table: &str) -> PgConnection {
+        self.held(&format!("lock table {table} in access exclusive mode")).await
+    }
+
+    /// A session of a superuser's that holds what a statement locks.
+    pub async fn held(&self, statement: &str) -> PgConnection {
+        let mut holder = PgConnection::connect(&self.url("postgres")).await.expect("a superuser");
+        let lock = AssertSqlSafe(format!("begin; {statement}"));
+        sqlx::raw_sql(lock).execute(&mut holder).await.expect("a lock");
+        holder
+    }
+}
+
+/// The session lets go of what it holds.
+pub async fn let_go(mut holder: PgConnection) {
+    sqlx::raw_sql("rollback").execute(&mut holder).await.expect("a rollback");
+}
+
+/// Waits until so many sessions of the application's wait for locks.
+pub async fn locked_out(database: &Database, sessions: usize) {
+    let waiting = "select count(*) from pg_stat_activity
+        where datname = current_database() and usename = 'tillwire_app' and wait_event_type = 'Lock'";
+    let waiting = async || database.psql(waiting).await.trim().parse::<usize>().expect("a number");
+    until(async || (waiting().await >= sessions).then_some(())).await;
 }
 
 impl Deref for Postgres {
