@@ -79,6 +79,8 @@ pub struct Attempt {
     /// When the provider was asked to take it. Null: it has certainly not taken it.
     pub capture_called_at: Option<Moment>,
     pub forced: Option<PaymentForced>,
+    /// The other sale that its money pays, since a person has said so.
+    pub accepted_for: Option<SaleId>,
 }
 
 /// As the provider names it.
@@ -166,6 +168,9 @@ pub struct PaymentView {
     /// That somebody has taken it for paid before its provider said so. Its sale is paid by it.
     #[serde(default)]
     pub forced: Option<PaymentForced>,
+    /// The other sale that its money pays, since a person has said so: it was late for its own.
+    #[serde(default)]
+    pub accepted_for: Option<SaleId>,
 }
 
 impl From<Attempt> for PaymentView {
@@ -193,6 +198,7 @@ impl From<Attempt> for PaymentView {
             hold: it.hold,
             capture_minor: it.capture_minor,
             forced: it.forced,
+            accepted_for: it.accepted_for,
         }
     }
 }
@@ -220,6 +226,7 @@ impl Attempt {
             expires_at: self.expires_at,
             failure: self.failure.clone(),
             forced: self.forced.clone(),
+            accepted_for: self.accepted_for,
         }
     }
 }
@@ -247,16 +254,24 @@ impl From<State> for PaymentState {
     }
 }
 
-/// Writes down an attempt at what is due of an open sale, before anybody is asked for it.
+/// Writes down an attempt at what is due of an open sale, before anybody is asked for it. `may_be_of` refuses an amount that its
+/// provider does not carry.
 ///
 /// # Errors
 /// `sale_not_open`; `amount_exceeds_due`; `nothing_due` if all of it is asked for already; `payment_exists`;
-/// `too_many_attempts`.
-pub async fn begin(tx: &mut MerchantTx, sale: &Locked, new: &NewAttempt) -> Result<Attempt> {
+/// `too_many_attempts`; `too_many_payments`.
+pub async fn begin(
+    tx: &mut MerchantTx,
+    sale: &Locked,
+    new: &NewAttempt,
+    may_be_of: &(dyn Fn(i64) -> Result<()> + Sync),
+) -> Result<Attempt> {
     let merchant = tx.merchant();
     sale.require_open()?;
     let others = sqlx::query!(
         r#"select count(*) as "all!",
+                  count(*) filter (where forced_at is null and state in
+                      ('created', 'unknown', 'pending', 'review', 'authorized')) as "open!",
                   -- Not what nobody can find out, nor what is called off already: a customer waits.
                   coalesce(sum(amount_minor) filter (where closing is null and forced_at is null and state in
                       ('created', 'pending', 'review', 'authorized')), 0)::bigint as "asked_minor!"
@@ -276,6 +291,8 @@ pub async fn begin(tx: &mut MerchantTx, sale: &Locked, new: &NewAttempt) -> Resu
         return Err(Error::conflict("nothing_due", detail));
     }
     let amount_minor = new.amount_minor.unwrap_or(left_minor);
+    may_be_of(amount_minor)?;
+    sale.require_room(usize::try_from(others.open)?, amount_minor, left_minor, "/amount_minor")?;
     if amount_minor > left_minor {
         let detail = format!("{left_minor} is due, and not being paid already.");
         return Err(Error::conflict_at("amount_exceeds_due", "/amount_minor", detail));
@@ -382,6 +399,20 @@ pub(super) async fn let_go(tx: &mut MerchantTx, sale: SaleId) -> Result<()> {
     Ok(())
 }
 
+/// Lets the sale that a payment pays expire, if it was left open for money that is not there any more. The payment is locked, and its
+/// own sale before it.
+///
+/// # Errors
+/// [`Error::Busy`] if it pays another sale, and somebody is just at that: whoever waited for it would wait out of turn.
+pub(super) async fn unstall(tx: &mut MerchantTx, attempt: &Attempt) -> Result<()> {
+    if let Some(sale) = attempt.accepted_for
+        && !sales::lock_free(tx, sale).await?
+    {
+        return Err(Error::Busy { retry_after: std::time::Duration::from_secs(1) });
+    }
+    sales::unstall(tx, attempt.accepted_for.unwrap_or(attempt.sale)).await
+}
+
 /// Asks for an attempt to be looked at now, because a person said that there is something new. Whoever is at it just then looks
 /// once more.
 pub async fn prompt(sql: &mut PgConnection, merchant: MerchantId, payment: PaymentId) -> Result<()> {
@@ -445,6 +476,7 @@ struct Row {
     forced_at: Option<Moment>,
     forced_by: Option<Uuid>,
     forced_reason: Option<String>,
+    accepted_for: Option<Uuid>,
 }
 
 impl TryFrom<Row> for Attempt {
@@ -487,6 +519,7 @@ impl TryFrom<Row> for Attempt {
                 (Some(by), Some(at), Some(reason)) => Some(PaymentForced { by: StaffId(by), at, reason }),
                 _ => None,
             },
+            accepted_for: row.accepted_for.map(SaleId),
         })
     }
 }
@@ -498,7 +531,7 @@ pub async fn get(sql: &mut PgConnection, merchant: MerchantId, payment: PaymentI
         "select payment_id, sale_id, outlet_id, register_id, account_id, provider, mode, method, bank, amount_minor, currency,
                 state, request_there, payment_there, session_there, shown, expires_in_s, expires_at, closing, called_at,
                 paid_at, failure, issuer, fee_minor, looks, actor_id, created_at, changed_at, version,
-                hold, capture_minor, capture_called_at, forced_at, forced_by, forced_reason
+                hold, capture_minor, capture_called_at, forced_at, forced_by, forced_reason, accepted_for
          from payment_attempts where merchant_id = $1 and payment_id = $2",
         merchant.0,
         payment.0,
@@ -516,7 +549,7 @@ pub async fn of_sale(sql: &mut PgConnection, merchant: MerchantId, sale: SaleId)
         "select payment_id, sale_id, outlet_id, register_id, account_id, provider, mode, method, bank, amount_minor, currency,
                 state, request_there, payment_there, session_there, shown, expires_in_s, expires_at, closing, called_at,
                 paid_at, failure, issuer, fee_minor, looks, actor_id, created_at, changed_at, version,
-                hold, capture_minor, capture_called_at, forced_at, forced_by, forced_reason
+                hold, capture_minor, capture_called_at, forced_at, forced_by, forced_reason, accepted_for
          from payment_attempts where merchant_id = $1 and sale_id = $2 order by created_at, payment_id limit $3",
         merchant.0,
         sale.0,
@@ -560,7 +593,7 @@ pub(super) async fn lock_of(tx: &mut MerchantTx, sale: SaleId, payment: PaymentI
         "select payment_id, sale_id, outlet_id, register_id, account_id, provider, mode, method, bank, amount_minor, currency,
                 state, request_there, payment_there, session_there, shown, expires_in_s, expires_at, closing, called_at,
                 paid_at, failure, issuer, fee_minor, looks, actor_id, created_at, changed_at, version,
-                hold, capture_minor, capture_called_at, forced_at, forced_by, forced_reason
+                hold, capture_minor, capture_called_at, forced_at, forced_by, forced_reason, accepted_for
          from payment_attempts where merchant_id = $1 and payment_id = $2 for no key update",
         merchant.0,
         payment.0,
