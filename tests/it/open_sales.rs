@@ -64,10 +64,7 @@ const INVARIANTS: &[(&str, &str)] = &[
         "select sale_id from sales
          cross join lateral (select coalesce(sum(amount_minor), 0) as paid, count(*) as payments, max(place) as places
                              from payments where (merchant_id, sale_id) = (sales.merchant_id, sales.sale_id)) paid
-         cross join lateral (select coalesce(sum(refunds.amount_minor), 0) as given
-                             from refunds join payments using (merchant_id, payment_id)
-                             where payments.merchant_id = sales.merchant_id and payments.sale_id = sales.sale_id
-                               and refunds.state = 'succeeded') given
+         cross join lateral (select sale_given_back(sales.merchant_id, sales.sale_id) as given) given
          cross join lateral (select coalesce(-sum(quantity), 0) as moved from stock_moves
                              where (merchant_id, document_id) = (sales.merchant_id, sales.sale_id)) moved
          cross join lateral (select sum(quantity) as wanted from sale_lines

@@ -270,8 +270,6 @@ pub async fn begin(
     sale.require_open()?;
     let others = sqlx::query!(
         r#"select count(*) as "all!",
-                  count(*) filter (where forced_at is null and state in
-                      ('created', 'unknown', 'pending', 'review', 'authorized')) as "open!",
                   -- Not what nobody can find out, nor what is called off already: a customer waits.
                   coalesce(sum(amount_minor) filter (where closing is null and forced_at is null and state in
                       ('created', 'pending', 'review', 'authorized')), 0)::bigint as "asked_minor!"
@@ -292,7 +290,8 @@ pub async fn begin(
     }
     let amount_minor = new.amount_minor.unwrap_or(left_minor);
     may_be_of(amount_minor)?;
-    sale.require_room(usize::try_from(others.open)?, amount_minor, left_minor, "/amount_minor")?;
+    let asked = open_of_sale(tx.sql(), merchant, sale.id).await?;
+    sale.require_room(asked, amount_minor, left_minor, "/amount_minor")?;
     if amount_minor > left_minor {
         let detail = format!("{left_minor} is due, and not being paid already.");
         return Err(Error::conflict_at("amount_exceeds_due", "/amount_minor", detail));
@@ -560,6 +559,20 @@ pub async fn of_sale(sql: &mut PgConnection, merchant: MerchantId, sale: SaleId)
     .into_iter()
     .map(Attempt::try_from)
     .collect()
+}
+
+/// How many payments of a sale may still bring money that is not recorded.
+pub(super) async fn open_of_sale(sql: &mut PgConnection, merchant: MerchantId, sale: SaleId) -> Result<usize> {
+    let open = sqlx::query_scalar!(
+        r#"select count(*) as "open!" from payment_attempts
+           where merchant_id = $1 and sale_id = $2 and forced_at is null
+             and state in ('created', 'unknown', 'pending', 'review', 'authorized')"#,
+        merchant.0,
+        sale.0,
+    )
+    .fetch_one(sql)
+    .await?;
+    Ok(usize::try_from(open)?)
 }
 
 /// How many of an account's somebody can still pay, or may have paid; and of how many of those nobody knows. Those alone are

@@ -175,10 +175,16 @@ mod tests {
         ] {
             let until = until(state, created_at, since, expires_at);
             assert_eq!(until, end, "{state}");
-            assert!(!is_hopeless(until, None, end) && is_hopeless(until, None, end + Duration::from_secs(1)), "{state}");
+            assert!(
+                !is_hopeless(until, None, end) && is_hopeless(until, None, end + Duration::from_secs(1)),
+                "{state}"
+            );
             // Something new is asked about for a day, and takes nothing of the time that there is.
             let told = end + 3 * day;
-            assert!(!is_hopeless(until, Some(told), told + day) && !is_hopeless(until, Some(created_at), end), "{state}");
+            assert!(
+                !is_hopeless(until, Some(told), told + day) && !is_hopeless(until, Some(created_at), end),
+                "{state}"
+            );
             assert!(is_hopeless(until, Some(told), told + day + Duration::from_secs(1)), "{state}");
         }
     }

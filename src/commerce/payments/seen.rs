@@ -278,7 +278,8 @@ async fn go_by(tx: &mut MerchantTx, attempt: &mut Attempt, seen: &Seen, gone: Go
     if gone == Gone::Taken {
         return Ok(()); // That is a matter by itself.
     }
-    let detail = "It was paid, and given back at its provider before it was heard of: its sale is not paid by it.".to_owned();
+    let detail =
+        "It was paid, and given back at its provider before it was heard of: its sale is not paid by it.".to_owned();
     tasks::open(tx, attempt, Kind::PaidLate, Severity::Warning, detail).await
 }
 

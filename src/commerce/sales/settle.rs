@@ -50,16 +50,17 @@ pub struct PaidView {
     pub sale: SaleSummary,
 }
 
-/// Records what a person has taken in: cash, or what their own terminal says.
+/// Records what a person has taken in: cash, or what their own terminal says. `asked` is in how many payments others are asked for the
+/// money besides.
 ///
 /// # Errors
 /// `sale_not_open`; `amount_exceeds_due`, `tendered_mismatch`, `payment_exists`, `too_many_payments`, each with the field.
-pub async fn pay(tx: &mut MerchantTx, sale: &Locked, draft: &DraftTender) -> Result<PaidView> {
+pub async fn pay(tx: &mut MerchantTx, sale: &Locked, draft: &DraftTender, asked: usize) -> Result<PaidView> {
     if sale.state != SaleState::Open {
         return Err(sale.is_over());
     }
     let payment = tender(draft, "")?;
-    sale.require_room(0, payment.amount_minor, sale.due_minor(), "/amount_minor")?;
+    sale.require_room(asked, payment.amount_minor, sale.due_minor(), "/amount_minor")?;
     let Tender { payment: id, method, amount_minor, tendered_minor, .. } = payment;
     let captured = Captured { payment: id, method, amount_minor, tendered_minor, at: tx.now() };
     match settle(tx, sale, captured).await? {
