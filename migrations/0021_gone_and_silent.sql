@@ -17,14 +17,16 @@ alter table payment_attempts force row level security;
 alter table payment_tasks force row level security;
 
 -- What of the money that was taken for a sale is not there any more: it was refunded, or its bank or its provider has taken it back;
--- or somebody took it for paid, and it is not, or came when its sale had no use for it any more. Of one payment never more than it
--- brought.
+-- or somebody took it for paid, and it is not, or nobody could find out, or it came when its sale had no use for it any more. Of one
+-- payment never more than it brought.
 create or replace function sale_given_back(merchant uuid, sale uuid) returns bigint
     language sql stable
 as $$
     select coalesce(sum(case
         when attempt.state in ('reversed', 'charged_back', 'canceled') then paid.amount_minor
-        when attempt.state in ('failed', 'expired', 'paid_late') and attempt.forced_at is not null then paid.amount_minor
+        when attempt.forced_at is not null
+             and (attempt.state in ('failed', 'expired', 'paid_late')
+                  or attempt.closing = 'expired' and attempt.state in ('unknown', 'pending', 'review')) then paid.amount_minor
         else least(paid.amount_minor, (select coalesce(sum(amount_minor), 0) from refunds
                                        where refunds.merchant_id = merchant and refunds.payment_id = paid.payment_id
                                          and refunds.state = 'succeeded'))

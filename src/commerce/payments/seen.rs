@@ -134,15 +134,21 @@ pub async fn apply(tx: &mut MerchantTx, payment: PaymentId, seen: &Seen, held: O
     let is_closing = attempt.closing.is_some() && was.closing.is_none();
     let is_urgent = is_older || is_closing && attempt.state.is_open();
     let next_at = if is_urgent { Some(now) } else { looks::next(standing) };
+    let is_given_up = attempt.state.is_open() && next_at.is_none();
+    let is_unfound = is_given_up && attempt.forced.is_some();
+    if is_unfound {
+        // What somebody took for paid and nobody finds pays nothing any more.
+        attempt.closing = Some(Closing::Expired);
+    }
     save(tx, &attempt, next_at, held).await?;
-    if attempt.state.is_open() && next_at.is_none() {
+    if is_given_up {
         give_up(tx, &attempt).await?;
     }
     if attempt.state != was.state && !attempt.state.is_open() {
         attempts::let_go(tx, sale.id).await?;
     }
     let is_gone = attempt.state.ended_unpaid() || matches!(attempt.state, State::Reversed | State::ChargedBack);
-    if is_gone && attempt.state != was.state {
+    if is_unfound || is_gone && attempt.state != was.state {
         // What was paid of it, or was taken for paid, is not there any more.
         attempts::unstall(tx, &attempt).await?;
     }
@@ -288,20 +294,21 @@ async fn go(tx: &mut MerchantTx, sale: &Locked, attempt: &mut Attempt, next: Sta
     let (now, before) = (tx.now(), attempt.state);
     attempt.state = next;
     match next {
+        // And is late for nothing, if its sale still has a use for it.
+        State::PaidLate | State::Paid if has_counted_as_gone(attempt, before) => {
+            attempt.paid_at = seen.paid_at.or(Some(now));
+            attempt.state = State::PaidLate;
+            match forces::is_paid_after_all(tx, sale, attempt).await? {
+                None => attempt.state = State::Paid,
+                Some((kind, detail)) => late(tx, attempt, kind, &detail).await?,
+            }
+        }
         State::Paid => {
             attempt.paid_at = seen.paid_at.or(Some(now));
             attempt.failure = None;
             // What was forced pays its sale already.
             if attempt.forced.is_none() {
                 pay(tx, sale, attempt, now).await?;
-            }
-        }
-        // And is late for nothing, if its sale still has a use for it.
-        State::PaidLate if attempt.forced.is_some() => {
-            attempt.paid_at = seen.paid_at.or(Some(now));
-            match forces::is_paid_after_all(tx, sale, attempt).await? {
-                None => attempt.state = State::Paid,
-                Some((kind, detail)) => late(tx, attempt, kind, &detail).await?,
             }
         }
         State::PaidLate => {
@@ -335,6 +342,12 @@ async fn go(tx: &mut MerchantTx, sale: &Locked, attempt: &mut Attempt, next: Sta
         forces::is_unpaid(tx, attempt).await?;
     }
     Ok(())
+}
+
+/// Whether somebody took it for paid, and it had ended without money since, or had been given up.
+fn has_counted_as_gone(attempt: &Attempt, before: State) -> bool {
+    let was_given_up = before.is_open() && attempt.closing == Some(Closing::Expired);
+    attempt.forced.is_some() && (before.ended_unpaid() || was_given_up)
 }
 
 /// Nobody will ask for it any more, and nobody knows.

@@ -166,8 +166,8 @@ async fn what_nobody_finds_in_a_week_is_for_a_person() {
     found.sort();
     let id = |payment: &Value| payment["id"].as_str().unwrap().to_owned();
     assert_eq!(found, [("forced_unpaid".to_owned(), id(&unknown[0])), ("given_up".to_owned(), id(&unknown[1]))]);
-    for payment in &unknown {
-        assert_eq!(comes_to(&shop, payment, "unknown").await["closing"], Value::Null);
+    for (payment, closing) in [(&unknown[0], json!("expired")), (&unknown[1], Value::Null)] {
+        assert_eq!(comes_to(&shop, payment, "unknown").await["closing"], closing);
     }
     assert!(alerts(&shop).await.contains(&is("payment_given_up", "warning")));
     // Who asks after that is answered, and opens no second task.

@@ -196,3 +196,35 @@ async fn that_a_refund_is_not_answered_is_known_of_its_account() {
         until(async || (shop.get(&health).await.ok()["failed_calls"] == 1).then_some(())).await;
     }
 }
+
+#[tokio::test]
+async fn a_part_that_was_forced_and_given_up_is_due_again() {
+    let stage = Stage::opens().await;
+    let (market, shop, bread) = stage.cast();
+    for (provider, voids) in [("midtrans", true), ("xendit", false)] {
+        let sale = opens(&shop, bread).await;
+        let part = json!({ "method": "qris", "provider": provider, "amount_minor": 20_000 });
+        let part = asks(&shop, &sale, part).await.created();
+        forces(&shop, &part).await;
+        is_silent(market).await;
+        asks_in_vain(market, &shop, &part).await;
+        days_pass(market, &part, 8).await;
+        task_of(&shop, &part, "forced_unpaid").await;
+        assert_eq!(sale_of(&shop, &sale).await["due_minor"], 48_500);
+        if voids {
+            // As nobody could find out, nobody waits for it any more.
+            market.hub.database.psql("update sales set held_until = now() - interval '1 s'").await;
+            let void = format!("/v1/sales/{}/void", sale["id"].as_str().unwrap());
+            assert_eq!(shop.post(&void, json!({ "reason": "Batal" })).await.ok()["state"], "voided");
+        }
+        speaks_again(market).await;
+        market.pays(&part).await;
+        let found = comes_to(&shop, &part, if voids { "paid_late" } else { "paid" }).await;
+        assert!(found["paid_at"].is_string(), "{found}");
+        let due = if voids { 0 } else { 28_500 };
+        assert_eq!(sale_of(&shop, &sale).await["due_minor"], due, "it pays what it was taken for");
+    }
+    let open = tasks(&shop).await;
+    assert_eq!(kinds(&open), ["forced_unpaid", "paid_late", "forced_unpaid"]);
+    adds_up(&market.hub.database).await;
+}
