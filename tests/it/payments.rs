@@ -605,7 +605,7 @@ async fn what_is_left_is_asked_for_if_its_provider_carries_that_much() {
     let gold = shop.stocked("emas", 20_000_000, "10").await;
     let sale = opens(&shop, &gold).await;
     // All of it is more than a code may be of.
-    asks(&shop, &sale, qris("midtrans")).await.refused(409, "amount_too_large");
+    asks(&shop, &sale, qris("midtrans")).await.refused(422, "amount_too_large");
     let transfer = json!({ "method": "transfer", "provider": "xendit", "bank": "bri", "amount_minor": 15_000_000 });
     asks(&shop, &sale, transfer).await.created();
     let rest = asks(&shop, &sale, qris("midtrans")).await.created();
