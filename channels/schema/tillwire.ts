@@ -161,6 +161,8 @@ export interface PaymentCaptured {
   amount_minor: number;
   tendered_minor: number;
   change_minor: number;
+  /** What is due of its sale after that: at 0 it is paid. Entries from before it was told do not say. */
+  due_minor: number | null;
 }
 
 /**
@@ -189,6 +191,8 @@ export interface PaymentChanged {
   failure: string | null;
   /** That somebody has taken it for paid before its provider said so. Its sale is paid by it. */
   forced: PaymentForced | null;
+  /** The other sale that its money pays, since a person has said so: it was late for its own. */
+  accepted_for: SaleId | null;
 }
 
 /** That somebody has taken a payment for paid which its provider has not confirmed yet. */
@@ -576,8 +580,8 @@ export const VIEWS = {
     "sale.opened": ["sale", "number", "currency", "subtotal_minor", "discount_minor", "total_minor", "lines.line", "lines.variant", "lines.sku", "lines.name", "lines.quantity", "lines.unit_price_minor", "lines.discount_minor", "lines.total_minor", "tenders.payment", "tenders.method", "tenders.amount_minor", "tenders.change_minor", "due_minor", "expires_at"],
     "sale.completed": ["sale", "number", "business_date", "currency", "subtotal_minor", "discount_minor", "total_minor", "lines.line", "lines.variant", "lines.sku", "lines.name", "lines.quantity", "lines.unit_price_minor", "lines.discount_minor", "lines.total_minor", "tenders.payment", "tenders.method", "tenders.amount_minor", "tenders.change_minor"],
     "sale.voided": ["sale", "number", "currency", "total_minor", "reason", "note"],
-    "payment.captured": ["payment", "sale", "method", "currency", "amount_minor", "tendered_minor", "change_minor"],
-    "payment.changed": ["payment", "sale", "provider", "method", "bank", "currency", "amount_minor", "state", "shown", "expires_at", "failure", "forced"],
+    "payment.captured": ["payment", "sale", "method", "currency", "amount_minor", "tendered_minor", "change_minor", "due_minor"],
+    "payment.changed": ["payment", "sale", "provider", "method", "bank", "currency", "amount_minor", "state", "shown", "expires_at", "failure", "forced", "accepted_for"],
     "refund.changed": ["refund", "payment", "sale", "currency", "amount_minor", "state", "failure", "refunded_minor"],
     "stock.changed": ["variant", "sku", "name", "on_hand", "change", "reason"],
     "stock.reserved": ["levels.variant", "levels.sku", "levels.name", "levels.reserved", "levels.change"],

@@ -291,6 +291,10 @@ pub struct PaymentCaptured {
     pub tendered_minor: i64,
     #[ts(type = "number")]
     pub change_minor: i64,
+    /// What is due of its sale after that: at 0 it is paid. Entries from before it was told do not say.
+    #[serde(default)]
+    #[ts(type = "number | null")]
+    pub due_minor: Option<i64>,
 }
 
 /// A payment that a provider carries has come to another state, or has something new to show. That it is paid is told by
@@ -324,6 +328,9 @@ pub struct PaymentChanged {
     /// That somebody has taken it for paid before its provider said so. Its sale is paid by it.
     #[serde(default)]
     pub forced: Option<PaymentForced>,
+    /// The other sale that its money pays, since a person has said so: it was late for its own.
+    #[serde(default)]
+    pub accepted_for: Option<SaleId>,
 }
 
 /// That somebody has taken a payment for paid which its provider has not confirmed yet.

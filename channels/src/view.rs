@@ -158,9 +158,16 @@ impl View {
             ]),
             (Self::Display, "sale.voided") => Some(&["sale", "number", "reason"]),
             (Self::Till, "sale.voided") => Some(&["sale", "number", "currency", "total_minor", "reason", "note"]),
-            (Self::Till, "payment.captured") => {
-                Some(&["payment", "sale", "method", "currency", "amount_minor", "tendered_minor", "change_minor"])
-            }
+            (Self::Till, "payment.captured") => Some(&[
+                "payment",
+                "sale",
+                "method",
+                "currency",
+                "amount_minor",
+                "tendered_minor",
+                "change_minor",
+                "due_minor",
+            ]),
             (Self::Till, "payment.changed") => Some(&[
                 "payment",
                 "sale",
@@ -174,6 +181,7 @@ impl View {
                 "expires_at",
                 "failure",
                 "forced",
+                "accepted_for",
             ]),
             (Self::Till, "refund.changed") => {
                 Some(&["refund", "payment", "sale", "currency", "amount_minor", "state", "failure", "refunded_minor"])

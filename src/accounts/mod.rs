@@ -128,6 +128,20 @@ pub async fn for_outlet(
     }
 }
 
+/// Whether real money moves at an outlet: it has an enabled live account, at whichever provider.
+pub async fn is_live(sql: &mut PgConnection, merchant: MerchantId, outlet: OutletId) -> Result<bool> {
+    let is_live = sqlx::query_scalar!(
+        r#"select exists (select from provider_accounts
+                          where merchant_id = $1 and mode = 'live' and enabled
+                            and (outlet_id = $2 or outlet_id is null)) as "is_live!""#,
+        merchant.0,
+        outlet.0,
+    )
+    .fetch_one(sql)
+    .await?;
+    Ok(is_live)
+}
+
 /// All of a merchant's that is sealed.
 pub async fn sealed(sql: &mut PgConnection, merchant: MerchantId) -> Result<Vec<Found>> {
     let rows =

@@ -14,9 +14,11 @@ use super::problem::Problem;
 use super::refunds::{may_refund, terms};
 use super::reply::{Page, bounded, cursor};
 use super::sales::may_sell;
+use crate::accounts;
 use crate::commerce::payments::settling::{self, Decision};
 use crate::commerce::payments::tasks::{self, Resolution, TaskView};
-use crate::error::Result;
+use crate::connectors::credentials::Mode;
+use crate::error::{Error, Result};
 use crate::hub::Hub;
 use crate::identity::{Permission, Staff};
 use crate::journal::Written;
@@ -105,10 +107,18 @@ pub async fn settle_task(
         .write(staff.caller(), Some(once), 200, move |tx| {
             let (staff, decision) = (by.clone(), decision.clone());
             async move {
+                let merchant = tx.merchant();
                 let matter = settling::lock(tx, task, &decision).await?;
                 may_refund(&staff, &matter.attempt)?;
                 if let Some(sale) = &matter.sale {
                     may_sell(&staff, sale)?;
+                }
+                if matter.sale.is_some()
+                    && matter.attempt.mode == Mode::Test.as_str()
+                    && accounts::is_live(tx.sql(), merchant, matter.attempt.outlet).await?
+                {
+                    let detail = "It is play money, and this outlet is paid for real: it pays for nothing.";
+                    return Err(Error::conflict_at("live_account", "/resolution", detail));
                 }
                 let terms = terms(&matter.attempt)?;
                 settling::settle(tx, matter, &decision, terms).await
@@ -116,7 +126,8 @@ pub async fn settle_task(
             .boxed()
         })
         .await?;
-    if let Some(refund) = serde_json::from_str::<TaskView>(&written.reply)?.refund {
+    // Whoever repeats it asks for nothing more.
+    if let Some(refund) = serde_json::from_str::<TaskView>(&written.reply)?.refund.filter(|_| !written.replayed) {
         let (desk, merchant) = (hub.desk.clone(), staff.merchant);
         // What comes of it is told on `payments`; whoever looks for what is due does it if nobody does here.
         hub.journal.tasks().spawn(async move {

@@ -136,16 +136,17 @@ pub(super) async fn ask(hub: &Hub, staff: Staff, once: Once, wanted: Wanted) -> 
                     Error::conflict_at("no_provider_account", "/provider", detail)
                 })?;
                 // A sale that is paid with play money would look like any other.
-                if by.mode == Mode::Test
-                    && accounts::for_outlet(tx.sql(), &desk.vault, merchant, sale.outlet, by.provider, Mode::Live)
-                        .await?
-                        .is_some()
-                {
-                    let detail = format!("This outlet is paid with {} for real: test at another.", by.provider);
+                if by.mode == Mode::Test && accounts::is_live(tx.sql(), merchant, sale.outlet).await? {
+                    let detail = "This outlet is paid for real: test at another.";
                     return Err(Error::conflict_at("live_account", "/mode", detail));
                 }
-                let new = new_attempt(payment, account.id, way, amount_minor, &by, &sale, tx.now())?;
-                Ok(PaymentView::from(payments::begin(tx, &sale, &new).await?))
+                let new = new_attempt(payment, account.id, way, amount_minor, &by);
+                let asked = charge(payment, way, &by, &new, &sale, tx.now())?;
+                let may_be_of = |amount_minor| {
+                    ability::check(by.provider, &Charge { amount_minor, ..asked.clone() })?;
+                    Ok(())
+                };
+                Ok(PaymentView::from(payments::begin(tx, &sale, &new, &may_be_of).await?))
             }
             .boxed()
         })
@@ -177,37 +178,12 @@ fn way(method: Method, by: &By) -> Result<Way> {
     }
 }
 
-fn new_attempt(
-    payment: PaymentId,
-    account: Uuid,
-    way: Way,
-    amount_minor: Option<i64>,
-    by: &By,
-    sale: &sales::Locked,
-    now: tillwire_channels::Moment,
-) -> Result<NewAttempt> {
+fn new_attempt(payment: PaymentId, account: Uuid, way: Way, amount_minor: Option<i64>, by: &By) -> NewAttempt {
     let life_seconds = by.life_seconds;
     let settable = ability::ability(by.provider, way).and_then(|it| it.expiry.range_seconds);
     // Where the provider cannot be told, its own is longer than ours, and we call it off.
     let sent = settable.map(|[from, to]| life_seconds.clamp(from, to));
-    let charge = Charge {
-        reference: reference(payment)?,
-        method: way,
-        amount_minor: amount_minor.unwrap_or_else(|| sale.due_minor()),
-        currency: sale.currency.clone(),
-        expires_in: sent.map(|seconds| Duration::from_secs(seconds.into())),
-        at: now,
-        shop: String::new(),
-        card: (by.hold || by.card_token.is_some()).then(|| Card {
-            token: by.card_token.clone(),
-            hold: by.hold,
-            ..Card::default()
-        }),
-        notify_url: None,
-        labels: Default::default(),
-    };
-    ability::check(by.provider, &charge)?;
-    Ok(NewAttempt {
+    NewAttempt {
         payment,
         account,
         provider: by.provider.as_str(),
@@ -218,6 +194,33 @@ fn new_attempt(
         expires_in_seconds: sent,
         life: time::Duration::seconds(life_seconds.into()),
         hold: by.hold,
+    }
+}
+
+/// What its provider would be asked for, but for the amount, which is known when nothing else is asked for meanwhile.
+fn charge(
+    payment: PaymentId,
+    way: Way,
+    by: &By,
+    new: &NewAttempt,
+    sale: &sales::Locked,
+    now: tillwire_channels::Moment,
+) -> Result<Charge> {
+    Ok(Charge {
+        reference: reference(payment)?,
+        method: way,
+        amount_minor: 0,
+        currency: sale.currency.clone(),
+        expires_in: new.expires_in_seconds.map(|seconds| Duration::from_secs(seconds.into())),
+        at: now,
+        shop: String::new(),
+        card: (by.hold || by.card_token.is_some()).then(|| Card {
+            token: by.card_token.clone(),
+            hold: by.hold,
+            ..Card::default()
+        }),
+        notify_url: None,
+        labels: Default::default(),
     })
 }
 

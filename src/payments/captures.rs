@@ -26,7 +26,7 @@ impl Desk {
             held.put_off(app, NOT_SENT_PAUSE).await?;
             return Ok(None);
         }
-        match self.carry(held, account, &request, true).await {
+        match self.carry(held.merchant, account, &request, true).await {
             Outcome::Answered(answer) => match connector.read(&request.asked, &answer) {
                 Ok(report) if report.state.is_some() => self.told(held, account, report).await,
                 Err(Refusal { again: Again::Later(pause), .. }) => {

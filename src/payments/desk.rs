@@ -5,11 +5,15 @@
 //! of it.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
 use secrecy::SecretString;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tillwire_channels::event::PaymentShown;
 use tillwire_channels::{MerchantId, PaymentId};
 use tracing::{debug, info, warn};
@@ -30,7 +34,7 @@ use crate::connectors::refusal::{Again, Code, Refusal};
 use crate::connectors::report::{Report, Shown};
 use crate::connectors::request::Request;
 use crate::error::Result;
-use crate::journal::{Journal, pool};
+use crate::journal::{Journal, MerchantTx, pool};
 use crate::turns::Turns;
 use crate::vault::Vault;
 
@@ -42,14 +46,14 @@ pub(super) const PAUSE: Duration = Duration::from_secs(10);
 pub(super) const LONG_PAUSE: Duration = Duration::from_secs(5 * 60);
 
 /// How long a look that somebody waits for waits for the provider's pace.
-pub(super) const SOON_MAX: Duration = Duration::from_secs(1);
+const SOON_MAX: Duration = Duration::from_secs(1);
 /// How often what a provider said is tried to be written down, and how long after a failure. It may not say it again.
-pub(super) const SAY_TRIES_MAX: u32 = 3;
-pub(super) const SAY_AGAIN_AFTER: Duration = Duration::from_secs(1);
+const SAY_TRIES_MAX: u32 = 3;
+const SAY_AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// How often a provider is asked in one look.
 const LOOKS_MAX: u32 = 4;
 /// How long a payment may be held already when its provider is asked once more.
-const ANOTHER_MAX: Duration = Duration::from_secs(8);
+pub(super) const ANOTHER_MAX: Duration = Duration::from_secs(8);
 /// How long one question takes at most: it waits for its turn, perhaps for the provider's pace and its turn again, and for the
 /// answer.
 const QUESTION_MAX: u64 = 2 * WAIT_MAX.as_secs() + SOON_MAX.as_secs() + ANSWER_MAX.as_secs();
@@ -59,15 +63,15 @@ const _: () = assert!(ANOTHER_MAX.as_secs() + QUESTION_MAX < held::LEASE.as_secs
 const PROMPTED_MAX: usize = 64;
 const PROMPTED_OF_ONE_MAX: usize = 16;
 /// How long whoever waits for a payment to be attended to waits between two looks whether it was.
-pub(super) const WATCH_EVERY: Duration = Duration::from_millis(50);
-pub(super) const WATCH_MAX: Duration = Duration::from_secs(10);
+const WATCH_EVERY: Duration = Duration::from_millis(50);
+const WATCH_MAX: Duration = Duration::from_secs(10);
 
 /// Cheap to clone.
 #[derive(Clone)]
 pub struct Desk {
     pub journal: Journal,
     pub vault: Arc<Vault>,
-    pub(super) caller: Arc<Caller>,
+    caller: Arc<Caller>,
     /// How well accounts are heard, as this node has noticed since it last wrote that down.
     pub pulse: Arc<Pulse>,
     /// Accounts that were opened for notifications.
@@ -158,14 +162,26 @@ impl Desk {
 
     /// The same, and if somebody else is at it waits until they are done.
     pub async fn attend_to_end(&self, merchant: MerchantId, payment: PaymentId, mut cause: Cause) -> Result<()> {
-        let began = Instant::now();
-        while began.elapsed() < WATCH_MAX && !self.vault.keys().is_empty() {
-            let is_done = self.attend(merchant, payment, cause.clone()).await?.is_some();
-            if is_done || !held::is_under_way(&self.journal.pools.app, merchant, payment).await? {
-                break;
-            }
+        let attend = || {
+            let now = cause.clone();
             // Whoever was at it may have done it, or have come too early for what is new.
             cause.at_once = false;
+            async move { Ok(self.attend(merchant, payment, now).await?.is_some()) }
+        };
+        self.watch(attend, || held::is_under_way(&self.journal.pools.app, merchant, payment)).await
+    }
+
+    /// Attends to something until that was done, by whomever, or for as long as anybody waits for it.
+    pub(super) async fn watch<A, U>(&self, mut attend: impl FnMut() -> A, is_under_way: impl Fn() -> U) -> Result<()>
+    where
+        A: Future<Output = Result<bool>>,
+        U: Future<Output = Result<bool>>,
+    {
+        let began = Instant::now();
+        while began.elapsed() < WATCH_MAX && !self.vault.keys().is_empty() {
+            if attend().await? || !is_under_way().await? {
+                break;
+            }
             tokio::time::sleep(WATCH_EVERY).await;
         }
         Ok(())
@@ -193,7 +209,7 @@ impl Desk {
             Ok(request) => request,
             Err(_) => return self.failed(held, "not_offered").await,
         };
-        match self.carry(held, account, &request, false).await {
+        match self.carry(held.merchant, account, &request, false).await {
             Outcome::Answered(answer) => match account.credentials.connector().read(&request.asked, &answer) {
                 Ok(report) => self.told(held, account, report).await,
                 Err(refusal) => match (refusal.code, refusal.again) {
@@ -223,7 +239,7 @@ impl Desk {
         let mut asked_by = Known { ids: own.ids.clone().and(cause.hint.clone()), ..own.clone() };
         let mut report = None;
         // Where a card is entered on a page, only that says whether a card that was refused was the last.
-        let mut page = page_of(&held.attempt, &own.ids);
+        let (mut page, mut is_at_page) = (page_of(&held.attempt, &own.ids), false);
         for _ in 0..LOOKS_MAX {
             if held.since.elapsed() > ANOTHER_MAX {
                 if report.is_none() {
@@ -233,7 +249,7 @@ impl Desk {
                 break;
             }
             let Ok(request) = connector.status(&asked_by) else { break };
-            let answer = match self.carry_soon(held, account, &request, prompted).await {
+            let answer = match self.carry_if(prompted, held.merchant, account, &request).await {
                 Outcome::Answered(answer) => answer,
                 Outcome::NotSent(why) => {
                     held.put_off(app, why.after().unwrap_or(NOT_SENT_PAUSE)).await?;
@@ -262,20 +278,22 @@ impl Desk {
                     report = Some(read);
                     if !leads_on {
                         let Some(page) = page.take().filter(|_| is_refused) else { break };
-                        (asked_by.ids, report) = (page, None);
+                        (asked_by.ids, report, is_at_page) = (page, None, true);
                     }
                 }
-                Err(_) if asked_by.ids != own.ids && report.is_none() => asked_by.ids = own.ids.clone(),
+                // Whether another card may still be tried there nobody has said: it is asked once more, later.
+                Err(refusal) if is_at_page && refusal.code != Code::NotFound => {
+                    held.put_off(app, rest(&refusal)).await?;
+                    return Ok(None);
+                }
+                Err(_) if asked_by.ids != own.ids && report.is_none() => {
+                    (asked_by.ids, is_at_page) = (own.ids.clone(), false);
+                }
                 Err(_) if report.is_some() => break,
                 Err(refusal) if refusal.code == Code::NotFound => return self.not_found(held, account).await,
                 Err(refusal) => {
                     debug!(payment = %held.attempt.payment, "A provider does not say how a payment stands: {}", refusal.theirs);
-                    let pause = match refusal.again {
-                        Again::Later(pause) => pause.unwrap_or(PAUSE),
-                        Again::Unknown => PAUSE,
-                        Again::Never => LONG_PAUSE,
-                    };
-                    held.put_off(app, pause).await?;
+                    held.put_off(app, rest(&refusal)).await?;
                     return Ok(None);
                 }
             }
@@ -328,7 +346,7 @@ impl Desk {
             _ => connector.cancel(&known),
         };
         let Ok(request) = request else { return self.look(held, account, cause).await };
-        match self.carry(held, account, &request, true).await {
+        match self.carry(held.merchant, account, &request, true).await {
             Outcome::Answered(answer) => match connector.read(&request.asked, &answer) {
                 Ok(report) if report.state.is_some() => self.told(held, account, report).await,
                 // It has gone on meanwhile, most likely because it was paid.
@@ -345,21 +363,44 @@ impl Desk {
         }
     }
 
-    pub(super) async fn carry(&self, held: &Held, account: &Account, request: &Request, prompted: bool) -> Outcome {
+    /// Asks a provider something for one of a merchant's accounts. There is no other way out, so that how well the account answers
+    /// is known of every call.
+    pub(super) async fn carry(
+        &self,
+        merchant: MerchantId,
+        account: &Account,
+        request: &Request,
+        prompted: bool,
+    ) -> Outcome {
         let Account { provider, mode, .. } = *account;
-        let outcome = self.caller.carry(Call { merchant: held.merchant, provider, mode, request, prompted }).await;
-        self.pulse.called(held.merchant, account.id, &outcome);
+        let outcome = self.caller.carry(Call { merchant, provider, mode, request, prompted }).await;
+        self.pulse.called(merchant, account.id, &outcome);
         outcome
     }
 
-    /// The same, and if the provider's pace allows it a moment later then: somebody waits for what it has just told of.
-    async fn carry_soon(&self, held: &Held, account: &Account, request: &Request, prompted: bool) -> Outcome {
-        match self.carry(held, account, request, prompted).await {
-            Outcome::NotSent(NotSent::Held(after)) if prompted && after <= SOON_MAX => {
+    /// The same, and if the provider's pace allows it a moment later then: somebody waits for it.
+    pub(super) async fn carry_soon(
+        &self,
+        merchant: MerchantId,
+        account: &Account,
+        request: &Request,
+        prompted: bool,
+    ) -> Outcome {
+        match self.carry(merchant, account, request, prompted).await {
+            Outcome::NotSent(NotSent::Held(after)) if after <= SOON_MAX => {
                 tokio::time::sleep(after).await;
-                self.carry(held, account, request, prompted).await
+                self.carry(merchant, account, request, prompted).await
             }
             outcome => outcome,
+        }
+    }
+
+    /// The one for what the provider has just told of, the other for what nobody waits for.
+    async fn carry_if(&self, prompted: bool, merchant: MerchantId, account: &Account, request: &Request) -> Outcome {
+        if prompted {
+            self.carry_soon(merchant, account, request, true).await
+        } else {
+            self.carry(merchant, account, request, false).await
         }
     }
 
@@ -391,26 +432,31 @@ impl Desk {
     }
 
     pub(super) async fn say(&self, held: &Held, seen: Seen) -> Result<Option<Applied>> {
-        let (payment, merchant) = (held.attempt.payment, held.merchant);
+        let (payment, held) = (held.attempt.payment, held.clone());
+        let said = self.write_down(held.merchant, payment, move |tx| {
+            let (seen, held) = (seen.clone(), held.clone());
+            async move { payments::apply(tx, payment, &seen, Some(&held)).await }.boxed()
+        });
+        said.await.map(Some)
+    }
+
+    /// Writes down what is known of something. Its provider may not say it again.
+    pub(super) async fn write_down<T, F>(&self, merchant: MerchantId, of: impl Display, command: F) -> Result<T>
+    where
+        T: Serialize + DeserializeOwned + Send + 'static,
+        F: for<'t> Fn(&'t mut MerchantTx) -> BoxFuture<'t, Result<T>> + Clone + Send + Sync + 'static,
+    {
         let mut tried = 1;
         loop {
-            let (seen, held) = (seen.clone(), held.clone());
-            let said = self
-                .journal
-                .act(merchant, move |tx| {
-                    let (seen, held) = (seen.clone(), held.clone());
-                    async move { payments::apply(tx, payment, &seen, Some(&held)).await }.boxed()
-                })
-                .await;
-            match said {
+            match self.journal.act(merchant, command.clone()).await {
                 Err(error) if tried < SAY_TRIES_MAX => {
-                    debug!(%payment, "What is known of a payment is written down once more: {error:?}");
+                    debug!(%of, "What a provider has said is written down once more: {error:?}");
                 }
                 Err(error) => {
-                    warn!(%payment, "What is known of a payment is not written down yet: {error:?}");
+                    warn!(%of, "What a provider has said is not written down yet: {error:?}");
                     return Err(error);
                 }
-                Ok(said) => return Ok(Some(said)),
+                said => return said,
             }
             tried += 1;
             tokio::time::sleep(SAY_AGAIN_AFTER).await;
@@ -433,6 +479,15 @@ impl Desk {
             notify_url: None,
             labels: BTreeMap::from([("outlet".to_owned(), outlet.code), ("sale".to_owned(), attempt.sale.to_string())]),
         })
+    }
+}
+
+/// How long a payment rests whose provider does not say how it stands.
+fn rest(refusal: &Refusal) -> Duration {
+    match refusal.again {
+        Again::Later(pause) => pause.unwrap_or(PAUSE),
+        Again::Unknown => PAUSE,
+        Again::Never => LONG_PAUSE,
     }
 }
 

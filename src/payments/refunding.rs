@@ -2,26 +2,23 @@
 //! that a provider may have been asked is written down before it is, and what nobody knows is looked for before it is asked for
 //! again, under the same key.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use tillwire_channels::{MerchantId, RefundId};
-use tracing::{debug, info, warn};
+use tracing::{debug, info};
 
-use super::desk::{
-    Desk, LONG_PAUSE, NOT_SENT_PAUSE, PAUSE, SAY_AGAIN_AFTER, SAY_TRIES_MAX, SOON_MAX, WATCH_EVERY, WATCH_MAX, known,
-};
+use super::desk::{ANOTHER_MAX, Desk, LONG_PAUSE, NOT_SENT_PAUSE, PAUSE, known};
 use crate::accounts::{self, Account};
 use crate::commerce::payments::State as Payment;
 use crate::commerce::payments::held::Held as HeldPayment;
 use crate::commerce::payments::refunds::held::{self, Held, Todo};
 use crate::commerce::payments::refunds::{self, Refund, State, Told};
-use crate::connectors::caller::{Call, NotSent, Outcome};
+use crate::connectors::caller::Outcome;
 use crate::connectors::credentials::Provider;
 use crate::connectors::payment::{self, Id, KnownRefund};
 use crate::connectors::refusal::{Again, Code, Refusal};
 use crate::connectors::report::{RefundReport, RefundState, Report};
-use crate::connectors::request::Request;
 use crate::error::Result;
 use crate::journal::pool;
 
@@ -71,16 +68,9 @@ impl Desk {
 
     /// The same at once, and if somebody else is at it waits until they are done.
     pub async fn attend_refund_to_end(&self, merchant: MerchantId, refund: RefundId, mut at_once: bool) -> Result<()> {
-        let started = Instant::now();
-        while started.elapsed() < WATCH_MAX && !self.vault.keys().is_empty() {
-            let is_done = self.attend_refund(merchant, refund, at_once).await?;
-            if is_done || !held::is_under_way(&self.journal.pools.app, merchant, refund).await? {
-                break;
-            }
-            at_once = false; // Whoever was at it may have done it.
-            tokio::time::sleep(WATCH_EVERY).await;
-        }
-        Ok(())
+        // Whoever was at it may have done it.
+        let attend = || self.attend_refund(merchant, refund, std::mem::take(&mut at_once));
+        self.watch(attend, || held::is_under_way(&self.journal.pools.app, merchant, refund)).await
     }
 
     /// Asks the provider for it.
@@ -95,7 +85,7 @@ impl Desk {
             note: refund.note.clone(),
         };
         let Ok(request) = connector.refund(&asked) else { return self.refund_failed(held, "not_offered").await };
-        match self.carry_refund(held, account, &request).await {
+        match self.carry_soon(held.merchant, account, &request, false).await {
             Outcome::Answered(answer) => match connector.read(&request.asked, &answer) {
                 Ok(report) if is_about(held, &report) && report.refunds.iter().any(|it| is_it(held, it)) => {
                     self.heard(held, report.refunds.into_iter().map(told).collect()).await
@@ -128,7 +118,7 @@ impl Desk {
             id: refund.there.as_deref().and_then(Id::parse),
         };
         let Ok(request) = connector.refund_status(&asked) else { return held.put_off(app, None).await };
-        match self.carry_refund(held, account, &request).await {
+        match self.carry_soon(held.merchant, account, &request, false).await {
             Outcome::Answered(answer) => match connector.read(&request.asked, &answer) {
                 Ok(report) if !is_about(held, &report) => held.put_off(app, Some(LONG_PAUSE)).await,
                 Ok(report) => {
@@ -183,9 +173,12 @@ impl Desk {
         let (connector, of) = (account.credentials.connector(), known(&held.attempt)?);
         let asked = KnownRefund { key: of.reference.clone(), payment: of, id: None };
         let Ok(request) = connector.refund_status(&asked) else { return Ok(Some(report)) };
-        let Account { provider, mode, .. } = *account;
-        let call = Call { merchant: held.merchant, provider, mode, request: &request, prompted: true };
-        let pause = match self.caller.carry(call).await {
+        // One question more would outlast the lease.
+        if held.since.elapsed() > ANOTHER_MAX {
+            held.put_off(&self.journal.pools.app, PAUSE).await?;
+            return Ok(None);
+        }
+        let pause = match self.carry(held.merchant, account, &request, true).await {
             Outcome::Answered(answer) => match connector.read(&request.asked, &answer) {
                 Ok(list) if list.ids.request.is_none() || list.ids.request == asked.payment.ids.request => {
                     return Ok(Some(Report { refunds: list.refunds, ..report }));
@@ -203,19 +196,6 @@ impl Desk {
         };
         held.put_off(&self.journal.pools.app, pause).await?;
         Ok(None)
-    }
-
-    /// If the provider's pace allows it a moment later then: somebody may wait for it.
-    async fn carry_refund(&self, held: &Held, account: &Account, request: &Request) -> Outcome {
-        let Account { provider, mode, .. } = *account;
-        let call = Call { merchant: held.merchant, provider, mode, request, prompted: false };
-        match self.caller.carry(call).await {
-            Outcome::NotSent(NotSent::Held(after)) if after <= SOON_MAX => {
-                tokio::time::sleep(after).await;
-                self.caller.carry(call).await
-            }
-            outcome => outcome,
-        }
     }
 
     async fn nobody_knows(&self, held: &Held) -> Result<()> {
@@ -236,30 +216,12 @@ impl Desk {
 
     /// Writes down what is known of it. The provider may not say it again.
     async fn heard(&self, held: &Held, told: Vec<Told>) -> Result<()> {
-        let (payment, refund, merchant) = (held.refund.payment, held.refund.id, held.merchant);
-        let mut tried = 1;
-        loop {
+        let (payment, held) = (held.refund.payment, held.clone());
+        let said = self.write_down(held.merchant, held.refund.id, move |tx| {
             let (told, held) = (told.clone(), held.clone());
-            let said = self
-                .journal
-                .act(merchant, move |tx| {
-                    let (told, held) = (told.clone(), held.clone());
-                    async move { refunds::heard::apply(tx, payment, &told, &held).await }.boxed()
-                })
-                .await;
-            match said {
-                Err(error) if tried < SAY_TRIES_MAX => {
-                    debug!(%refund, "What is known of a refund is written down once more: {error:?}");
-                }
-                Err(error) => {
-                    warn!(%refund, "What is known of a refund is not written down yet: {error:?}");
-                    return Err(error);
-                }
-                Ok(()) => return Ok(()),
-            }
-            tried += 1;
-            tokio::time::sleep(SAY_AGAIN_AFTER).await;
-        }
+            async move { refunds::heard::apply(tx, payment, &told, &held).await }.boxed()
+        });
+        said.await
     }
 }
 

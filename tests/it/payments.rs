@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use tillwire_channels::{OutletId, PaymentId, Role, SaleId};
 use tillwire_simulators::{Options, Simulators};
 
+use self::refunds::{late, settles, task_of};
 use super::support::buses::until;
 use super::support::hub::{Answer, Shop, request};
 use super::support::invariants::adds_up;
@@ -21,6 +22,7 @@ mod believed;
 mod cards;
 mod cuts;
 mod forced;
+mod gone;
 mod holds;
 mod keys;
 mod nodes;
@@ -30,6 +32,7 @@ mod reconciliation;
 mod refunds;
 mod returns;
 mod secrets;
+mod silent;
 mod storms;
 mod tills;
 
@@ -545,8 +548,89 @@ async fn where_money_moves_nobody_pays_with_play_money() {
     let sale = opens(&shop, bread).await;
     let refused = asks(&shop, &sale, qris("xendit")).await.refused(409, "live_account");
     assert_eq!(refused["errors"][0]["pointer"], "/mode");
-    asks(&shop, &sale, qris("midtrans")).await.created();
-    assert_eq!(market.asked("xendit", "create").await, 0);
+    // Nor at another provider: of what it pays nobody can tell that it is none.
+    asks(&shop, &sale, qris("midtrans")).await.refused(409, "live_account");
+    assert_eq!(market.asked("xendit", "create").await + market.asked("midtrans", "charge").await, 0);
+    // Where no real money moves it is a rehearsal.
+    let (other, cake) = (market.shop("Toko Kue").await, "kue");
+    let cake = other.stocked(cake, 48_500, "10").await;
+    let sale = opens(&other, &cake).await;
+    asks(&other, &sale, qris("midtrans")).await.created();
+}
+
+#[tokio::test]
+async fn play_money_that_was_late_pays_nothing_where_money_moves() {
+    let stage = Stage::opens().await;
+    let (market, shop, bread) = stage.cast();
+    let payment = late(market, &shop, bread, "midtrans").await;
+    let mut live = vault::xendit("live-business", "x", &["token"]);
+    live["secret_key"] = json!("xnd_production_a-key-that-is-long-enough");
+    shop.post("/v1/provider-accounts", json!({ "credentials": live, "mode": "live" })).await.created();
+    let sale = opens(&shop, bread).await;
+    let task = task_of(&shop, &payment, "paid_late").await;
+    let accepted = json!({ "resolution": "accepted", "note": "Untuk roti hari ini", "sale": sale["id"] });
+    let refused = settles(&shop, &task, accepted).await.refused(409, "live_account");
+    assert_eq!(refused["errors"][0]["pointer"], "/resolution");
+    assert_eq!(sale_of(&shop, &sale).await["state"], "open");
+    settles(&shop, &task, json!({ "resolution": "refunded", "note": "Uang mainan" })).await.ok();
+}
+
+#[tokio::test]
+async fn the_last_payment_that_a_sale_has_room_for_pays_all_of_it() {
+    let stage = Stage::opens().await;
+    let (market, shop, bread) = stage.cast();
+    let sale = opens(&shop, bread).await;
+    let path = format!("/v1/sales/{}/payments", sale["id"].as_str().unwrap());
+    for _ in 0..17 {
+        shop.post(&path, json!({ "method": "cash", "amount_minor": 100 })).await.created();
+    }
+    let part = |amount: i64| json!({ "method": "qris", "provider": "xendit", "amount_minor": amount });
+    // What is asked for counts as if it were paid.
+    let first = asks(&shop, &sale, part(1_000)).await.created();
+    asks(&shop, &sale, part(1_000)).await.created();
+    let refused = asks(&shop, &sale, part(1_000)).await.refused(409, "too_many_payments");
+    assert_eq!(refused["errors"][0]["pointer"], "/amount_minor", "{refused}");
+    let cash = json!({ "method": "cash", "amount_minor": 100 });
+    shop.post(&path, cash).await.refused(409, "too_many_payments");
+    let last = asks(&shop, &sale, qris("midtrans")).await.created();
+    assert_eq!(last["amount_minor"], 48_500 - 1_700 - 2_000, "{last}");
+    for payment in [&first, &last] {
+        market.pays(payment).await;
+        comes_to(&shop, payment, "paid").await;
+    }
+    assert_eq!(sale_of(&shop, &sale).await["state"], "open", "the one before the last may fail");
+}
+
+#[tokio::test]
+async fn what_is_left_is_asked_for_if_its_provider_carries_that_much() {
+    let market = Market::opens().await;
+    let shop = market.shop("Toko Emas").await;
+    let gold = shop.stocked("emas", 20_000_000, "10").await;
+    let sale = opens(&shop, &gold).await;
+    // All of it is more than a code may be of.
+    asks(&shop, &sale, qris("midtrans")).await.refused(422, "amount_too_large");
+    let transfer = json!({ "method": "transfer", "provider": "xendit", "bank": "bri", "amount_minor": 15_000_000 });
+    asks(&shop, &sale, transfer).await.created();
+    let rest = asks(&shop, &sale, qris("midtrans")).await.created();
+    assert_eq!((&rest["state"], &rest["amount_minor"]), (&json!("pending"), &json!(5_000_000)), "{rest}");
+}
+
+#[tokio::test]
+async fn what_is_due_still_is_told_with_each_payment() {
+    let stage = Stage::opens().await;
+    let (market, shop, bread) = stage.cast();
+    let sale = opens(&shop, bread).await;
+    let mut screen = shop.screen(&[&format!("payments/{}/{}", shop.outlet, shop.register)]).await;
+    let part = json!({ "method": "qris", "provider": "xendit", "amount_minor": 20_000 });
+    let part = asks(&shop, &sale, part).await.created();
+    market.pays(&part).await;
+    assert_eq!(screen.hears_next("payment.captured").await.data()["due_minor"], 28_500);
+    let cash = json!({ "method": "cash", "amount_minor": 28_500 });
+    shop.post(&format!("/v1/sales/{}/payments", sale["id"].as_str().unwrap()), cash).await.created();
+    assert_eq!(screen.hears_next("payment.captured").await.data()["due_minor"], 0);
+    // A sale that is paid as it is rung up.
+    shop.sells(bread, 48_500).await;
+    assert_eq!(screen.hears_next("payment.captured").await.data()["due_minor"], 0);
 }
 
 /// Every step of a payment takes a lock that somebody else holds in turn; there the hub is killed. What its provider has been

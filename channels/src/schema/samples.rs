@@ -63,6 +63,7 @@ pub fn events() -> Vec<Event> {
             amount_minor: 45_000,
             tendered_minor: 50_000,
             change_minor: 5_000,
+            due_minor: Some(0),
         }),
         Event::PaymentChanged(PaymentChanged {
             payment: PAYMENT,
@@ -83,6 +84,7 @@ pub fn events() -> Vec<Event> {
                 at: COMPLETED_AT,
                 reason: "The customer's app says that it is done".into(),
             }),
+            accepted_for: None,
         }),
         Event::RefundChanged(RefundChanged {
             refund: REFUND,

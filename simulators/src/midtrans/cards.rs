@@ -142,7 +142,7 @@ fn accepts(world: &mut World, id: &str) {
     transaction.state = if card.is_authorize { State::Authorize } else { State::Capture };
     transaction.expires = None;
     if is_challenged {
-        (transaction.state, transaction.fraud) = (State::Capture, "challenge");
+        transaction.fraud = "challenge";
     }
     let id = id.to_owned();
     match transaction.state {

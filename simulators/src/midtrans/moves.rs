@@ -72,7 +72,7 @@ pub fn capture(world: &mut World, account: &MidtransAccount, call: &Call) -> Rep
         return invalid(world, &["transaction_id is required".into()]);
     };
     let Some(transaction) = world.midtrans.find_mut(Some(&account.merchant_id), id) else { return not_found(world) };
-    if transaction.state != State::Authorize {
+    if transaction.state != State::Authorize || transaction.fraud == "challenge" {
         return illegal(world);
     }
     let amount = &body["gross_amount"];
@@ -96,28 +96,28 @@ pub fn capture(world: &mut World, account: &MidtransAccount, call: &Call) -> Rep
 
 /// `POST /v2/{id}/approve`
 pub fn approve(world: &mut World, account: &MidtransAccount, id: &str) -> Reply {
-    judge(world, account, id, State::Capture, "accept", "Success, transaction is approved")
+    judge(world, account, id, None, "accept", "Success, transaction is approved")
 }
 
 /// `POST /v2/{id}/deny`
 pub fn deny(world: &mut World, account: &MidtransAccount, id: &str) -> Reply {
-    judge(world, account, id, State::Deny, "deny", "Success, transaction is denied")
+    judge(world, account, id, Some(State::Deny), "deny", "Success, transaction is denied")
 }
 
-/// What is left to the merchant to decide about.
+/// What is left to the merchant to decide about: it stays captured or held, or comes to another state.
 fn judge(
     world: &mut World,
     account: &MidtransAccount,
     id: &str,
-    state: State,
+    state: Option<State>,
     fraud: &'static str,
     message: &str,
 ) -> Reply {
     let Some(transaction) = world.midtrans.find_mut(Some(&account.merchant_id), id) else { return not_found(world) };
-    if (transaction.state, transaction.fraud) != (State::Capture, "challenge") {
+    if !matches!(transaction.state, State::Capture | State::Authorize) || transaction.fraud != "challenge" {
         return illegal(world);
     }
-    (transaction.state, transaction.fraud) = (state, fraud);
+    (transaction.state, transaction.fraud) = (state.unwrap_or(transaction.state), fraud);
     let answer = transaction.common("200", message);
     let id = transaction.id.clone();
     notify::told(world, &id);

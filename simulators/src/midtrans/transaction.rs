@@ -192,7 +192,7 @@ impl Transaction {
     pub fn code(&self, telling: Telling) -> &'static str {
         match (self.state, telling) {
             (State::Pending, _) => "201",
-            (State::Capture, _) if self.fraud == "challenge" => "201",
+            (State::Capture | State::Authorize, _) if self.fraud == "challenge" => "201",
             (State::Deny, _) | (State::Cancel | State::Expire, Telling::Notification) => "202",
             (State::Expire, Telling::Status) => "407",
             _ => "200",

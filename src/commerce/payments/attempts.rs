@@ -85,6 +85,8 @@ pub struct Attempt {
     /// When the provider was asked to take it. Null: it has certainly not taken it.
     pub capture_called_at: Option<Moment>,
     pub forced: Option<PaymentForced>,
+    /// The other sale that its money pays, since a person has said so.
+    pub accepted_for: Option<SaleId>,
 }
 
 /// As the provider names it.
@@ -134,12 +136,18 @@ impl Attempt {
     }
 }
 
-/// Writes down an attempt at what is due of an open sale, before anybody is asked for it.
+/// Writes down an attempt at what is due of an open sale, before anybody is asked for it. `may_be_of` refuses an amount that its
+/// provider does not carry.
 ///
 /// # Errors
 /// `sale_not_open`; `amount_exceeds_due`; `nothing_due` if all of it is asked for already; `payment_exists`;
-/// `too_many_attempts`.
-pub async fn begin(tx: &mut MerchantTx, sale: &Locked, new: &NewAttempt) -> Result<Attempt> {
+/// `too_many_attempts`; `too_many_payments`.
+pub async fn begin(
+    tx: &mut MerchantTx,
+    sale: &Locked,
+    new: &NewAttempt,
+    may_be_of: &(dyn Fn(i64) -> Result<()> + Sync),
+) -> Result<Attempt> {
     let merchant = tx.merchant();
     sale.require_open()?;
     let others = sqlx::query!(
@@ -163,6 +171,9 @@ pub async fn begin(tx: &mut MerchantTx, sale: &Locked, new: &NewAttempt) -> Resu
         return Err(Error::conflict("nothing_due", detail));
     }
     let amount_minor = new.amount_minor.unwrap_or(left_minor);
+    may_be_of(amount_minor)?;
+    let asked = open_of_sale(tx.sql(), merchant, sale.id).await?;
+    sale.require_room(asked, amount_minor, left_minor, "/amount_minor")?;
     if amount_minor > left_minor {
         let detail = format!("{left_minor} is due, and not being paid already.");
         return Err(Error::conflict_at("amount_exceeds_due", "/amount_minor", detail));
@@ -269,6 +280,20 @@ pub(super) async fn let_go(tx: &mut MerchantTx, sale: SaleId) -> Result<()> {
     Ok(())
 }
 
+/// Lets the sale that a payment pays expire, if it was left open for money that is not there any more. The payment is locked, and its
+/// own sale before it.
+///
+/// # Errors
+/// [`Error::Busy`] if it pays another sale, and somebody is just at that: whoever waited for it would wait out of turn.
+pub(super) async fn unstall(tx: &mut MerchantTx, attempt: &Attempt) -> Result<()> {
+    if let Some(sale) = attempt.accepted_for
+        && !sales::lock_free(tx, sale).await?
+    {
+        return Err(Error::Busy { retry_after: std::time::Duration::from_secs(1) });
+    }
+    sales::unstall(tx, attempt.accepted_for.unwrap_or(attempt.sale)).await
+}
+
 /// Asks for an attempt to be looked at now, because a person said that there is something new. Whoever is at it just then looks
 /// once more.
 pub async fn prompt(sql: &mut PgConnection, merchant: MerchantId, payment: PaymentId) -> Result<()> {
@@ -294,6 +319,20 @@ pub(super) async fn require_free(sql: &mut PgConnection, merchant: MerchantId, p
     .fetch_one(sql)
     .await?;
     if is_taken { Err(exists()) } else { Ok(()) }
+}
+
+/// How many payments of a sale may still bring money that is not recorded.
+pub(super) async fn open_of_sale(sql: &mut PgConnection, merchant: MerchantId, sale: SaleId) -> Result<usize> {
+    let open = sqlx::query_scalar!(
+        r#"select count(*) as "open!" from payment_attempts
+           where merchant_id = $1 and sale_id = $2 and forced_at is null
+             and state in ('created', 'unknown', 'pending', 'review', 'authorized')"#,
+        merchant.0,
+        sale.0,
+    )
+    .fetch_one(sql)
+    .await?;
+    Ok(usize::try_from(open)?)
 }
 
 /// How many of an account's somebody can still pay, or may have paid; and of how many of those nobody knows. Those alone are

@@ -13,7 +13,8 @@ use crate::journal::MerchantTx;
 pub async fn take(tx: &mut MerchantTx, sale: &Locked, draft: &DraftTender) -> Result<PaidView> {
     let merchant = tx.merchant();
     attempts::require_free(tx.sql(), merchant, draft.id).await?;
-    let paid = sales::pay(tx, sale, draft).await?;
+    let asked = attempts::open_of_sale(tx.sql(), merchant, sale.id).await?;
+    let paid = sales::pay(tx, sale, draft, asked).await?;
     if paid.sale.state == SaleState::Completed {
         attempts::close_all(tx, sale.id, None).await?;
     }

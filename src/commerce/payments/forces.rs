@@ -10,7 +10,7 @@ use super::seen::captured;
 use super::state::State;
 use super::tasks::{self, Kind};
 use crate::audit;
-use crate::commerce::sales::{self, Locked, Settled};
+use crate::commerce::sales::{self, Locked, SaleState, Settled};
 use crate::error::{Error, Result};
 use crate::journal::MerchantTx;
 
@@ -81,11 +81,34 @@ fn not_forcible(attempt: &Attempt) -> Option<String> {
     }
 }
 
-/// The provider has said in the end that it is paid: after it had said that it is not.
-pub(super) fn is_paid_after_all(tx: &mut MerchantTx, attempt: &Attempt) -> Result<()> {
-    let detail =
-        "It was taken for paid, had ended at its provider, and is paid now: there is nothing left to do.".to_owned();
-    alert(tx, attempt, "payment_forced_paid", Severity::Info, "A payment that was forced is paid", detail)
+/// The provider has said in the end that it is paid: after it had said that it is not, and what it was to pay was due again. Gives
+/// what is the matter if its sale has no use for it any more.
+pub(super) async fn is_paid_after_all(
+    tx: &mut MerchantTx,
+    sale: &Locked,
+    attempt: &Attempt,
+) -> Result<Option<(Kind, String)>> {
+    let (missing_minor, brought_minor) = (sale.total_minor - sale.paid_minor, attempt.taken_minor());
+    let known = "It was taken for paid, had ended at its provider, and is paid now";
+    match sale.state {
+        SaleState::Voided | SaleState::Expired => {
+            let detail = format!("{known}, when its sale is {} already.", sale.state.as_str());
+            return Ok(Some((Kind::PaidLate, detail)));
+        }
+        _ if brought_minor > missing_minor => {
+            let missing_minor = missing_minor.max(0);
+            let detail = format!("{known}, when only {missing_minor} {} are not paid otherwise.", attempt.currency);
+            return Ok(Some((Kind::PaidTooMuch, detail)));
+        }
+        SaleState::Open if brought_minor == missing_minor => {
+            sales::complete(tx, sale).await?;
+            attempts::close_all(tx, sale.id, Some(attempt.payment)).await?;
+        }
+        _ => {}
+    }
+    let detail = format!("{known}: there is nothing left to do.");
+    alert(tx, attempt, "payment_forced_paid", Severity::Info, "A payment that was forced is paid", detail)?;
+    Ok(None)
 }
 
 /// There is no money, or nobody could find it.

@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use sqlx::{PgConnection, PgPool};
+use sqlx::PgPool;
 use tillwire_channels::{MerchantId, PaymentId};
 use uuid::Uuid;
 
@@ -73,10 +73,11 @@ pub async fn take(app: &PgPool, merchant: MerchantId, payment: PaymentId, at_onc
              for no key update
          )
          update payment_attempts attempt
-         set lease = $3, leased_until = clock_timestamp() + make_interval(secs => $4), prompted = false
+         set lease = $3, leased_until = clock_timestamp() + make_interval(secs => $4), prompted = false,
+             prompted_at = case when free.prompted then coalesce(prompted_at, clock_timestamp()) else prompted_at end
          from free
          where attempt.merchant_id = $1 and attempt.payment_id = free.payment_id
-         returning free.prompted as "prompted!", expires_at <= clock_timestamp() as "is_over!""#,
+         returning free.prompted as "prompted!", prompted_at, clock_timestamp() as "now!""#,
         merchant.0,
         payment.0,
         lease,
@@ -87,9 +88,9 @@ pub async fn take(app: &PgPool, merchant: MerchantId, payment: PaymentId, at_onc
     .await?;
     let Some(taken) = taken else { return Ok(None) };
     let attempt = attempts::get(&mut sql, merchant, payment).await?;
-    // Unless there is something new.
-    let is_hopeless = taken.is_over && !taken.prompted && is_hopeless(&mut sql, &attempt).await?;
-    let todo = if is_hopeless { Todo::GiveUp } else { todo(&attempt, taken.is_over) };
+    let until = looks::until(attempt.state, attempt.created_at, attempt.changed_at, attempt.expires_at);
+    let is_hopeless = attempt.called_at.is_some() && looks::is_hopeless(until, taken.prompted_at, taken.now);
+    let todo = if is_hopeless { Todo::GiveUp } else { todo(&attempt, attempt.expires_at <= taken.now) };
     if todo == Todo::Charge {
         // Before it is asked for: whoever finds it so does not know what came of that.
         sqlx::query!(
@@ -112,6 +113,7 @@ pub async fn prompt(tx: &mut MerchantTx, attempt: &Attempt, is_free: bool) -> Re
         r#"update payment_attempts
          set next_at = now(),
              prompted = not ($5 and coalesce(leased_until, '-infinity') <= statement_timestamp()),
+             prompted_at = coalesce(prompted_at, clock_timestamp()),
              lease = case when $5 and coalesce(leased_until, '-infinity') <= statement_timestamp() then $3 else lease end,
              leased_until = case when $5 and coalesce(leased_until, '-infinity') <= statement_timestamp()
                                  then clock_timestamp() + make_interval(secs => $4) else leased_until end
@@ -149,16 +151,6 @@ pub async fn is_under_way(app: &PgPool, merchant: MerchantId, payment: PaymentId
     .fetch_one(&mut *sql)
     .await?;
     Ok(is_under_way)
-}
-
-/// Whether it was tried for long enough to find out what became of one that is open.
-async fn is_hopeless(sql: &mut PgConnection, attempt: &Attempt) -> Result<bool> {
-    if !attempt.state.is_open() || attempt.called_at.is_none() {
-        return Ok(false);
-    }
-    let until = looks::until(attempt.state, attempt.created_at, attempt.expires_at);
-    let is_past = sqlx::query_scalar!(r#"select $1::timestamptz < clock_timestamp() as "is_past!""#, until);
-    Ok(is_past.fetch_one(sql).await?)
 }
 
 /// What is to be done for an attempt, whose time may be over.
@@ -213,7 +205,7 @@ impl Held {
         let mut sql = pool::begin_of(app, self.merchant).await?;
         sqlx::query!(
             "update payment_attempts
-             set lease = null, leased_until = null, next_at = now(), looks = 0, version = version + 1,
+             set lease = null, leased_until = null, next_at = now(), prompted_at = null, looks = 0, version = version + 1,
                  state = case when forced_at is null then 'created' else state end,
                  called_at = case when forced_at is null then null else called_at end
              where merchant_id = $1 and payment_id = $2 and lease = $3 and state in ('created', 'unknown')",

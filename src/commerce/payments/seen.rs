@@ -134,19 +134,26 @@ pub async fn apply(tx: &mut MerchantTx, payment: PaymentId, seen: &Seen, held: O
     let is_closing = attempt.closing.is_some() && was.closing.is_none();
     let is_urgent = is_older || is_closing && attempt.state.is_open();
     let next_at = if is_urgent { Some(now) } else { looks::next(standing) };
+    let is_given_up = attempt.state.is_open() && next_at.is_none();
+    let is_unfound = is_given_up && attempt.forced.is_some();
+    if is_unfound {
+        // What somebody took for paid and nobody finds pays nothing any more.
+        attempt.closing = Some(Closing::Expired);
+    }
     save(tx, &attempt, next_at, held).await?;
-    if attempt.state.is_open() && next_at.is_none() {
+    if is_given_up {
         give_up(tx, &attempt).await?;
     }
     if attempt.state != was.state && !attempt.state.is_open() {
         attempts::let_go(tx, sale.id).await?;
     }
-    if matches!(attempt.state, State::Reversed | State::ChargedBack | State::Canceled) && attempt.state != was.state {
-        // What was paid of it is not there any more.
-        sales::unstall(tx, sale.id).await?;
+    let is_gone = attempt.state.ended_unpaid() || matches!(attempt.state, State::Reversed | State::ChargedBack);
+    if is_unfound || is_gone && attempt.state != was.state {
+        // What was paid of it, or was taken for paid, is not there any more.
+        attempts::unstall(tx, &attempt).await?;
     }
     // That it is paid was told together with what it pays: of one that was forced, long before.
-    let was_told = matches!(attempt.state, State::Paid | State::Settled) && attempt.forced.is_none();
+    let was_told = attempt.state == State::Paid && attempt.forced.is_none();
     let is_refused = was.capture_minor.is_some() && attempt.capture_minor.is_none();
     if (attempt.state != was.state && !was_told) || is_refused || attempt.shown != was.shown {
         tell(tx, &attempt)?;
@@ -233,14 +240,53 @@ async fn follow(tx: &mut MerchantTx, sale: &Locked, attempt: &mut Attempt, seen:
             _ => Ok(Outcome::Stale),
         };
     }
+    let gone = gone(attempt, seen, &path);
     for next in path {
-        go(tx, sale, attempt, next, seen).await?;
-        // Money that came too late for its sale goes no further without a person.
-        if attempt.state == State::PaidLate && next != State::PaidLate {
+        if next == State::Paid && gone != Gone::No && attempt.forced.is_none() {
+            go_by(tx, attempt, seen, gone).await?;
+            continue;
+        }
+        // Money that came too late for its sale goes no further without a person, unless its bank takes it.
+        let is_taken = matches!(next, State::Reversed | State::ChargedBack);
+        if attempt.state == State::PaidLate && !is_taken {
             break;
         }
+        go(tx, sale, attempt, next, seen).await?;
     }
     Ok(Outcome::Moved)
+}
+
+/// Whether money had gone again, or was going, when it was first heard of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Gone {
+    No,
+    /// Its provider gives it back, or says so.
+    Refunded,
+    /// A bank has taken it.
+    Taken,
+}
+
+fn gone(attempt: &Attempt, seen: &Seen, path: &[State]) -> Gone {
+    if matches!(path.last(), Some(State::Reversed | State::ChargedBack)) {
+        return Gone::Taken;
+    }
+    let goes_back = |told: &&Told| !matches!(told.state, refunds::State::Failed | refunds::State::Canceled);
+    let going_minor: i64 = seen.refunds.iter().filter(goes_back).filter_map(|told| told.amount_minor).sum();
+    let is_said = seen.state == Some(State::Refunded) && seen.refunds.is_empty();
+    if is_said || going_minor >= attempt.taken_minor() { Gone::Refunded } else { Gone::No }
+}
+
+/// Past being paid: nobody hands over goods for what is not there. It pays no sale, and nobody is told that it did.
+async fn go_by(tx: &mut MerchantTx, attempt: &mut Attempt, seen: &Seen, gone: Gone) -> Result<()> {
+    attempt.state = State::PaidLate;
+    attempt.paid_at = seen.paid_at.or(Some(tx.now()));
+    attempt.failure = None;
+    if gone == Gone::Taken {
+        return Ok(()); // That is a matter by itself.
+    }
+    let detail =
+        "It was paid, and given back at its provider before it was heard of: its sale is not paid by it.".to_owned();
+    tasks::open(tx, attempt, Kind::PaidLate, Severity::Warning, detail).await
 }
 
 /// One move.
@@ -248,6 +294,15 @@ async fn go(tx: &mut MerchantTx, sale: &Locked, attempt: &mut Attempt, next: Sta
     let (now, before) = (tx.now(), attempt.state);
     attempt.state = next;
     match next {
+        // And is late for nothing, if its sale still has a use for it.
+        State::PaidLate | State::Paid if has_counted_as_gone(attempt, before) => {
+            attempt.paid_at = seen.paid_at.or(Some(now));
+            attempt.state = State::PaidLate;
+            match forces::is_paid_after_all(tx, sale, attempt).await? {
+                None => attempt.state = State::Paid,
+                Some((kind, detail)) => late(tx, attempt, kind, &detail).await?,
+            }
+        }
         State::Paid => {
             attempt.paid_at = seen.paid_at.or(Some(now));
             attempt.failure = None;
@@ -255,12 +310,6 @@ async fn go(tx: &mut MerchantTx, sale: &Locked, attempt: &mut Attempt, next: Sta
             if attempt.forced.is_none() {
                 pay(tx, sale, attempt, now).await?;
             }
-        }
-        // And is late for nothing.
-        State::PaidLate if attempt.forced.is_some() => {
-            attempt.paid_at = seen.paid_at.or(Some(now));
-            attempt.state = State::Paid;
-            forces::is_paid_after_all(tx, attempt)?;
         }
         State::PaidLate => {
             attempt.paid_at = seen.paid_at.or(Some(now));
@@ -280,7 +329,11 @@ async fn go(tx: &mut MerchantTx, sale: &Locked, attempt: &mut Attempt, next: Sta
             tasks::open(tx, attempt, Kind::Reversed, Severity::Critical, detail).await?;
         }
         State::ChargedBack => {
-            let detail = "The customer's bank has taken the money back.".to_owned();
+            let detail = match before {
+                State::PaidLate => "The customer's bank has taken the money back: there is none to decide on.",
+                _ => "The customer's bank has taken the money back.",
+            };
+            let detail = detail.to_owned();
             tasks::open(tx, attempt, Kind::ChargedBack, Severity::Critical, detail).await?;
         }
         _ => {}
@@ -289,6 +342,12 @@ async fn go(tx: &mut MerchantTx, sale: &Locked, attempt: &mut Attempt, next: Sta
         forces::is_unpaid(tx, attempt).await?;
     }
     Ok(())
+}
+
+/// Whether somebody took it for paid, and it had ended without money since, or had been given up.
+fn has_counted_as_gone(attempt: &Attempt, before: State) -> bool {
+    let was_given_up = before.is_open() && attempt.closing == Some(Closing::Expired);
+    attempt.forced.is_some() && (before.ended_unpaid() || was_given_up)
 }
 
 /// Nobody will ask for it any more, and nobody knows.
@@ -370,6 +429,8 @@ async fn save(tx: &mut MerchantTx, it: &Attempt, next_at: Option<Moment>, held: 
              issuer = $10, fee_minor = $11, looks = $12, closing = $14, capture_minor = $15, capture_called_at = $16,
              version = version + 1,
              next_at = case when prompted then now() else $13 end,
+             -- It was asked, and has answered; or nobody is asked any more.
+             prompted_at = case when $17::uuid is null then prompted_at end,
              changed_at = case when state = $3 then changed_at else clock_timestamp() end,
              lease = case when lease = $17 then null else lease end,
              leased_until = case when lease = $17 then null else leased_until end

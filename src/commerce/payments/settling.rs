@@ -64,7 +64,7 @@ pub async fn lock(tx: &mut MerchantTx, task: Uuid, decision: &Decision) -> Resul
 ///
 /// # Errors
 /// `resolution_not_possible`, with what is; for a sale `sale_missing`, `sale_unexpected`, `other_outlet`, `other_currency`,
-/// `sale_not_open`, `amount_exceeds_due`; `payment_not_late` if the money is not there any more, or is on its way back; and
+/// `sale_not_open`, `amount_exceeds_due`, `too_many_payments`; `payment_forced`; `payment_not_late` if the money is not there any more, or is on its way back; and
 /// whatever refuses [a refund](refunds::begin).
 pub async fn settle(
     tx: &mut MerchantTx,
@@ -149,9 +149,14 @@ async fn accept(tx: &mut MerchantTx, sale: &Locked, attempt: &mut Attempt) -> Re
     if attempt.state != State::PaidLate {
         return Err(Error::conflict("payment_not_late", format!("The payment is {} by now.", attempt.state)));
     }
+    if attempt.forced.is_some() {
+        let detail = "It is on its own sale's books, since it was taken for paid: it goes back.";
+        return Err(Error::conflict("payment_forced", detail));
+    }
     if refunds::standing(tx.sql(), merchant, attempt.payment).await?.taken_minor > 0 {
         return Err(Error::conflict("payment_not_late", "The money, or a part of it, goes back already."));
     }
+    sale.require_room(0, attempt.taken_minor(), sale.due_minor(), "/sale")?;
     let now = tx.now();
     let captured = captured(attempt, attempt.paid_at.filter(|at| *at < now).unwrap_or(now));
     match sales::settle(tx, sale, captured).await? {
@@ -172,6 +177,7 @@ async fn accept(tx: &mut MerchantTx, sale: &Locked, attempt: &mut Attempt) -> Re
         }
     }
     attempt.state = State::Paid;
+    attempt.accepted_for = Some(sale.id).filter(|it| *it != attempt.sale);
     refunds::heard::stand(tx, attempt).await?;
     // The register that has shown it as late is not always the one that the sale is of.
     attempts::tell(tx, attempt)

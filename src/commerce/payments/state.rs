@@ -116,7 +116,8 @@ impl State {
             Created => matches!(next, Pending | Unknown | Failed | Paid),
             Unknown => !matches!(next, Unknown),
             Pending => matches!(next, Authorized | Review | Paid | Failed | Canceled | Expired),
-            Review => matches!(next, Paid | Failed | Canceled),
+            // Authorized: a card's hold was looked into.
+            Review => matches!(next, Authorized | Paid | Failed | Canceled | Expired),
             Authorized => matches!(next, Paid | Canceled | Expired | Failed),
             // Canceled: a card's payment is voided before it is settled.
             Paid => matches!(next, Settled | PartiallyRefunded | Refunded | Canceled | Reversed | ChargedBack),
@@ -137,12 +138,13 @@ impl State {
             Self::Created => 0,
             Self::Unknown => 1,
             Self::Pending => 2,
-            Self::Authorized | Self::Review => 3,
-            Self::Failed | Self::Canceled | Self::Expired => 4,
-            Self::Paid => 5,
-            Self::PaidLate | Self::Settled => 6,
-            Self::PartiallyRefunded => 7,
-            Self::Refunded | Self::Reversed | Self::ChargedBack => 8,
+            Self::Review => 3,
+            Self::Authorized => 4,
+            Self::Failed | Self::Canceled | Self::Expired => 5,
+            Self::Paid => 6,
+            Self::PaidLate | Self::Settled => 7,
+            Self::PartiallyRefunded => 8,
+            Self::Refunded | Self::Reversed | Self::ChargedBack => 9,
         }
     }
 }
@@ -242,7 +244,7 @@ mod tests {
                 ],
             ),
             (Pending, &[Review, Authorized, Paid, Failed, Canceled, Expired]),
-            (Review, &[Paid, Failed, Canceled]),
+            (Review, &[Authorized, Paid, Failed, Canceled, Expired]),
             (Authorized, &[Paid, Failed, Canceled, Expired]),
             (Paid, &[Settled, PartiallyRefunded, Refunded, Canceled, Reversed, ChargedBack]),
             (Settled, &[PartiallyRefunded, Refunded, Reversed, ChargedBack]),
@@ -268,6 +270,9 @@ mod tests {
             (Created, Paid, Verdict::Moves(Paid)),
             (Unknown, Expired, Verdict::Moves(Expired)),
             (Pending, Paid, Verdict::Moves(Paid)),
+            (Review, Authorized, Verdict::Moves(Authorized)),
+            (Review, Expired, Verdict::Moves(Expired)),
+            (Authorized, Review, Verdict::Stale),
             (Pending, Pending, Verdict::Same),
             (Paid, Paid, Verdict::Same),
             // Late words.
@@ -347,6 +352,9 @@ mod tests {
             vec![Pending, Paid],
             vec![Pending, Review, Paid],
             vec![Pending, Authorized, Paid],
+            vec![Pending, Review, Authorized, Paid],
+            vec![Pending, Review, Authorized, Expired],
+            vec![Pending, Review, Expired],
             vec![Pending, Paid, Settled],
             vec![Pending, Authorized, Paid, Settled, PartiallyRefunded],
             vec![Pending, Paid, PartiallyRefunded, Refunded],

@@ -2,7 +2,7 @@
 
 use tillwire_channels::{Moment, OutletId, RegisterId, SaleId, StaffId};
 
-use super::SaleState;
+use super::{PAYMENTS_MAX, SaleState};
 use crate::error::{Error, Result};
 use crate::journal::MerchantTx;
 
@@ -38,6 +38,20 @@ impl Locked {
     /// `sale_not_open`.
     pub fn require_open(&self) -> Result<()> {
         if self.state == SaleState::Open { Ok(()) } else { Err(self.is_over()) }
+    }
+
+    /// Refuses one payment too many, of which there are so many already and so many are asked for: with the last of them all that
+    /// is left has to be paid, for the entry that completes it tells of each.
+    ///
+    /// # Errors
+    /// `too_many_payments`.
+    pub fn require_room(&self, asked: usize, amount_minor: i64, left_minor: i64, pointer: &str) -> Result<()> {
+        let payments = self.payments + asked;
+        if payments + 1 < PAYMENTS_MAX || amount_minor >= left_minor {
+            return Ok(());
+        }
+        let detail = format!("After {payments} payments the next has to pay all that is due: {left_minor}.");
+        Err(Error::conflict_at("too_many_payments", pointer, detail))
     }
 
     /// That it is not open any more.
@@ -83,6 +97,19 @@ pub async fn lock(tx: &mut MerchantTx, sale: SaleId) -> Result<Locked> {
         held_until: row.held_until,
         actor: StaffId(row.actor_id),
     })
+}
+
+/// Locks a sale if nobody is just at it: for whoever holds locks that come after a sale's. Says whether it is locked.
+pub async fn lock_free(tx: &mut MerchantTx, sale: SaleId) -> Result<bool> {
+    let merchant = tx.merchant();
+    let locked = sqlx::query_scalar!(
+        "select sale_id from sales where merchant_id = $1 and sale_id = $2 for no key update skip locked",
+        merchant.0,
+        sale.0,
+    )
+    .fetch_optional(tx.sql())
+    .await?;
+    Ok(locked.is_some())
 }
 
 /// Keeps an open sale from expiring before a moment, whatever its own deadline; none lets go of it. For whoever has asked

@@ -31,10 +31,10 @@ use super::stock::{self, Change, Movement, Named};
 use crate::error::{Error, Result};
 use crate::journal::{ENTRY_BYTES_MAX, MerchantTx};
 
-pub use locked::{Locked, hold, lock};
+pub use locked::{Locked, hold, lock, lock_free};
 pub use payment::{Payment, payment};
 pub use read::{PAGE_MAX, SaleSummary, get, list};
-pub use settle::{Captured, PAYMENTS_MAX, PaidView, Settled, pay, settle};
+pub use settle::{Captured, PAYMENTS_MAX, PaidView, Settled, complete, pay, settle};
 pub use state::SaleState;
 pub use void::{Expiry, NOT_PAID, due, expire, unstall, void};
 
@@ -108,7 +108,7 @@ pub struct SaleView {
     pub tenders: Vec<Tender>,
     /// What has been paid of it.
     pub paid_minor: i64,
-    /// What of that has been given back, by refunds of its payments.
+    /// What of that is not there any more: it was given back by refunds, was taken back, or was taken for paid and is not.
     pub refunded_minor: i64,
     /// What is still to be paid: nothing, unless it is open.
     pub due_minor: i64,
@@ -179,7 +179,7 @@ pub async fn sell(tx: &mut MerchantTx, draft: Draft) -> Result<SaleView> {
         }
     }
     for tender in &sale.tenders {
-        let told = captured((sale.id, sale.outlet, sale.register), &sale.currency, tender);
+        let told = captured((sale.id, sale.outlet, sale.register), &sale.currency, tender, sale.due_minor);
         tx.append(&Event::PaymentCaptured(told), occurred_at)?;
     }
     let wanted = wanted(&draft)?;
@@ -279,6 +279,7 @@ fn captured(
     (sale, outlet, register): (SaleId, OutletId, RegisterId),
     currency: &str,
     tender: &Tender,
+    due_minor: i64,
 ) -> PaymentCaptured {
     PaymentCaptured {
         payment: tender.payment,
@@ -290,6 +291,7 @@ fn captured(
         amount_minor: tender.amount_minor,
         tendered_minor: tender.tendered_minor,
         change_minor: tender.change_minor,
+        due_minor: Some(due_minor),
     }
 }
 

@@ -15,7 +15,7 @@ use crate::commerce::stock::{self, Change, Movement, Named};
 use crate::error::{Error, Result};
 use crate::journal::MerchantTx;
 
-/// The most payments of an open sale that are taken by hand: the last of them has to pay all that is due.
+/// The most payments of an open sale: the last of them has to pay all that is due.
 pub const PAYMENTS_MAX: usize = 20;
 
 /// Money that has arrived.
@@ -50,20 +50,17 @@ pub struct PaidView {
     pub sale: SaleSummary,
 }
 
-/// Records what a person has taken in: cash, or what their own terminal says.
+/// Records what a person has taken in: cash, or what their own terminal says. `asked` is in how many payments others are asked for the
+/// money besides.
 ///
 /// # Errors
 /// `sale_not_open`; `amount_exceeds_due`, `tendered_mismatch`, `payment_exists`, `too_many_payments`, each with the field.
-pub async fn pay(tx: &mut MerchantTx, sale: &Locked, draft: &DraftTender) -> Result<PaidView> {
+pub async fn pay(tx: &mut MerchantTx, sale: &Locked, draft: &DraftTender, asked: usize) -> Result<PaidView> {
     if sale.state != SaleState::Open {
         return Err(sale.is_over());
     }
     let payment = tender(draft, "")?;
-    if sale.payments + 1 >= PAYMENTS_MAX && payment.amount_minor < sale.due_minor() {
-        let detail =
-            format!("After {} payments the next has to pay all that is due: {}.", sale.payments, sale.due_minor());
-        return Err(Error::conflict_at("too_many_payments", "/amount_minor", detail));
-    }
+    sale.require_room(asked, payment.amount_minor, sale.due_minor(), "/amount_minor")?;
     let Tender { payment: id, method, amount_minor, tendered_minor, .. } = payment;
     let captured = Captured { payment: id, method, amount_minor, tendered_minor, at: tx.now() };
     match settle(tx, sale, captured).await? {
@@ -99,16 +96,17 @@ pub async fn settle(tx: &mut MerchantTx, sale: &Locked, captured: Captured) -> R
         change_minor: captured.tendered_minor - captured.amount_minor,
     };
     write::payments(tx, sale.id, captured.at, std::slice::from_ref(&tender), sale.payments, "/id").await?;
-    let told = super::captured((sale.id, sale.outlet, sale.register), &sale.currency, &tender);
+    let due_minor = due_minor - captured.amount_minor;
+    let told = super::captured((sale.id, sale.outlet, sale.register), &sale.currency, &tender, due_minor);
     tx.append(&Event::PaymentCaptured(told), captured.at)?;
-    match due_minor - captured.amount_minor {
+    match due_minor {
         0 => complete(tx, sale).await.map(|sale| Settled::Completed(Box::new(sale))),
         due_minor => Ok(Settled::Part { due_minor }),
     }
 }
 
 /// Completes an open sale that is paid: what it kept back is sold.
-async fn complete(tx: &mut MerchantTx, sale: &Locked) -> Result<SaleView> {
+pub async fn complete(tx: &mut MerchantTx, sale: &Locked) -> Result<SaleView> {
     write::completed(tx, sale.id).await?;
     let (merchant, now) = (tx.merchant(), tx.now());
     let view = read::get(tx.sql(), merchant, sale.id).await?;

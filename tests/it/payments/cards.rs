@@ -6,7 +6,7 @@ use super::*;
 pub const GOOD: &str = "4811111111111114";
 const REFUSED: &str = "4911111111111113";
 /// The server key, as Basic has it.
-const MIDTRANS_BASIC: &str = "Basic U0ItTWlkLXNlcnZlci1FWEFNUExFS0VZMTIzNDU2Nzg5MGFiOg==";
+pub const MIDTRANS_BASIC: &str = "Basic U0ItTWlkLXNlcnZlci1FWEFNUExFS0VZMTIzNDU2Nzg5MGFiOg==";
 
 /// A token for a card, as a browser gets it.
 pub async fn token(midtrans: SocketAddr, number: &str) -> String {
@@ -71,6 +71,20 @@ async fn a_card_is_paid_on_its_providers_page() {
     }
     assert!(tasks(&shop).await.is_empty());
     market.hub.ledgers_add_up().await;
+}
+
+#[tokio::test]
+async fn that_its_money_has_come_is_told_as_well() {
+    let market = Market::opens().await;
+    let shop = market.shop("Toko Roti").await;
+    let bread = shop.stocked("roti", 48_500, "10").await;
+    let sale = opens(&shop, &bread).await;
+    let payment = asks_for_card(&market, &shop, &sale, "midtrans").await;
+    proves(&payment).await;
+    comes_to(&shop, &payment, "paid").await;
+    market.says("settle", json!({ "id": payment["id"] })).await;
+    comes_to(&shop, &payment, "settled").await;
+    assert_eq!(told(&shop, &payment).await, ["pending", "settled"]);
 }
 
 #[tokio::test]

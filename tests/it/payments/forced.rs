@@ -7,28 +7,28 @@ use super::cards::{GOOD, card, proves};
 use super::*;
 use crate::support::caller::bearer;
 
-fn of(payment: &Value, verb: &str) -> String {
+pub(super) fn of(payment: &Value, verb: &str) -> String {
     format!("/v1/payments/{}/{verb}", payment["id"].as_str().expect("an id"))
 }
 
-fn reason() -> Value {
+pub(super) fn reason() -> Value {
     json!({ "reason": "Layar nasabah menunjukkan berhasil" })
 }
 
 /// Somebody takes it for paid.
-async fn forces(shop: &Shop<'_>, payment: &Value) -> Value {
+pub(super) async fn forces(shop: &Shop<'_>, payment: &Value) -> Value {
     shop.post(&of(payment, "force"), reason()).await.ok()
 }
 
 /// How often its money was recorded, and told.
-async fn recorded(market: &Market, shop: &Shop<'_>, payment: &Value) -> (String, usize) {
+pub(super) async fn recorded(market: &Market, shop: &Shop<'_>, payment: &Value) -> (String, usize) {
     let rows = format!("select count(*) from payments where payment_id = '{}'", payment["id"].as_str().unwrap());
     let told = shop.journal_of(&["payment.captured"]).await;
     let told = told.iter().filter(|(_, event)| event["data"]["payment"] == payment["id"]).count();
     (market.hub.database.psql(&rows).await.trim().to_owned(), told)
 }
 
-async fn alerts(shop: &Shop<'_>) -> Vec<(String, String)> {
+pub(super) async fn alerts(shop: &Shop<'_>) -> Vec<(String, String)> {
     let alerts = shop.journal_of(&["alert.raised"]).await;
     let word = |event: &Value, name: &str| event["data"][name].as_str().expect("a word").to_owned();
     alerts.iter().map(|(_, event)| (word(event, "alert"), word(event, "severity"))).collect()
@@ -150,7 +150,7 @@ async fn what_nobody_finds_in_a_week_is_for_a_person() {
         .database
         .psql(
             "update payment_attempts set created_at = now() - interval '8 days', expires_at = now() - interval '8 days',
-                    next_at = now(), prompted = false",
+                    prompted_at = now() - interval '8 days', next_at = now()",
         )
         .await;
     let asked_again = "select count(*) from payment_attempts where next_at is not null";
@@ -162,8 +162,8 @@ async fn what_nobody_finds_in_a_week_is_for_a_person() {
     found.sort();
     let id = |payment: &Value| payment["id"].as_str().unwrap().to_owned();
     assert_eq!(found, [("forced_unpaid".to_owned(), id(&unknown[0])), ("given_up".to_owned(), id(&unknown[1]))]);
-    for payment in &unknown {
-        assert_eq!(comes_to(&shop, payment, "unknown").await["closing"], Value::Null);
+    for (payment, closing) in [(&unknown[0], json!("expired")), (&unknown[1], Value::Null)] {
+        assert_eq!(comes_to(&shop, payment, "unknown").await["closing"], closing);
     }
     assert!(alerts(&shop).await.contains(&is("payment_given_up", "warning")));
     // Who asks after that is answered, and opens no second task.

@@ -3,7 +3,7 @@
 use tillwire::identity::tokens::Bearer;
 use tillwire_channels::{RegisterId, StaffId};
 
-use super::cards::{GOOD, card, fills_in, proves, token};
+use super::cards::{GOOD, MIDTRANS_BASIC, card, fills_in, proves, token};
 use super::refunds::time_passes;
 use super::*;
 use crate::support::caller::bearer;
@@ -97,6 +97,32 @@ async fn of_a_part_that_was_taken_no_more_goes_back_than_was_taken() {
         comes_to(&shop, &payment, "refunded").await;
         let open = sale_of(&shop, &sale).await;
         assert_eq!((&open["state"], &open["due_minor"]), (&json!("open"), &json!(48_500)), "{open}");
+    }
+    assert!(tasks(&shop).await.is_empty(), "{:?}", tasks(&shop).await);
+}
+
+#[tokio::test]
+async fn what_is_held_and_looked_into_first_is_taken_when_that_is_over() {
+    let market = Market::opens().await;
+    let shop = market.shop("Toko Roti").await;
+    let bread = shop.stocked("roti", 48_500, "10").await;
+    for (verb, state) in [("approve", "authorized"), ("deny", "failed")] {
+        let sale = opens(&shop, &bread).await;
+        let mut payment = card(&market, "midtrans", GOOD).await;
+        payment["hold"] = json!(true);
+        let payment = asks(&shop, &sale, payment).await.created();
+        market.says("faults", json!({ "fault": "challenge", "payment": payment["id"] })).await;
+        proves(&payment).await;
+        comes_to(&shop, &payment, "review").await;
+        shop.post(&of(&payment, "capture"), json!({})).await.refused(409, "payment_not_held");
+        let path = format!("/v2/{}/{verb}", payment["id"].as_str().unwrap());
+        let headers = [("authorization", MIDTRANS_BASIC), ("accept", "application/json")];
+        request(market.providers.midtrans, "POST", &path, &headers, vec![]).await.expect("an answer").ok();
+        comes_to(&shop, &payment, state).await;
+        if verb == "approve" {
+            assert_eq!(shop.post(&of(&payment, "capture"), json!({})).await.ok()["state"], "paid");
+            assert_eq!(sale_of(&shop, &sale).await["state"], "completed");
+        }
     }
     assert!(tasks(&shop).await.is_empty(), "{:?}", tasks(&shop).await);
 }

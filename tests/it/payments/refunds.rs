@@ -6,7 +6,7 @@ use tillwire_channels::RefundId;
 
 use super::*;
 
-const BOTH: [&str; 2] = ["midtrans", "xendit"];
+pub(super) const BOTH: [&str; 2] = ["midtrans", "xendit"];
 /// After so many seconds of the providers' clock every refund has ended that ever does.
 const CONFIRMED: f64 = 61.0;
 
@@ -47,7 +47,7 @@ pub(super) async fn gives_back(shop: &Shop<'_>, payment: &Value, amount_minor: O
     shop.post(&format!("{}/refunds", path(payment)), back(amount_minor)).await
 }
 
-async fn refund_of(shop: &Shop<'_>, refund: &Value) -> Value {
+pub(super) async fn refund_of(shop: &Shop<'_>, refund: &Value) -> Value {
     shop.get(&format!("/v1/refunds/{}", refund["id"].as_str().expect("an id"))).await.ok()
 }
 
@@ -338,10 +338,11 @@ async fn a_refund_that_nobody_confirms_is_a_persons_matter_after_a_day() {
     for provider in BOTH {
         let (_, payment) = sold(market, &shop, bread, provider).await;
         market.says("faults", json!({ "fault": "refund_pending_forever", "provider": provider })).await;
-        let refund = gives_back(&shop, &payment, None).await.created();
+        let refund = gives_back(&shop, &payment, Some(8_500)).await.created();
         time_passes(market).await;
         assert_eq!(refund_of(&shop, &refund).await["state"], "pending");
         assert!(tasks(&shop).await.is_empty());
+        gives_back(&shop, &payment, None).await.refused(409, "refund_under_way");
         let a_day_later = format!(
             "update refunds set created_at = created_at - interval '25 hours', next_at = now() where refund_id = '{}'",
             refund["id"].as_str().unwrap()
@@ -350,20 +351,31 @@ async fn a_refund_that_nobody_confirms_is_a_persons_matter_after_a_day() {
         let task = task_of(&shop, &payment, "refund_stuck").await;
         settles(&shop, &task, json!({ "resolution": "noted", "note": "Midtrans ditelepon" })).await.ok();
         // It is told once, and looked at all the same.
-        let looks = async || {
-            market.hub.database.psql("select max(looks) from refunds where state = 'pending'").await.trim().to_owned()
-        };
+        let of_it = format!("refunds where refund_id = '{}'", refund["id"].as_str().unwrap());
+        let looks = async || market.hub.database.psql(&format!("select looks from {of_it}")).await.trim().to_owned();
         let before = looks().await;
-        market.hub.database.psql("update refunds set next_at = now() where state = 'pending'").await;
+        market.hub.database.psql(&of_it.replace("refunds", "update refunds set next_at = now()")).await;
         until(async || (looks().await != before).then_some(())).await;
         assert!(tasks(&shop).await.is_empty());
         assert_eq!(comes_to(&shop, &payment, "paid").await["state"], "paid");
-        market.hub.database.psql("update refunds set next_at = null, state = 'canceled'").await;
+        // It holds up no other, but for what it takes.
+        gives_back(&shop, &payment, Some(40_001)).await.refused(409, "amount_exceeds_refundable");
+        let rest = gives_back(&shop, &payment, None).await.created();
+        assert_eq!(rest["amount_minor"], 40_000, "{rest}");
+        gives_back(&shop, &payment, None).await.refused(409, "refund_under_way");
+        if provider == "midtrans" {
+            time_passes(&market).await;
+            refund_comes_to(&shop, &rest, "succeeded").await;
+            comes_to(&shop, &payment, "partially_refunded").await;
+        } else {
+            // Xendit takes one at a time, and has not ended the first.
+            assert_eq!((&rest["state"], &rest["failure"]), (&json!("created"), &Value::Null), "{rest}");
+        }
     }
 }
 
 /// As somebody does it at the provider's own dashboard.
-async fn refunds_there(market: &Market, provider: &str, payment: &Value, amount: i64) {
+pub(super) async fn refunds_there(market: &Market, provider: &str, payment: &Value, amount: i64) {
     let (address, key) = match provider {
         "midtrans" => (market.providers.midtrans, format!("SB-Mid-server-{MIDTRANS_KEY}")),
         _ => (market.providers.xendit, format!("xnd_development_{XENDIT_KEY}")),

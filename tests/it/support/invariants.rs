@@ -41,17 +41,7 @@ pub const INVARIANTS: &[(&str, &str)] = &[
         "select sale_id from sales
          cross join lateral (select coalesce(sum(amount_minor), 0) as paid, count(*) as payments, max(place) as places
                              from payments where (merchant_id, sale_id) = (sales.merchant_id, sales.sale_id)) paid
-         cross join lateral (select coalesce(sum(gone), 0) as given
-                             from (select refunds.amount_minor as gone
-                                   from refunds join payments using (merchant_id, payment_id)
-                                   where payments.merchant_id = sales.merchant_id and payments.sale_id = sales.sale_id
-                                     and refunds.state = 'succeeded'
-                                   union all
-                                   -- Or its bank has it.
-                                   select payments.amount_minor
-                                   from payments join payment_attempts using (merchant_id, payment_id)
-                                   where payments.merchant_id = sales.merchant_id and payments.sale_id = sales.sale_id
-                                     and payment_attempts.state in ('reversed', 'charged_back')) went) given
+         cross join lateral (select sale_given_back(sales.merchant_id, sales.sale_id) as given) given
          cross join lateral (select coalesce(-sum(quantity), 0) as moved from stock_moves
                              where (merchant_id, document_id) = (sales.merchant_id, sales.sale_id)) moved
          cross join lateral (select sum(quantity) as wanted from sale_lines

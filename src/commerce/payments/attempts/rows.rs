@@ -47,6 +47,7 @@ struct Row {
     forced_at: Option<Moment>,
     forced_by: Option<Uuid>,
     forced_reason: Option<String>,
+    accepted_for: Option<Uuid>,
 }
 
 impl TryFrom<Row> for Attempt {
@@ -89,6 +90,7 @@ impl TryFrom<Row> for Attempt {
                 (Some(by), Some(at), Some(reason)) => Some(PaymentForced { by: StaffId(by), at, reason }),
                 _ => None,
             },
+            accepted_for: row.accepted_for.map(SaleId),
         })
     }
 }
@@ -101,7 +103,7 @@ macro_rules! attempts {
             "select payment_id, sale_id, outlet_id, register_id, account_id, provider, mode, method, bank, amount_minor,
                     currency, state, request_there, payment_there, session_there, shown, expires_in_s, expires_at, closing,
                     called_at, paid_at, failure, issuer, fee_minor, looks, actor_id, created_at, changed_at, version, hold,
-                    capture_minor, capture_called_at, forced_at, forced_by, forced_reason
+                    capture_minor, capture_called_at, forced_at, forced_by, forced_reason, accepted_for
              from payment_attempts " + $which,
             $($of),+
         )

@@ -53,6 +53,9 @@ pub struct PaymentView {
     /// That somebody has taken it for paid before its provider said so. Its sale is paid by it.
     #[serde(default)]
     pub forced: Option<PaymentForced>,
+    /// The other sale that its money pays, since a person has said so: it was late for its own.
+    #[serde(default)]
+    pub accepted_for: Option<SaleId>,
 }
 
 impl From<Attempt> for PaymentView {
@@ -80,6 +83,7 @@ impl From<Attempt> for PaymentView {
             hold: it.hold,
             capture_minor: it.capture_minor,
             forced: it.forced,
+            accepted_for: it.accepted_for,
         }
     }
 }
@@ -102,6 +106,7 @@ impl Attempt {
             expires_at: self.expires_at,
             failure: self.failure.clone(),
             forced: self.forced.clone(),
+            accepted_for: self.accepted_for,
         }
     }
 }

@@ -10,7 +10,6 @@ use super::super::tasks::{self, Kind};
 use super::held::Held;
 use super::state::{self, State, Verdict, after, judge};
 use super::{Origin, Reason, Refund, get, of_payment, standing, tell};
-use crate::commerce::sales;
 use crate::error::Result;
 use crate::journal::MerchantTx;
 
@@ -146,7 +145,7 @@ async fn follow(tx: &mut MerchantTx, attempt: &Attempt, was: &Refund, told: &Tol
     save(tx, &refund, is_news || is_look).await?;
     if is_news && refund.state == State::Succeeded {
         // An open sale that waited for the rest of its money may expire now.
-        sales::unstall(tx, attempt.sale).await?;
+        attempts::unstall(tx, attempt).await?;
     }
     if is_news {
         tell(tx, &refund).await?;
@@ -250,11 +249,13 @@ pub(super) fn is_stuck(refund: &Refund, now: tillwire_channels::Moment) -> bool 
 pub(in crate::commerce::payments) async fn stand(tx: &mut MerchantTx, attempt: &Attempt) -> Result<()> {
     let merchant = tx.merchant();
     sqlx::query!(
-        "update payment_attempts set state = $3, changed_at = clock_timestamp(), looks = 0, version = version + 1
+        "update payment_attempts
+         set state = $3, accepted_for = $4, changed_at = clock_timestamp(), looks = 0, version = version + 1
          where merchant_id = $1 and payment_id = $2",
         merchant.0,
         attempt.payment.0,
         attempt.state.as_str(),
+        attempt.accepted_for.map(|it| it.0),
     )
     .execute(tx.sql())
     .await?;

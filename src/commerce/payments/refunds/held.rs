@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::super::attempts::{self, Attempt};
 use super::super::held::LEASE;
 use super::heard::is_stuck;
-use super::state::{State, pause};
+use super::state::{State, pause, until};
 use super::{Refund, get};
 use crate::error::Result;
 use crate::journal::pool;
@@ -138,7 +138,8 @@ impl Held {
         sqlx::query!(
             "update refunds
              set lease = null, leased_until = null,
-                 next_at = case when state in ('created', 'unknown', 'pending') then now() + make_interval(secs => $4) end,
+                 next_at = case when state in ('created', 'unknown', 'pending') and now() < $7
+                                then now() + make_interval(secs => $4) end,
                  looks = looks + case when $6 then 1 else 0 end,
                  called_at = case when $5 and state = 'created' then null else called_at end,
                  calls = case when $5 and state = 'created' then calls - 1 else calls end
@@ -149,6 +150,7 @@ impl Held {
             rests.as_secs_f64(),
             uncalled,
             rest.is_none(),
+            until(self.refund.created_at),
         )
         .execute(&mut *sql)
         .await?;

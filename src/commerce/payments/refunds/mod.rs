@@ -357,6 +357,7 @@ mod tests {
             capture_minor: None,
             capture_called_at: None,
             forced: None,
+            accepted_for: None,
         };
         (attempt, now)
     }

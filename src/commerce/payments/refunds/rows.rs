@@ -17,7 +17,7 @@ pub struct Standing {
     pub given_minor: i64,
     /// What has gone back, or may be on its way.
     pub taken_minor: i64,
-    /// Whether one has not ended: of those that were made at the provider, as long as nobody was told that it takes long.
+    /// Whether one has not ended, and nobody was told yet that it takes long.
     pub under_way: bool,
     pub refunds: i64,
 }
@@ -27,9 +27,8 @@ pub async fn standing(sql: &mut PgConnection, merchant: MerchantId, payment: Pay
     let row = sqlx::query!(
         r#"select coalesce(sum(amount_minor) filter (where state = 'succeeded'), 0)::bigint as "given!",
                   coalesce(sum(amount_minor) filter (where state not in ('failed', 'canceled')), 0)::bigint as "taken!",
-                  -- Of one that somebody made there, and that nobody confirms, a person was told.
-                  count(*) filter (where state in ('created', 'unknown', 'pending')
-                                     and (origin = 'hub' or stuck_at is null)) as "under_way!",
+                  -- Of one that nobody confirms a person was told.
+                  count(*) filter (where state in ('created', 'unknown', 'pending') and stuck_at is null) as "under_way!",
                   count(*) as "refunds!"
            from refunds where merchant_id = $1 and payment_id = $2"#,
         merchant.0,

@@ -146,7 +146,12 @@ const OPEN_MAX: Duration = Duration::from_secs(90 * 24 * 60 * 60);
 
 /// When it is next attended to, after so many looks; none if nothing more is expected.
 pub fn next(state: State, looks: u32, now: Moment, created_at: Moment) -> Option<Moment> {
-    (state.is_open() && now < created_at + OPEN_MAX).then(|| now + pause(state, looks))
+    (state.is_open() && now < until(created_at)).then(|| now + pause(state, looks))
+}
+
+/// Until when somebody asks after it, whatever is in the way.
+pub fn until(created_at: Moment) -> Moment {
+    created_at + OPEN_MAX
 }
 
 /// How long it rests after so many looks.
