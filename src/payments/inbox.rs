@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 use sqlx::PgPool;
 use tillwire_channels::event::Severity;
 use tillwire_channels::{MerchantId, PaymentId};
-use tracing::{debug, error, info};
+use tracing::{debug, error, info, warn};
 use uuid::Uuid;
 
 use super::desk::{self, Cause, Desk};
@@ -25,6 +25,7 @@ use crate::commerce::payments::held::{self, Held};
 use crate::commerce::payments::seen::misfit;
 use crate::commerce::payments::tasks::{self, Kind as TaskKind};
 use crate::commerce::payments::{self, Seen, State};
+use crate::connectors::Unreadable;
 use crate::connectors::credentials::Provider;
 use crate::connectors::report::{Kind, Notice};
 use crate::error::{Error, Result};
@@ -32,8 +33,6 @@ use crate::journal::{MerchantTx, pool};
 
 /// How long whoever notifies is let wait, at most: providers want an answer within five seconds.
 pub const ANSWER_MAX: Duration = Duration::from_secs(5);
-/// The largest notification, in bytes. Real ones have a few kilobytes.
-pub const BODY_BYTES_MAX: usize = 256 * 1024;
 /// What is kept of one that is not its provider's, if it is kept at all.
 const FORGED_BYTES_MAX: usize = 4 * 1024;
 /// How often somebody comes back to one that cannot be dealt with: for about four days.
@@ -57,6 +56,8 @@ pub enum Outcome {
     Unmatched,
     /// It is about nothing of ours.
     Ignored,
+    /// Nobody here knows what it tells of.
+    Unknown,
     /// It does not prove to be its provider's.
     Forged,
     /// It says nothing that could be read.
@@ -66,8 +67,16 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    pub const ALL: [Self; 7] =
-        [Self::Applied, Self::Duplicate, Self::Unmatched, Self::Ignored, Self::Forged, Self::Unreadable, Self::Parked];
+    pub const ALL: [Self; 8] = [
+        Self::Applied,
+        Self::Duplicate,
+        Self::Unmatched,
+        Self::Ignored,
+        Self::Unknown,
+        Self::Forged,
+        Self::Unreadable,
+        Self::Parked,
+    ];
 
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -75,6 +84,7 @@ impl Outcome {
             Self::Duplicate => "duplicate",
             Self::Unmatched => "unmatched",
             Self::Ignored => "ignored",
+            Self::Unknown => "unknown",
             Self::Forged => "forged",
             Self::Unreadable => "unreadable",
             Self::Parked => "parked",
@@ -157,7 +167,7 @@ impl Desk {
     }
 
     /// Refuses what is not its provider's. Some of it is kept to be looked at, and the rest is counted: a flood costs neither
-    /// room nor connections.
+    /// room nor connections. What nobody signs, and nothing follows from, is only passed over: its provider would tell it again.
     async fn refuse(
         &self,
         merchant: MerchantId,
@@ -165,14 +175,17 @@ impl Desk {
         headers: &HeaderMap,
         body: &Bytes,
     ) -> Result<Outcome> {
-        count(account, Outcome::Forged);
+        let is_of_a_plan =
+            matches!(account.credentials.connector().notice(body), Ok(it) if it.kind == Kind::Subscription);
+        let outcome = if is_of_a_plan { Outcome::Ignored } else { Outcome::Forged };
+        count(account, outcome);
         if self.known.keeps_forgery(merchant, account.id) {
-            info!(account = %account.id, "A notification is not {}'s", account.provider);
+            info!(account = %account.id, outcome = outcome.as_str(), "A notification does not prove to be {}'s", account.provider);
             let body = body.slice(..body.len().min(FORGED_BYTES_MAX));
             let parcel = Parcel { inbox: Uuid::now_v7(), headers: kept(headers), body };
-            self.keep(merchant, account.id, None, parcel, Some(Outcome::Forged)).await?;
+            self.keep(merchant, account.id, None, parcel, Some(outcome)).await?;
         }
-        Err(Error::Unauthenticated("not_the_provider"))
+        if is_of_a_plan { Ok(outcome) } else { Err(Error::Unauthenticated("not_the_provider")) }
     }
 
     /// Deals with a notification that was kept and left. It was its provider's; what it says is asked for all the same.
@@ -208,24 +221,20 @@ impl Desk {
         parcel: Parcel,
         is_believed: bool,
     ) -> Result<Outcome> {
-        let notice = match account.credentials.connector().notice(&parcel.body) {
-            Ok(notice) if matches!(notice.kind, Kind::Payment | Kind::Refund | Kind::Session) => notice,
-            Ok(_) => return self.set_aside(merchant, account, parcel, Outcome::Ignored).await,
-            Err(why) => {
-                info!(account = %account.id, "A notification of {} cannot be read: {why}", account.provider);
-                return self.set_aside(merchant, account, parcel, Outcome::Unreadable).await;
-            }
+        let heard = match Heard::of(account, &parcel) {
+            Ok(heard) => heard,
+            Err(outcome) => return self.set_aside(merchant, account, parcel, outcome).await,
         };
         // What finds no turn is left to whoever looks what is due.
         let turn = self.turns.begin_now(merchant);
-        let (taken, hint, is_free) = (Arc::new(Mutex::default()), notice.claims.ids.clone(), turn.is_some());
+        let (taken, hint, is_free) = (Arc::new(Mutex::default()), heard.notice.claims.ids.clone(), turn.is_some());
         let (about, takes) = (account.clone(), taken.clone());
         let dealt: Dealt = self
             .journal
             .act(merchant, move |tx| {
-                let (parcel, about, notice, takes) = (parcel.clone(), about.clone(), notice.clone(), takes.clone());
+                let (parcel, about, heard, takes) = (parcel.clone(), about.clone(), heard.clone(), takes.clone());
                 async move {
-                    let (dealt, held) = deal(tx, &parcel, &about, &notice, is_believed, is_free).await?;
+                    let (dealt, held) = deal(tx, &parcel, &about, &heard, is_believed, is_free).await?;
                     *lock(&takes) = held;
                     Ok(dealt)
                 }
@@ -320,35 +329,71 @@ pub async fn due(app: &PgPool, of_one_max: i32, due_max: i32) -> Result<Vec<(Mer
     Ok(rows.into_iter().map(|row| (MerchantId(row.merchant), row.inbox)).collect())
 }
 
+/// What a notification says.
+#[derive(Clone)]
+struct Heard {
+    notice: Notice,
+    /// A field that should be an amount and is none: then only what it is about is known, and the rest is the provider's to say.
+    unread: Option<&'static str>,
+}
+
+impl Heard {
+    /// # Errors
+    /// With what comes of one that nothing follows from.
+    fn of(account: &Account, parcel: &Parcel) -> std::result::Result<Self, Outcome> {
+        let (id, provider, inbox) = (account.id, account.provider, parcel.inbox);
+        let why = match account.credentials.connector().notice(&parcel.body) {
+            Ok(notice) => match notice.kind {
+                Kind::Payment | Kind::Refund | Kind::Session => return Ok(Self { notice, unread: None }),
+                Kind::Subscription => return Err(Outcome::Ignored),
+                Kind::Unknown => {
+                    let event = notice.event.as_deref().unwrap_or("something without a name");
+                    warn!(account = %id, %inbox, "{provider} tells of what nobody here knows: {event}");
+                    return Err(Outcome::Unknown);
+                }
+            },
+            Err(why) => why,
+        };
+        warn!(account = %id, %inbox, "A notification of {provider} cannot be read: {why}");
+        match why {
+            Unreadable::NotMoney(field, notice) => Ok(Self { notice: *notice, unread: Some(field) }),
+            Unreadable::TooLong | Unreadable::NotJson => Err(Outcome::Unreadable),
+        }
+    }
+}
+
 /// A notification and all that follows from it, in one transaction. Gives its payment as well, if that is to be looked at and
 /// nobody else does.
 async fn deal(
     tx: &mut MerchantTx,
     parcel: &Parcel,
     account: &Account,
-    notice: &Notice,
+    heard: &Heard,
     is_believed: bool,
     is_free: bool,
 ) -> Result<(Dealt, Option<Held>)> {
-    let attempt = match_up(tx, account, notice).await?;
-    let claim = attempt.as_ref().map(|attempt| claim(account, attempt, notice)).transpose()?;
+    let attempt = match_up(tx, account, &heard.notice).await?;
+    let claim = attempt.as_ref().map(|attempt| claim(account, attempt, heard)).transpose()?;
     let [if_new, if_told] = match &claim {
+        None if heard.unread.is_some() => [Outcome::Unreadable; 2],
         None => [Outcome::Unmatched; 2],
         Some(Claim::Misfit(..)) => [Outcome::Parked, Outcome::Duplicate],
         Some(Claim::Fits(_)) => [Outcome::Applied, Outcome::Duplicate],
     };
     let payment = attempt.as_ref().map(|it| it.payment);
-    let is_new = write_down(tx, parcel, account, notice, payment, [if_new, if_told]).await?;
+    let is_new = write_down(tx, parcel, account, &heard.notice, payment, [if_new, if_told]).await?;
     let dealt = Dealt { outcome: if is_new { if_new } else { if_told } };
     let (Some(attempt), Some(claim)) = (attempt, claim) else { return Ok((dealt, None)) };
     // Perhaps it was no truth before, and is now: somebody may have said it who could not wait. So may money that is late.
     if !is_new && !attempt.state.is_open() && !attempt.state.ended_unpaid() {
         return Ok((dealt, None));
     }
-    // Of what Midtrans signs, only a code that is good for nothing but money is believed; Xendit signs nothing.
+    // Of what Midtrans signs, only a code that is good for nothing but money is believed, and of a card that is held first there
+    // was the same before; Xendit signs nothing.
     if let Claim::Fits(seen) = &claim
         && is_new
         && is_believed
+        && !attempt.hold
         && account.provider == Provider::Midtrans
         && seen.state == Some(State::Paid)
     {
@@ -416,14 +461,13 @@ enum Claim {
     Misfit(TaskKind, String),
 }
 
-fn claim(account: &Account, attempt: &Attempt, notice: &Notice) -> Result<Claim> {
-    if let Some(other) = &notice.claims.merchant
-        && other != account.credentials.merchant_there()
-    {
-        let detail = format!("The notification is about the merchant {other}, which this account is not.");
-        return Ok(Claim::Misfit(TaskKind::MerchantDiffers, detail));
+fn claim(account: &Account, attempt: &Attempt, heard: &Heard) -> Result<Claim> {
+    if let Some(field) = heard.unread {
+        let detail =
+            format!("{} tells of it, and `{field}` is no amount in whole rupiah: look there.", account.provider);
+        return Ok(Claim::Misfit(TaskKind::AmountDiffers, detail));
     }
-    let seen = desk::seen(attempt, account, notice.claims.clone(), false)?;
+    let seen = desk::seen(attempt, account, heard.notice.claims.clone(), false)?;
     Ok(match misfit(attempt, &seen) {
         Some((kind, detail)) => Claim::Misfit(kind, detail),
         None => Claim::Fits(Box::new(seen)),
