@@ -51,7 +51,9 @@ async fn p6_money_of_another_merchant_or_currency_pays_nothing_whoever_tells_of_
                 let (sale, payment) = begun(&shop, bread, provider).await;
                 market.says("faults", json!({ "fault": fault, "payment": payment["id"] })).await;
                 if !is_told {
-                    market.says("faults", json!({ "fault": "drop_webhook", "payment": payment["id"], "times": null })).await;
+                    market
+                        .says("faults", json!({ "fault": "drop_webhook", "payment": payment["id"], "times": null }))
+                        .await;
                 }
                 market.pays(&payment).await;
                 if !is_told {
@@ -143,10 +145,11 @@ async fn p5_who_pays_an_old_picture_is_late_and_nothing_is_completed_by_it() {
     let (market, shop, bread) = stage.cast();
     for provider in ["midtrans", "xendit"] {
         let (sale, payment) = begun(&shop, bread, provider).await;
-        let fault = json!({ "fault": "pay_after_expire", "payment": payment["id"], "on": "expire", "seconds": 2 });
+        let fault = json!({ "fault": "pay_after_expire", "payment": payment["id"], "on": "expire", "seconds": 600 });
         market.says("faults", fault).await;
         market.says("expire_now", json!({ "id": payment["id"] })).await;
         comes_to(&shop, &payment, "expired").await;
+        market.says("clock", json!({ "advance_s": 600 })).await;
         comes_to(&shop, &payment, "paid_late").await;
         task_of(&shop, &payment, "paid_late").await;
         assert_eq!(sale_of(&shop, &sale).await["state"], "open");
@@ -170,7 +173,7 @@ async fn what_a_provider_keeps_calling_pending_is_pending_and_shows_for_how_long
     let accounts = shop.get("/v1/provider-accounts").await.ok();
     for account in accounts["items"].as_array().unwrap() {
         let health = format!("/v1/provider-accounts/{}/health", account["id"].as_str().unwrap());
-        assert_eq!(shop.get(&health).await.ok()["open"], 1, "{account}");
+        assert_eq!(shop.get(&health).await.ok()["open_payments"], 1, "{account}");
     }
     assert!(tasks(&shop).await.is_empty() && shop.journal_of(&["payment.captured"]).await.is_empty());
 }
@@ -213,8 +216,13 @@ async fn an_amount_that_is_none_is_said_aloud_and_asked_for() {
     let (market, shop, bread) = stage.cast();
     market.says("faults", json!({ "fault": "drop_webhook", "times": null })).await;
     for (provider, event) in PAID {
-        let began = Instant::now();
         let (sale, payment) = begun(&shop, bread, provider).await;
+        // Nobody looks by themselves.
+        let later = format!(
+            "update payment_attempts set next_at = now() + interval '1 hour' where payment_id = '{}'",
+            payment["id"].as_str().unwrap()
+        );
+        market.hub.database.psql(&later).await;
         market.pays(&payment).await;
         let kept = market.deliveries(&payment).await;
         let kept = kept.iter().find(|it| it["event"] == event).expect("what was kept back")["body"].as_str().unwrap();
@@ -236,7 +244,6 @@ async fn an_amount_that_is_none_is_said_aloud_and_asked_for() {
         let task = task_of(&shop, &payment, "amount_differs").await;
         assert!(task["detail"].as_str().unwrap().contains("no amount in whole rupiah"), "{task}");
         comes_to(&shop, &payment, "paid").await;
-        assert!(began.elapsed() < Duration::from_secs(10), "long after it was told: {:?}", began.elapsed());
         assert_eq!(sale_of(&shop, &sale).await["state"], "completed");
         // Of nothing of ours it is only counted.
         let (other, request) = (PaymentId::new().to_string(), "pr-00000000-0000-4000-8000-000000000000");
