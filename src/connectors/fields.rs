@@ -50,13 +50,11 @@ impl<'a> Fields<'a> {
     /// # Errors
     /// If there is something that is no amount.
     pub fn amount(&self, name: &'static str) -> Result<Option<i64>, NotMoneyIn> {
-        match self.0.get(name).map(|raw| raw.get()) {
-            None | Some("null" | "\"\"") => Ok(None),
-            Some(_) => {
-                let text = self.exact(name).ok_or(NotMoneyIn(name))?;
-                amount::parse(&text).map(Some).map_err(|_| NotMoneyIn(name))
-            }
+        if !self.has(name) {
+            return Ok(None);
         }
+        let text = self.exact(name).ok_or(NotMoneyIn(name))?;
+        amount::parse(&text).map(Some).map_err(|_| NotMoneyIn(name))
     }
 
     pub fn flag(&self, name: &str) -> bool {
@@ -70,9 +68,11 @@ impl<'a> Fields<'a> {
 
     /// The objects of a list; what in it is none is left out.
     pub fn objects(&self, name: &str) -> Vec<Self> {
-        let items: Vec<&RawValue> =
-            self.0.get(name).and_then(|raw| serde_json::from_str(raw.get()).ok()).unwrap_or_default();
-        items.into_iter().filter_map(|item| serde_json::from_str(item.get()).ok()).collect()
+        self.items(name).into_iter().filter_map(|item| serde_json::from_str(item.get()).ok()).collect()
+    }
+
+    fn items(&self, name: &str) -> Vec<&'a RawValue> {
+        self.0.get(name).and_then(|raw| serde_json::from_str(raw.get()).ok()).unwrap_or_default()
     }
 
     /// Whether it is a list, of whatever.
@@ -82,15 +82,17 @@ impl<'a> Fields<'a> {
 
     /// The texts of a list.
     pub fn texts(&self, name: &str) -> Vec<String> {
-        let items: Vec<&RawValue> =
-            self.0.get(name).and_then(|raw| serde_json::from_str(raw.get()).ok()).unwrap_or_default();
-        let texts = items.into_iter().filter_map(|item| serde_json::from_str::<String>(item.get()).ok());
+        let texts = self.items(name).into_iter().filter_map(|item| serde_json::from_str::<String>(item.get()).ok());
         texts.map(|text| clean(text.trim())).collect()
     }
 
     pub fn has(&self, name: &str) -> bool {
-        self.0.contains_key(name)
+        self.0.get(name).is_some_and(|raw| !is_nothing(raw))
     }
+}
+
+fn is_nothing(raw: &RawValue) -> bool {
+    matches!(raw.get(), "null" | "\"\"")
 }
 
 /// A text from outside as it may be shown: cut, and without control characters.
@@ -150,6 +152,8 @@ mod tests {
         assert_eq!(fields.objects("f").len(), 1);
         assert_eq!(fields.object("h").unwrap().text("i").as_deref(), Some("j"));
         assert_eq!(fields.texts("k"), ["l"]);
+        assert!(["a", "e", "f", "h", "k", "n"].into_iter().all(|name| fields.has(name)));
+        assert!(["c", "m", "z"].into_iter().all(|name| !fields.has(name)), "null and empty are not there");
     }
 
     #[test]

@@ -15,7 +15,7 @@ use super::ability::tests::charge;
 use super::credentials::{Credentials, Provider};
 use super::payment::{Bank, Card, Charge, Id, Ids, Known, KnownRefund, Listing, Method, Reason, Refund};
 use super::request::{Answer, Asked, Request};
-use super::{Connector, Unable};
+use super::{Connector, Unable, Unreadable};
 use crate::commerce::payments::state::State;
 
 const REFERENCE: &str = "POS01-260114-000123-a1";
@@ -96,6 +96,9 @@ fn meaning(connector: &dyn Connector, name: &str, body: &[u8]) -> Value {
     let verified = connector.verify(&headers, body).is_ok();
     match connector.notice(body) {
         Ok(notice) => json!({ "verified": verified, "notice": notice }),
+        Err(Unreadable::NotMoney(field, notice)) => {
+            json!({ "verified": verified, "no_money": field, "notice": notice })
+        }
         Err(why) => json!({ "verified": verified, "unreadable": why.to_string() }),
     }
 }

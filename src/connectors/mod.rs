@@ -28,14 +28,13 @@ use std::fmt;
 use reqwest::header::HeaderMap;
 
 use self::credentials::Credentials;
-use self::fields::NotMoneyIn;
 use self::payment::{Charge, Known, KnownRefund, Listing, Refund};
 use self::refusal::Refusal;
 use self::report::{Notice, Page, Report};
 use self::request::{Answer, Asked, Request};
 use crate::error::Error;
 
-/// The largest notification that is read, in bytes.
+/// The largest notification that is read, in bytes. Real ones have a few kilobytes.
 pub const NOTICE_BYTES_MAX: usize = 256 * 1024;
 
 /// One provider's words, with one merchant's keys there.
@@ -114,14 +113,14 @@ impl From<Unable> for Error {
 pub struct Forged;
 
 /// A notification that says nothing that could be believed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Unreadable {
     /// Longer than [`NOTICE_BYTES_MAX`].
     TooLong,
     /// No object of JSON, or one that says something twice.
     NotJson,
-    /// This field should be an amount in whole rupiah.
-    NotMoney(&'static str),
+    /// This field should be an amount in whole rupiah. What it is about can be read: which payment, and nothing of money.
+    NotMoney(&'static str, Box<Notice>),
 }
 
 impl fmt::Display for Unreadable {
@@ -129,13 +128,7 @@ impl fmt::Display for Unreadable {
         match self {
             Self::TooLong => write!(out, "it is longer than {NOTICE_BYTES_MAX} bytes"),
             Self::NotJson => out.write_str("it is no object of JSON"),
-            Self::NotMoney(field) => write!(out, "`{field}` is no amount in whole rupiah"),
+            Self::NotMoney(field, _) => write!(out, "`{field}` is no amount in whole rupiah"),
         }
-    }
-}
-
-impl From<NotMoneyIn> for Unreadable {
-    fn from(NotMoneyIn(field): NotMoneyIn) -> Self {
-        Self::NotMoney(field)
     }
 }

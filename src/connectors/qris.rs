@@ -9,6 +9,7 @@ use super::amount;
 pub const TEXT_BYTES_MAX: usize = 512;
 
 const FORMAT: u8 = 0;
+const INITIATION: u8 = 1;
 const CURRENCY: u8 = 53;
 const AMOUNT: u8 = 54;
 const TIP: u8 = 55;
@@ -22,8 +23,8 @@ const CRC_DIGITS: usize = 4;
 /// Rupiah, by its number.
 const RUPIAH: &str = "360";
 const INDONESIA: &str = "ID";
-/// That whoever pays may add something of their own.
-const TIP_AS_WISHED: &str = "01";
+/// That it is made for one payment.
+const ONCE: &str = "12";
 
 /// Why a code is not shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,8 +40,10 @@ pub enum Refused {
     Format,
     Country,
     Currency,
-    /// It has no amount, another than the payment, or one that is added to it.
+    /// It has no amount, another than the payment, or one that is or may be added to it.
     Amount,
+    /// Whoever likes may pay with it, as often as they like.
+    Reusable,
 }
 
 impl fmt::Display for Refused {
@@ -54,6 +57,7 @@ impl fmt::Display for Refused {
             Self::Country => out.write_str("the code is of another country"),
             Self::Currency => out.write_str("the code is in another currency"),
             Self::Amount => out.write_str("the code has another amount than the payment"),
+            Self::Reusable => out.write_str("the code is not made for one payment"),
         }
     }
 }
@@ -119,7 +123,9 @@ impl<'a> Qris<'a> {
     /// # Errors
     /// If there is an amount that is none.
     pub fn amount_minor(&self) -> Result<Option<i64>, Refused> {
-        self.get(AMOUNT).map(|text| amount::parse(text).map_err(|_| Refused::Amount)).transpose()
+        // A point with nothing behind it is allowed here.
+        let amount = self.get(AMOUNT).map(|text| text.strip_suffix('.').unwrap_or(text));
+        amount.map(|text| amount::parse(text).map_err(|_| Refused::Amount)).transpose()
     }
 }
 
@@ -132,10 +138,13 @@ pub fn check(text: &str, amount_minor: i64) -> Result<Qris<'_>, Refused> {
     if code.amount_minor()? != Some(amount_minor) {
         return Err(Refused::Amount);
     }
-    // A fee would be paid on top of it, and what comes would be another amount than we wait for.
-    let adds = code.get(TIP).is_some_and(|tip| tip != TIP_AS_WISHED);
-    if adds || code.get(TIP_FIXED).is_some() || code.get(TIP_PERCENT).is_some() {
+    // A tip or a fee would be paid on top of it, and what comes would be another amount than we wait for.
+    if [TIP, TIP_FIXED, TIP_PERCENT].into_iter().any(|tag| code.get(tag).is_some()) {
         return Err(Refused::Amount);
+    }
+    // A provider need not say it at all; one that says something else lets a second customer pay.
+    if code.get(INITIATION).is_some_and(|it| it != ONCE) {
+        return Err(Refused::Reusable);
     }
     Ok(code)
 }
@@ -246,6 +255,10 @@ pub(super) mod tests {
             (changed("540548500", "5405485e2"), Refused::Amount),
             (changed("540548500", "54054850055020256041000"), Refused::Amount),
             (changed("540548500", "5405485005502035703100"), Refused::Amount),
+            (changed("540548500", "540548500550201"), Refused::Amount),
+            (changed("540548500", "5407485.00."), Refused::Amount),
+            (changed("540548500", "5401."), Refused::Amount),
+            (changed("010212", "010211"), Refused::Reusable),
             (changed("540548500", "5405485005802ID"), Refused::Twice(58)),
             (changed("000201", ""), Refused::Format),
             (changed("000201", "000202"), Refused::Format),
@@ -263,11 +276,14 @@ pub(super) mod tests {
 
     #[test]
     fn what_nobody_knows_is_kept() {
-        let text = changed("540548500", "5405485008002509003abc550201");
+        let text = changed("540548500", "5405485008002509003abc");
         let code = check(&text, 48_500).unwrap();
-        assert_eq!((code.get(80), code.get(90), code.get(55)), (Some("50"), Some("abc"), Some("01")));
+        assert_eq!((code.get(80), code.get(90)), (Some("50"), Some("abc")));
         let tags: Vec<u8> = code.parts().iter().map(|(tag, _)| *tag).collect();
-        assert_eq!(tags, [0, 1, 26, 51, 52, 53, 54, 80, 90, 55, 58, 59, 60, 61, 62, 63]);
+        assert_eq!(tags, [0, 1, 26, 51, 52, 53, 54, 80, 90, 58, 59, 60, 61, 62, 63]);
+        for same in [changed("540548500", "540648500."), changed("010212", "")] {
+            assert!(check(&same, 48_500).is_ok(), "{same}");
+        }
     }
 
     proptest! {

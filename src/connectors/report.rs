@@ -166,6 +166,9 @@ pub struct Row {
     /// What the provider keeps of it, if it says so in whole units.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fee_minor: Option<i64>,
+    /// What is left of a payment that it pays out, if it says so in whole units.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub net_minor: Option<i64>,
     pub settled: bool,
     #[serde(with = "time::serde::rfc3339::option", skip_serializing_if = "Option::is_none")]
     pub settles_at: Option<Moment>,

@@ -43,8 +43,8 @@ use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::connectors::NOTICE_BYTES_MAX;
 use crate::hub::Hub;
-use crate::payments::inbox;
 use crate::reconciliation::file::FILE_BYTES_MAX;
 
 pub use docs::openapi;
@@ -69,7 +69,7 @@ fn api() -> (Router<Hub>, OpenApi) {
     let settlements = guard::Bounds { body_bytes_max: FILE_BYTES_MAX, timeout: REQUEST_TIMEOUT };
     // Whoever notifies shows no token. So tills do not share their room with it.
     let notices = Arc::new(Semaphore::new(providers::NOTIFIED_MAX));
-    let notice = guard::Bounds { body_bytes_max: inbox::BODY_BYTES_MAX, timeout: providers::TIMEOUT };
+    let notice = guard::Bounds { body_bytes_max: NOTICE_BYTES_MAX, timeout: providers::TIMEOUT };
     let (routes, mut openapi) = OpenApiRouter::with_openapi(docs::description())
         .merge(bounded(routes_of_one(), &limits, usual))
         .merge(bounded(OpenApiRouter::new().routes(routes!(catalog::import)), &limits, import))

@@ -16,9 +16,10 @@ use uuid::Uuid;
 
 use super::extract::At;
 use super::problem::Problem;
+use crate::connectors::NOTICE_BYTES_MAX;
 use crate::error::{Error, Result};
 use crate::hub::Hub;
-use crate::payments::inbox::{ANSWER_MAX, BODY_BYTES_MAX};
+use crate::payments::inbox::ANSWER_MAX;
 
 /// How many notifications a node works on at once, apart from all else: whoever is at this door has proved nothing yet.
 pub const NOTIFIED_MAX: usize = 128;
@@ -50,7 +51,7 @@ pub async fn notified(
     let body = match tokio::time::timeout(BODY_MAX, Bytes::from_request(request, &())).await {
         Ok(Ok(body)) => body,
         Ok(Err(rejection)) if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE => {
-            return Err(Error::TooLarge { limit_bytes: BODY_BYTES_MAX });
+            return Err(Error::TooLarge { limit_bytes: NOTICE_BYTES_MAX });
         }
         Ok(Err(_)) => return Err(Error::invalid("malformed_json", "", "The body could not be read.")),
         Err(_) => return Err(Error::Busy { retry_after: ANSWER_MAX }),

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -27,12 +28,12 @@ use crate::commerce::payments::held::{self, Held, Todo};
 use crate::commerce::payments::{self, Applied, Seen, State};
 use crate::connectors::ability::ability;
 use crate::connectors::caller::{ANSWER_MAX, Call, Caller, NotSent, Outcome, WAIT_MAX};
-use crate::connectors::credentials::Provider;
+use crate::connectors::credentials::{Mode, Provider};
 use crate::connectors::payment::{Bank, Card, Charge, Id, Ids, Known, Method};
-use crate::connectors::qris;
 use crate::connectors::refusal::{Again, Code, Refusal};
 use crate::connectors::report::{Report, Shown};
 use crate::connectors::request::Request;
+use crate::connectors::{qris, xendit};
 use crate::error::Result;
 use crate::journal::{Journal, MerchantTx, pool};
 use crate::turns::Turns;
@@ -270,17 +271,16 @@ impl Desk {
                     }
                     asked_by.ids = own.ids.clone();
                 }
-                Ok(read) => {
-                    let newer = asked_by.ids.clone().and(read.ids.clone());
-                    let leads_on = newer != asked_by.ids && read.state != Some(State::Pending);
-                    asked_by.ids = newer;
-                    let is_refused = read.state == Some(State::Failed);
-                    report = Some(read);
-                    if !leads_on {
-                        let Some(page) = page.take().filter(|_| is_refused) else { break };
-                        (asked_by.ids, report, is_at_page) = (page, None, true);
+                Ok(read) => match goes_on(&asked_by.ids, read, &mut page) {
+                    ControlFlow::Continue(next) => {
+                        (asked_by.ids, report) = next;
+                        is_at_page = report.is_none();
                     }
-                }
+                    ControlFlow::Break(read) => {
+                        report = Some(read);
+                        break;
+                    }
+                },
                 // Whether another card may still be tried there nobody has said: it is asked once more, later.
                 Err(refusal) if is_at_page && refusal.code != Code::NotFound => {
                     held.put_off(app, rest(&refusal)).await?;
@@ -495,11 +495,8 @@ fn rest(refusal: &Refusal) -> Duration {
 pub(super) fn seen(attempt: &Attempt, account: &Account, report: Report, asked: bool) -> Result<Seen> {
     let text = |id: &Option<Id>| id.as_ref().map(ToString::to_string);
     let ability = ability(account.provider, method(attempt)?);
-    // What a QR code says is checked before anybody sees it.
     let unfit = match &report.shown {
-        Some(Shown::Qr { text }) => {
-            qris::check(text, attempt.amount_minor).err().map(|why| format!("The QR code is not shown: {why}."))
-        }
+        Some(Shown::Qr { text }) => unfit((account.provider, account.mode), text, attempt.amount_minor),
         _ => None,
     };
     Ok(Seen {
@@ -511,6 +508,7 @@ pub(super) fn seen(attempt: &Attempt, account: &Account, report: Report, asked: 
             payment: text(&report.ids.payment),
             session: text(&report.ids.session),
         },
+        stranger: report.merchant.filter(|it| it != account.credentials.merchant_there()),
         amount_minor: report.amount_minor,
         captured_minor: report.captured_minor,
         currency: report.currency,
@@ -524,6 +522,15 @@ pub(super) fn seen(attempt: &Attempt, account: &Account, report: Report, asked: 
         reversible: ability.is_some_and(|it| it.reversible_seconds.is_some()),
         ..Seen::default()
     })
+}
+
+/// Why a QR code is shown to nobody. What it says is checked before anybody sees it, but for the one text that Xendit sends in place
+/// of any code where no money moves: no app can pay it, and whoever tries out a till has no other.
+fn unfit(of: (Provider, Mode), text: &str, amount_minor: i64) -> Option<String> {
+    if of == (Provider::Xendit, Mode::Test) && text == xendit::SANDBOX_CODE {
+        return None;
+    }
+    qris::check(text, amount_minor).err().map(|why| format!("The QR code is not shown: {why}."))
 }
 
 fn shown(shown: Shown) -> PaymentShown {
@@ -540,6 +547,18 @@ fn shown(shown: Shown) -> PaymentShown {
 /// As the provider knows it: by its own id.
 pub(crate) fn reference(payment: PaymentId) -> Result<Id> {
     Id::parse(&payment.to_string()).ok_or_else(|| anyhow::anyhow!("a payment's id that is none").into())
+}
+
+/// By which names is asked next, and what stands meanwhile, after an answer; or that this was all there is to hear.
+fn goes_on(asked: &Ids, read: Report, page: &mut Option<Ids>) -> ControlFlow<Report, (Ids, Option<Report>)> {
+    let newer = asked.clone().and(read.ids.clone());
+    if newer != *asked && read.state != Some(State::Pending) {
+        return ControlFlow::Continue((newer, Some(read)));
+    }
+    match page.take().filter(|_| read.state == Some(State::Failed)) {
+        Some(page) => ControlFlow::Continue((page, None)),
+        None => ControlFlow::Break(read),
+    }
 }
 
 /// The page on which the customer pays, while they may.
@@ -575,5 +594,24 @@ impl Cause {
     pub fn begun(token: Option<SecretString>) -> Self {
         let card = token.map(|token| Card { token: Some(token), ..Card::default() });
         Self { at_once: true, card, ..Self::default() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_sandboxs_code_is_good_there_and_nowhere_else() {
+        let unfit = |provider, mode, text| unfit((provider, mode), text, 48_500);
+        assert_eq!(unfit(Provider::Xendit, Mode::Test, xendit::SANDBOX_CODE), None);
+        for (provider, mode, text) in [
+            (Provider::Xendit, Mode::Live, xendit::SANDBOX_CODE),
+            (Provider::Midtrans, Mode::Test, xendit::SANDBOX_CODE),
+            (Provider::Xendit, Mode::Test, "some-other-qr-string"),
+            (Provider::Xendit, Mode::Test, ""),
+        ] {
+            assert!(unfit(provider, mode, text).is_some(), "{provider} {mode:?} {text}");
+        }
     }
 }

@@ -13,27 +13,19 @@ use reqwest::header::HeaderMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use sqlx::PgPool;
-use tillwire_channels::event::Severity;
-use tillwire_channels::{MerchantId, PaymentId};
+use tillwire_channels::MerchantId;
 use tracing::{debug, error, info};
 use uuid::Uuid;
 
-use super::desk::{self, Cause, Desk};
-use crate::accounts::{self, Account, Confirm, found};
-use crate::commerce::payments::attempts::{self, Attempt};
-use crate::commerce::payments::held::{self, Held};
-use crate::commerce::payments::seen::misfit;
-use crate::commerce::payments::tasks::{self, Kind as TaskKind};
-use crate::commerce::payments::{self, Seen, State};
-use crate::connectors::credentials::Provider;
-use crate::connectors::report::{Kind, Notice};
+use super::claims::{Dealt, Heard, deal};
+use super::desk::{Cause, Desk};
+use crate::accounts::{self, Account, Confirm};
+use crate::connectors::report::Kind;
 use crate::error::{Error, Result};
-use crate::journal::{MerchantTx, pool};
+use crate::journal::pool;
 
 /// How long whoever notifies is let wait, at most: providers want an answer within five seconds.
 pub const ANSWER_MAX: Duration = Duration::from_secs(5);
-/// The largest notification, in bytes. Real ones have a few kilobytes.
-pub const BODY_BYTES_MAX: usize = 256 * 1024;
 /// What is kept of one that is not its provider's, if it is kept at all.
 const FORGED_BYTES_MAX: usize = 4 * 1024;
 /// How often somebody comes back to one that cannot be dealt with: for about four days.
@@ -57,6 +49,8 @@ pub enum Outcome {
     Unmatched,
     /// It is about nothing of ours.
     Ignored,
+    /// Nobody here knows what it tells of.
+    Unknown,
     /// It does not prove to be its provider's.
     Forged,
     /// It says nothing that could be read.
@@ -66,8 +60,16 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    pub const ALL: [Self; 7] =
-        [Self::Applied, Self::Duplicate, Self::Unmatched, Self::Ignored, Self::Forged, Self::Unreadable, Self::Parked];
+    pub const ALL: [Self; 8] = [
+        Self::Applied,
+        Self::Duplicate,
+        Self::Unmatched,
+        Self::Ignored,
+        Self::Unknown,
+        Self::Forged,
+        Self::Unreadable,
+        Self::Parked,
+    ];
 
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -75,6 +77,7 @@ impl Outcome {
             Self::Duplicate => "duplicate",
             Self::Unmatched => "unmatched",
             Self::Ignored => "ignored",
+            Self::Unknown => "unknown",
             Self::Forged => "forged",
             Self::Unreadable => "unreadable",
             Self::Parked => "parked",
@@ -84,20 +87,14 @@ impl Outcome {
 
 /// A notification, to be written down together with what came of it.
 #[derive(Clone)]
-struct Parcel {
-    inbox: Uuid,
-    headers: Value,
-    body: Bytes,
-}
-
-/// What was written down of a notification that was read.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-struct Dealt {
-    outcome: Outcome,
+pub(super) struct Parcel {
+    pub inbox: Uuid,
+    pub headers: Value,
+    pub body: Bytes,
 }
 
 /// That an account was changed after it was opened: nothing of what it was good for is written down.
-const ACCOUNT_CHANGED: &str = "account_changed";
+pub(super) const ACCOUNT_CHANGED: &str = "account_changed";
 /// How often an account is opened that is changed meanwhile.
 const OPENED_MAX: u32 = 3;
 
@@ -157,7 +154,7 @@ impl Desk {
     }
 
     /// Refuses what is not its provider's. Some of it is kept to be looked at, and the rest is counted: a flood costs neither
-    /// room nor connections.
+    /// room nor connections. What Midtrans does not sign, and nothing follows from, is not refused: it would come five times more.
     async fn refuse(
         &self,
         merchant: MerchantId,
@@ -165,14 +162,17 @@ impl Desk {
         headers: &HeaderMap,
         body: &Bytes,
     ) -> Result<Outcome> {
-        count(account, Outcome::Forged);
+        let is_of_a_plan =
+            matches!(account.credentials.connector().notice(body), Ok(it) if it.kind == Kind::Subscription);
+        let outcome = if is_of_a_plan { Outcome::Ignored } else { Outcome::Forged };
+        count(account, outcome);
         if self.known.keeps_forgery(merchant, account.id) {
-            info!(account = %account.id, "A notification is not {}'s", account.provider);
+            info!(account = %account.id, outcome = outcome.as_str(), "A notification does not prove to be {}'s", account.provider);
             let body = body.slice(..body.len().min(FORGED_BYTES_MAX));
             let parcel = Parcel { inbox: Uuid::now_v7(), headers: kept(headers), body };
-            self.keep(merchant, account.id, None, parcel, Some(Outcome::Forged)).await?;
+            self.keep(merchant, account.id, None, parcel, Some(outcome)).await?;
         }
-        Err(Error::Unauthenticated("not_the_provider"))
+        if is_of_a_plan { Ok(outcome) } else { Err(Error::Unauthenticated("not_the_provider")) }
     }
 
     /// Deals with a notification that was kept and left. It was its provider's; what it says is asked for all the same.
@@ -208,24 +208,20 @@ impl Desk {
         parcel: Parcel,
         is_believed: bool,
     ) -> Result<Outcome> {
-        let notice = match account.credentials.connector().notice(&parcel.body) {
-            Ok(notice) if matches!(notice.kind, Kind::Payment | Kind::Refund | Kind::Session) => notice,
-            Ok(_) => return self.set_aside(merchant, account, parcel, Outcome::Ignored).await,
-            Err(why) => {
-                info!(account = %account.id, "A notification of {} cannot be read: {why}", account.provider);
-                return self.set_aside(merchant, account, parcel, Outcome::Unreadable).await;
-            }
+        let heard = match Heard::of(account, &parcel) {
+            Ok(heard) => heard,
+            Err(outcome) => return self.set_aside(merchant, account, parcel, outcome).await,
         };
         // What finds no turn is left to whoever looks what is due.
         let turn = self.turns.begin_now(merchant);
-        let (taken, hint, is_free) = (Arc::new(Mutex::default()), notice.claims.ids.clone(), turn.is_some());
+        let (taken, hint, is_free) = (Arc::new(Mutex::default()), heard.notice.claims.ids.clone(), turn.is_some());
         let (about, takes) = (account.clone(), taken.clone());
         let dealt: Dealt = self
             .journal
             .act(merchant, move |tx| {
-                let (parcel, about, notice, takes) = (parcel.clone(), about.clone(), notice.clone(), takes.clone());
+                let (parcel, about, heard, takes) = (parcel.clone(), about.clone(), heard.clone(), takes.clone());
                 async move {
-                    let (dealt, held) = deal(tx, &parcel, &about, &notice, is_believed, is_free).await?;
+                    let (dealt, held) = deal(tx, &parcel, &about, &heard, is_believed, is_free).await?;
                     *lock(&takes) = held;
                     Ok(dealt)
                 }
@@ -318,151 +314,6 @@ pub async fn due(app: &PgPool, of_one_max: i32, due_max: i32) -> Result<Vec<(Mer
     .fetch_all(app)
     .await?;
     Ok(rows.into_iter().map(|row| (MerchantId(row.merchant), row.inbox)).collect())
-}
-
-/// A notification and all that follows from it, in one transaction. Gives its payment as well, if that is to be looked at and
-/// nobody else does.
-async fn deal(
-    tx: &mut MerchantTx,
-    parcel: &Parcel,
-    account: &Account,
-    notice: &Notice,
-    is_believed: bool,
-    is_free: bool,
-) -> Result<(Dealt, Option<Held>)> {
-    let attempt = match_up(tx, account, notice).await?;
-    let claim = attempt.as_ref().map(|attempt| claim(account, attempt, notice)).transpose()?;
-    let [if_new, if_told] = match &claim {
-        None => [Outcome::Unmatched; 2],
-        Some(Claim::Misfit(..)) => [Outcome::Parked, Outcome::Duplicate],
-        Some(Claim::Fits(_)) => [Outcome::Applied, Outcome::Duplicate],
-    };
-    let payment = attempt.as_ref().map(|it| it.payment);
-    let is_new = write_down(tx, parcel, account, notice, payment, [if_new, if_told]).await?;
-    let dealt = Dealt { outcome: if is_new { if_new } else { if_told } };
-    let (Some(attempt), Some(claim)) = (attempt, claim) else { return Ok((dealt, None)) };
-    // Perhaps it was no truth before, and is now: somebody may have said it who could not wait. So may money that is late.
-    if !is_new && !attempt.state.is_open() && !attempt.state.ended_unpaid() {
-        return Ok((dealt, None));
-    }
-    // Of what Midtrans signs, only a code that is good for nothing but money is believed; Xendit signs nothing.
-    if let Claim::Fits(seen) = &claim
-        && is_new
-        && is_believed
-        && account.provider == Provider::Midtrans
-        && seen.state == Some(State::Paid)
-    {
-        // It locks the sale, which comes before its attempts.
-        if payments::apply(tx, attempt.payment, seen, None).await?.is_money_found() {
-            found::count(account.provider, "notice");
-        }
-    }
-    let held = held::prompt(tx, &attempt, is_free).await?;
-    if let Claim::Misfit(kind, detail) = claim
-        && is_new
-    {
-        tasks::open(tx, &attempt, kind, Severity::Critical, detail).await?;
-    }
-    Ok((dealt, held))
-}
-
-/// Writes down a notification, that it was told, and what comes of it the first time and later. Answers whether it is the first.
-///
-/// # Errors
-/// [`ACCOUNT_CHANGED`] if its account is not what it was.
-async fn write_down(
-    tx: &mut MerchantTx,
-    parcel: &Parcel,
-    account: &Account,
-    notice: &Notice,
-    payment: Option<PaymentId>,
-    [if_new, if_told]: [Outcome; 2],
-) -> Result<bool> {
-    let merchant = tx.merchant();
-    let told = sqlx::query!(
-        r#"with noticed as (
-             insert into provider_notices (merchant_id, account_id, dedupe, inbox_id) values ($1, $2, $3, $4)
-             on conflict do nothing returning true
-         ), kept as (
-             insert into provider_inbox (merchant_id, inbox_id, account_id, headers, body, payment_id, outcome)
-             values ($1, $4, $2, $5, $6, $7, case when exists (select from noticed) then $8 else $9 end)
-             on conflict (merchant_id, inbox_id) do update
-             set payment_id = excluded.payment_id, outcome = excluded.outcome
-         )
-         select version, exists (select from noticed) as "is_new!" from provider_accounts
-         where merchant_id = $1 and account_id = $2"#,
-        merchant.0,
-        account.id,
-        notice.dedupe,
-        parcel.inbox,
-        parcel.headers,
-        &*parcel.body,
-        payment.map(|it| it.0),
-        if_new.as_str(),
-        if_told.as_str(),
-    )
-    .fetch_optional(tx.sql())
-    .await?;
-    match told {
-        Some(told) if told.version == account.version => Ok(told.is_new),
-        _ => Err(Error::conflict(ACCOUNT_CHANGED, "The account was changed.")),
-    }
-}
-
-/// What a notification says of a payment of ours.
-enum Claim {
-    Fits(Box<Seen>),
-    /// It is not of this payment: a person is told.
-    Misfit(TaskKind, String),
-}
-
-fn claim(account: &Account, attempt: &Attempt, notice: &Notice) -> Result<Claim> {
-    if let Some(other) = &notice.claims.merchant
-        && other != account.credentials.merchant_there()
-    {
-        let detail = format!("The notification is about the merchant {other}, which this account is not.");
-        return Ok(Claim::Misfit(TaskKind::MerchantDiffers, detail));
-    }
-    let seen = desk::seen(attempt, account, notice.claims.clone(), false)?;
-    Ok(match misfit(attempt, &seen) {
-        Some((kind, detail)) => Claim::Misfit(kind, detail),
-        None => Claim::Fits(Box::new(seen)),
-    })
-}
-
-/// The payment that a notification is about: by our own name for it, or by its provider's.
-async fn match_up(tx: &mut MerchantTx, account: &Account, notice: &Notice) -> Result<Option<Attempt>> {
-    let merchant = tx.merchant();
-    let claims = &notice.claims;
-    let ours = claims.reference.as_deref().and_then(|text| Uuid::try_parse(text).ok());
-    let id = |id: &Option<crate::connectors::payment::Id>| id.as_ref().map(ToString::to_string);
-    if let Some(ours) = ours {
-        match attempts::get(tx.sql(), merchant, PaymentId(ours)).await {
-            Ok(attempt) if attempt.account == account.id => return Ok(Some(attempt)),
-            Ok(_) | Err(Error::NotFound(_)) => {}
-            Err(error) => return Err(error),
-        }
-    }
-    let found = sqlx::query_scalar!(
-        "select payment_id from payment_attempts where merchant_id = $1 and account_id = $2 and request_there = $3
-         union all
-         select payment_id from payment_attempts where merchant_id = $1 and account_id = $2 and payment_there = $4
-         union all
-         select payment_id from payment_attempts where merchant_id = $1 and account_id = $2 and session_there = $5
-         limit 1",
-        merchant.0,
-        account.id,
-        id(&claims.ids.request),
-        id(&claims.ids.payment),
-        id(&claims.ids.session),
-    )
-    .fetch_optional(tx.sql())
-    .await?
-    .flatten();
-    match found {
-        Some(payment) => attempts::get(tx.sql(), merchant, PaymentId(payment)).await.map(Some),
-        None => Ok(None),
-    }
 }
 
 /// What is kept of headers: no secrets, and not without bounds.

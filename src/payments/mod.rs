@@ -5,6 +5,7 @@
 //! it. Neither decides what a payment becomes.
 
 mod captures;
+mod claims;
 pub mod desk;
 pub mod inbox;
 pub mod refunding;

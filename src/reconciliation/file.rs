@@ -11,7 +11,7 @@ use tillwire_channels::Moment;
 use time::format_description::BorrowedFormatItem;
 use time::format_description::well_known::Rfc3339;
 use time::macros::{format_description, offset};
-use time::{Date, OffsetDateTime, PrimitiveDateTime, Time};
+use time::{Date, OffsetDateTime, PrimitiveDateTime, Time, UtcOffset};
 
 use crate::connectors::ability::CURRENCY;
 use crate::connectors::amount;
@@ -27,10 +27,14 @@ const FAULTS_MAX: usize = 100;
 const REFERENCE_BYTES_MAX: usize = 255;
 const THERE_BYTES_MAX: usize = 100;
 
-const SPACED: &[BorrowedFormatItem<'static>] = format_description!("[year]-[month]-[day] [hour]:[minute]:[second]");
-const OFFSET: &[BorrowedFormatItem<'static>] =
-    format_description!("[year]-[month]-[day] [hour]:[minute]:[second] [offset_hour sign:mandatory][offset_minute]");
+const MOMENTS: [&[BorrowedFormatItem<'static>]; 3] = [
+    format_description!("[year]-[month]-[day] [hour]:[minute]:[second]"),
+    format_description!("[year]-[month]-[day] [hour]:[minute]:[second].[subsecond]"),
+    format_description!("[year]-[month]-[day] [hour]:[minute]"),
+];
 const DAY: &[BorrowedFormatItem<'static>] = format_description!("[year]-[month]-[day]");
+const DAY_BYTES: usize = 10;
+const ZONE: &[BorrowedFormatItem<'static>] = format_description!("[offset_hour sign:mandatory][offset_minute]");
 
 /// The columns, by all that they are called. Case, and what is no letter or digit, does not matter.
 const COLUMNS: [(Column, &[&str]); 11] = [
@@ -84,9 +88,7 @@ pub struct Line {
 /// `no_csv`, `column_missing`, `column_twice`, `too_many_lines`; or what is wrong with which lines, the first hundred of them.
 pub fn read(bytes: &[u8]) -> Result<Vec<Line>> {
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
-    let head = bytes.split(|it| *it == b'\n').next().unwrap_or_default();
-    let count = |sign: u8| head.iter().filter(|it| **it == sign).count();
-    let delimiter = if count(b';') > count(b',') { b';' } else { b',' };
+    let (bytes, delimiter) = delimited(bytes);
     let mut reader = ReaderBuilder::new().delimiter(delimiter).trim(Trim::All).from_reader(bytes);
     let no_csv = |error: &csv::Error| {
         let at = error.position().map(|at| format!("Line {}: ", at.line())).unwrap_or_default();
@@ -126,6 +128,21 @@ pub fn read(bytes: &[u8]) -> Result<Vec<Line>> {
     let mut lines: Vec<(usize, Line)> = lines.into_values().collect();
     lines.sort_by_key(|(order, _)| *order);
     Ok(lines.into_iter().map(|(_, line)| line).collect())
+}
+
+/// What stands between two fields, and where it begins to count. Excel may say so in a line of its own; its end is left there, so
+/// that lines keep their numbers.
+fn delimited(bytes: &[u8]) -> (&[u8], u8) {
+    let end = bytes.iter().position(|it| *it == b'\n').unwrap_or(bytes.len());
+    let head = &bytes[..end];
+    let said = head.trim_ascii_end().strip_prefix(b"sep=").or_else(|| head.trim_ascii_end().strip_prefix(b"SEP="));
+    match said {
+        Some([sign @ (b',' | b';')]) => (&bytes[end..], *sign),
+        _ => {
+            let count = |sign: u8| head.iter().filter(|it| **it == sign).count();
+            (bytes, if count(b';') > count(b',') { b';' } else { b',' })
+        }
+    }
 }
 
 /// Where each column is.
@@ -184,15 +201,29 @@ fn line(columns: &HashMap<Column, usize>, record: &ByteRecord) -> std::result::R
         })?;
         Ok(Some(if is_less { -amount } else { amount }))
     };
+    // What it costs may have sen, and is not known then: the bills of fees do, and amounts never.
+    let cost = |column, called| match field(column, called)? {
+        Some(text) if has_sen(text) => Ok(Some(None)),
+        _ => Ok(money(column, called)?.map(|it| Some(it.abs()))),
+    };
     let reference = named(Column::Reference, "order id", REFERENCE_BYTES_MAX)?;
     let there = named(Column::There, "transaction id", THERE_BYTES_MAX)?;
     if reference.is_none() && there.is_none() {
         return Err(("order id", "it names no payment: neither `order id` nor `transaction id`.".to_owned()));
     }
-    let is_done = field(Column::Status, "status")?.is_none_or(|it| is_one_of(it, &DONE));
-    let kind = match field(Column::Kind, "type")? {
-        _ if !is_done => RowKind::Other,
+    let stands = match field(Column::Status, "status")? {
+        Some(word) => status(word).ok_or_else(|| {
+            let detail = format!(
+                "`status` says what nobody here knows, such as `settlement`, `pending` or `refund`: `{}`.",
+                cut(word)
+            );
+            ("status", detail)
+        })?,
         None => RowKind::Payment,
+    };
+    let kind = match field(Column::Kind, "type")? {
+        _ if stands == RowKind::Other => RowKind::Other,
+        None => stands,
         Some(word) if is_one_of(word, &PAYMENT) => RowKind::Payment,
         Some(word) if is_one_of(word, &REFUND) => RowKind::Refund,
         Some(word) if is_one_of(word, &CHARGEBACK) => RowKind::Chargeback,
@@ -203,8 +234,12 @@ fn line(columns: &HashMap<Column, usize>, record: &ByteRecord) -> std::result::R
         return Err(("amount", format!("the `amount` of a payment is less than nothing: {amount}.")));
     }
     // A fee is a cost, whatever its sign.
-    let fee = money(Column::Fee, "fee")?.map(i64::abs);
-    let tax = money(Column::Tax, "vat")?.map(i64::abs);
+    let fee_minor = match (cost(Column::Fee, "fee")?, cost(Column::Tax, "vat")?) {
+        (Some(Some(fee)), None) => Some(fee),
+        (Some(Some(fee)), Some(Some(tax))) => Some(fee + tax),
+        _ => None,
+    };
+    let net_minor = cost(Column::Net, "net")?.flatten();
     let currency = named(Column::Currency, "currency", 3)?.map_or(CURRENCY.to_owned(), |it| it.to_ascii_uppercase());
     let settled_at = match field(Column::SettledAt, "settled at")? {
         None => None,
@@ -227,8 +262,8 @@ fn line(columns: &HashMap<Column, usize>, record: &ByteRecord) -> std::result::R
         there,
         currency,
         amount_minor: amount.abs(),
-        fee_minor: fee.map(|fee| fee + tax.unwrap_or(0)),
-        net_minor: money(Column::Net, "net")?.map(i64::abs),
+        fee_minor,
+        net_minor,
         settled,
         settled_at,
     };
@@ -236,10 +271,76 @@ fn line(columns: &HashMap<Column, usize>, record: &ByteRecord) -> std::result::R
     Ok(line)
 }
 
-const DONE: [&str; 5] = ["success", "succeeded", "settlement", "settled", "capture"];
+/// What is there, and words for what is not, or not yet.
+const DONE: [&str; 10] = [
+    "success",
+    "successful",
+    "succeeded",
+    "settlement",
+    "settled",
+    "capture",
+    "captured",
+    "paid",
+    "complete",
+    "completed",
+];
+const NOT_DONE: [&str; 31] = [
+    "pending",
+    "processing",
+    "inprogress",
+    "waiting",
+    "created",
+    "active",
+    "unpaid",
+    "requiresaction",
+    "authorize",
+    "authorized",
+    "challenge",
+    "review",
+    "fail",
+    "failed",
+    "failure",
+    "expire",
+    "expired",
+    "cancel",
+    "canceled",
+    "cancelled",
+    "deny",
+    "denied",
+    "declined",
+    "rejected",
+    "refused",
+    "void",
+    "voided",
+    "reversal",
+    "reversed",
+    "inactive",
+    "error",
+];
 const PAYMENT: [&str; 5] = ["payment", "settlement", "capture", "charge", "sale"];
-const REFUND: [&str; 3] = ["refund", "partialrefund", "refunds"];
-const CHARGEBACK: [&str; 2] = ["chargeback", "partialchargeback"];
+const REFUND: [&str; 5] = ["refund", "refunds", "refunded", "partialrefund", "partiallyrefunded"];
+const CHARGEBACK: [&str; 4] = ["chargeback", "chargedback", "partialchargeback", "partiallychargedback"];
+
+/// What a line is of by its status alone: a payment, unless it says better; what came to nothing is something else. None of a word
+/// that nobody knows, for a line that is passed over by mistake is money that nobody misses.
+fn status(word: &str) -> Option<RowKind> {
+    let kinds = [
+        (&DONE[..], RowKind::Payment),
+        (&NOT_DONE, RowKind::Other),
+        (&REFUND, RowKind::Refund),
+        (&CHARGEBACK, RowKind::Chargeback),
+    ];
+    kinds.into_iter().find(|(words, _)| is_one_of(word, words)).map(|(_, kind)| kind)
+}
+
+/// Whether it is a whole number of rupiah and some sen.
+fn has_sen(text: &str) -> bool {
+    let digits = text.strip_prefix('-').unwrap_or(text);
+    let Some((whole, sen)) = digits.split_once('.') else { return false };
+    let are_sen =
+        matches!(sen.len(), 1 | 2) && sen.bytes().all(|it| it.is_ascii_digit()) && sen.bytes().any(|it| it != b'0');
+    are_sen && amount::parse(whole).is_ok()
+}
 
 fn is_one_of(word: &str, words: &[&str]) -> bool {
     let plain: String = word.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_lowercase();
@@ -248,13 +349,28 @@ fn is_one_of(word: &str, words: &[&str]) -> bool {
 
 /// Where nothing is said of a zone it is Jakarta, as at Midtrans.
 fn moment(text: &str) -> Option<Moment> {
-    let jakarta = offset!(+7);
-    let read = OffsetDateTime::parse(text, &Rfc3339).or_else(|_| OffsetDateTime::parse(text, OFFSET)).or_else(|_| {
-        let spaced = PrimitiveDateTime::parse(text, SPACED);
-        let day = || Date::parse(text, DAY).map(|date| date.with_time(Time::MIDNIGHT));
-        spaced.or_else(|_| day()).map(|at| at.assume_offset(jakarta))
+    let read = OffsetDateTime::parse(text, &Rfc3339).ok().or_else(|| {
+        let (clock, zone) = zoned(text)?;
+        let spaced = clock.replacen('T', " ", 1);
+        let day = || Date::parse(clock, DAY).ok().map(|date| date.with_time(Time::MIDNIGHT));
+        let read = MOMENTS.iter().find_map(|format| PrimitiveDateTime::parse(&spaced, format).ok()).or_else(day)?;
+        Some(read.assume_offset(zone))
     });
-    read.ok().filter(|at| (2000..2100).contains(&at.year())).map(|at| at.to_offset(time::UtcOffset::UTC))
+    read.filter(|at| (2000..2100).contains(&at.year())).map(|at| at.to_offset(UtcOffset::UTC))
+}
+
+/// A moment without its zone, and the zone: `Z`, `+0700` or `+07:00`. A day has none.
+fn zoned(text: &str) -> Option<(&str, UtcOffset)> {
+    if let Some(clock) = text.strip_suffix('Z') {
+        return Some((clock, UtcOffset::UTC));
+    }
+    match text.get(DAY_BYTES..).and_then(|clock| clock.find(['+', '-'])) {
+        Some(at) => {
+            let (clock, zone) = text.split_at(DAY_BYTES + at);
+            Some((clock.trim_end(), UtcOffset::parse(&zone.replacen(':', "", 1), ZONE).ok()?))
+        }
+        None => Some((text, offset!(+7))),
+    }
 }
 
 /// As much of a text as an error repeats.
@@ -349,6 +465,93 @@ INV-2,,Refund,-8500,0,-8500,2026-01-16,IDR
     }
 
     #[test]
+    fn a_status_is_known_or_the_line_is_wrong() {
+        let kind = |head: &str, rest: &str| {
+            let file = format!("order id,settled at,amount,{head}\nINV-1,2026-01-16,5,{rest}\n");
+            read(file.as_bytes()).map(|lines| lines[0].kind)
+        };
+        for word in ["Paid", "COMPLETED", "captured", "Settlement", "success"] {
+            assert_eq!(kind("status", word).unwrap(), RowKind::Payment, "{word}");
+            assert_eq!(kind("status,type", &format!("{word},refund")).unwrap(), RowKind::Refund, "{word}");
+        }
+        for (word, meant) in [
+            ("refund", RowKind::Refund),
+            ("Partial Refund", RowKind::Refund),
+            ("chargeback", RowKind::Chargeback),
+            ("partial_chargeback", RowKind::Chargeback),
+        ] {
+            assert_eq!(kind("transaction status", word).unwrap(), meant, "{word}");
+        }
+        for word in ["PENDING", "Expire", "cancelled", "deny", "voided", "REVERSED", "authorize"] {
+            assert_eq!(kind("status", word).unwrap(), RowKind::Other, "{word}");
+            assert_eq!(kind("status,type", &format!("{word},payment")).unwrap(), RowKind::Other, "{word}");
+        }
+        let known = [&DONE[..], &NOT_DONE, &REFUND, &CHARGEBACK].concat();
+        assert!(known.iter().all(|word| known.iter().filter(|it| *it == word).count() == 1), "each means one thing");
+    }
+
+    #[test]
+    fn a_fee_with_sen_is_not_known_and_the_rest_of_its_line_is() {
+        let costs = |fee: &str, vat: &str, net: &str| {
+            let file = format!("order id,settled at,amount,fee,vat,net\nINV-1,2026-01-16,48500,{fee},{vat},{net}\n");
+            let line = read(file.as_bytes()).unwrap().remove(0);
+            assert_eq!(line.amount_minor, 48_500);
+            (line.fee_minor, line.net_minor)
+        };
+        assert_eq!(costs("339.50", "", "48160.50"), (None, None));
+        assert_eq!(costs("-339.5", "", "48160"), (None, Some(48_160)));
+        assert_eq!(costs("300", "33.95", ""), (None, None), "half a fee is none");
+        assert_eq!(costs("", "33", ""), (None, None));
+        assert_eq!(costs("340.00", "34", "48126.00"), (Some(374), Some(48_126)));
+    }
+
+    #[test]
+    fn a_moment_is_written_in_many_ways() {
+        let morning = Moment::parse("2026-01-16T03:00:00Z", &Rfc3339).unwrap();
+        for text in [
+            "2026-01-16T03:00:00Z",
+            "2026-01-16T03:00:00.000Z",
+            "2026-01-16T03:00Z",
+            "2026-01-16T10:00:00+07:00",
+            "2026-01-16T10:00:00+0700",
+            "2026-01-16T10:00:00.000+0700",
+            "2026-01-16 10:00:00 +0700",
+            "2026-01-16 10:00:00+07:00",
+            "2026-01-16T10:00:00",
+            "2026-01-16 10:00:00",
+            "2026-01-16 10:00:00.000",
+            "2026-01-16 10:00",
+            "2026-01-16T10:00",
+            "2026-01-15 22:00 -0500",
+        ] {
+            assert_eq!(moment(text), Some(morning), "{text}");
+        }
+        for text in [
+            "",
+            "10:00",
+            "16/01/2026",
+            "2026-13-01",
+            "2026-01-16 25:00",
+            "2026-01-16 10:00 WIB",
+            "2026-01-16Z\u{e9}",
+            "2026-01-16 +",
+            "1999-01-16 10:00",
+            "2026-01-16 10:00 +7",
+        ] {
+            assert_eq!(moment(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_first_line_of_excels_says_what_stands_between_fields() {
+        for (first, sign) in [("sep=;\r\n", ';'), ("sep=,\n", ','), ("\u{feff}SEP=;\n", ';')] {
+            let file = format!("{first}order id{sign}settled at{sign}amount\nINV-1{sign}2026-01-16{sign}x\n");
+            assert_eq!(fault(&file).0, "/3/amount", "lines keep their numbers");
+            assert_eq!(read(file.replace('x', "5").as_bytes()).unwrap()[0].amount_minor, 5);
+        }
+    }
+
+    #[test]
     fn the_same_line_twice_is_one() {
         let line = "INV-1,2026-01-16,5";
         let file = format!("order id,settled at,amount\n{line}\n{line}\nINV-1,2026-01-17,5\n");
@@ -365,6 +568,7 @@ INV-2,,Refund,-8500,0,-8500,2026-01-16,IDR
             ("INV-1,2026-01-16,\"48,500\",1", "/3/amount", "whole rupiah"),
             ("INV-1,2026-01-16,48.000,1", "/3/amount", "`48.000`"),
             ("INV-1,2026-01-16,5,1.000", "/3/fee", "`1.000`"),
+            ("INV-1,2026-01-16,5,1.505", "/3/fee", "`1.505`"),
             ("INV-1,2026-01-16,,1", "/3/amount", "there is no `amount`"),
             ("INV-1,2026-01-16,-5,1", "/3/amount", "less than nothing"),
             ("INV-1,2026-01-16,5,Rp 1", "/3/fee", "`fee`"),
@@ -377,6 +581,8 @@ INV-2,,Refund,-8500,0,-8500,2026-01-16,IDR
             assert_eq!(found, pointer, "{line}: {detail}");
             assert!(detail.contains("ine 3") && detail.contains(words), "{line}: {detail}");
         }
+        let (found, detail) = fault("order id,settled at,amount,status\nINV-1,2026-01-16,5,Lunas\n");
+        assert!(found == "/2/status" && detail.contains("`Lunas`"), "{found}: {detail}");
         let long = with(&format!("{},2026-01-16,5,1", "x".repeat(256)));
         assert_eq!(fault(&long).0, "/3/order id");
         // All of them, within bounds.

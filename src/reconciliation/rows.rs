@@ -159,7 +159,7 @@ async fn of_payments(sql: &mut PgConnection, held: &Held, ids: &[Uuid]) -> Resul
     let rows = sqlx::query_as!(
         Kept,
         r#"select source as "source!", row_id as "id!", payment_id, kind as "kind!", state, reference, payment_there,
-                  currency as "currency!", amount_minor as "amount_minor!", fee_minor, null::bigint as net_minor, settled,
+                  currency as "currency!", amount_minor as "amount_minor!", fee_minor, net_minor, settled,
                   settles_at, told_at as "told_at!"
            from reconciliation_rows where merchant_id = $1 and run_id = $2 and payment_id = any($4)
            union all
@@ -186,7 +186,7 @@ pub async fn strangers(sql: &mut PgConnection, held: &Held) -> Result<Vec<Theirs
                   currency as "currency!", amount_minor as "amount_minor!", fee_minor, net_minor, settled, settles_at,
                   told_at as "told_at!"
            from (select source, row_id as id, payment_id, kind, state, reference, payment_there, currency, amount_minor,
-                        fee_minor, null::bigint as net_minor, settled, settles_at, told_at
+                        fee_minor, net_minor, settled, settles_at, told_at
                  from reconciliation_rows
                  where merchant_id = $1 and run_id = $2 and payment_id is null and kind = 'payment' and state is not null
                  union all

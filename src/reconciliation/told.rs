@@ -30,6 +30,7 @@ pub struct Told {
     pub currency: String,
     pub amount_minor: i64,
     pub fee_minor: Option<i64>,
+    pub net_minor: Option<i64>,
     pub settled: Option<bool>,
     pub settles_at: Option<Moment>,
 }
@@ -52,6 +53,7 @@ impl Told {
             currency: row.currency,
             amount_minor: row.amount_minor,
             fee_minor: row.fee_minor,
+            net_minor: row.net_minor,
             settled: (row.kind == RowKind::Payment).then_some(row.settled),
             settles_at: row.settles_at,
         }
@@ -73,6 +75,7 @@ impl Told {
             currency: report.currency.unwrap_or_else(|| crate::connectors::ability::CURRENCY.to_owned()),
             amount_minor: report.captured_minor.or(report.amount_minor)?,
             fee_minor: report.fee_minor,
+            net_minor: None,
             // That it is not is not said.
             settled: (state == Some(State::Settled)).then_some(true),
             settles_at: None,
@@ -92,6 +95,7 @@ impl Told {
             currency: attempt.currency.clone(),
             amount_minor: attempt.taken_minor(),
             fee_minor: None,
+            net_minor: None,
             settled: None,
             settles_at: None,
         }
@@ -141,12 +145,13 @@ pub async fn keep(sql: &mut PgConnection, held: &Held, told: &[Told]) -> Result<
     let currencies: Vec<String> = told.iter().map(|it| currency(&it.currency)).collect();
     let amounts: Vec<i64> = told.iter().map(|it| it.amount_minor).collect();
     let fees: Vec<Option<i64>> = told.iter().map(|it| it.fee_minor).collect();
+    let nets: Vec<Option<i64>> = told.iter().map(|it| it.net_minor).collect();
     let settled: Vec<Option<bool>> = told.iter().map(|it| it.settled).collect();
     let settles: Vec<Option<Moment>> = told.iter().map(|it| it.settles_at).collect();
     sqlx::query!(
         "insert into reconciliation_rows (merchant_id, run_id, source, row_id, kind, state, reference, payment_there, currency,
-                                          amount_minor, fee_minor, settled, settles_at, payment_id)
-         select $1, $2, source, row, kind, state, reference, there, currency, amount, fee, is_settled, settles,
+                                          amount_minor, fee_minor, net_minor, settled, settles_at, payment_id)
+         select $1, $2, source, row, kind, state, reference, there, currency, amount, fee, net, is_settled, settles,
                 coalesce((select payment_id from payment_attempts
                           where merchant_id = $1 and account_id = $3 and payment_id = ours),
                          (select payment_id from payment_attempts
@@ -154,8 +159,8 @@ pub async fn keep(sql: &mut PgConnection, held: &Held, told: &[Told]) -> Result<
                          (select payment_id from payment_attempts
                           where merchant_id = $1 and account_id = $3 and payment_there = there))
          from unnest($4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::uuid[], $10::text[], $11::text[],
-                     $12::text[], $13::bigint[], $14::bigint[], $15::bool[], $16::timestamptz[])
-              told (source, row, kind, state, reference, ours, request, there, currency, amount, fee, is_settled, settles)
+                     $12::text[], $13::bigint[], $14::bigint[], $15::bigint[], $16::bool[], $17::timestamptz[])
+              told (source, row, kind, state, reference, ours, request, there, currency, amount, fee, net, is_settled, settles)
          where row <> ''
          on conflict do nothing",
         held.merchant.0,
@@ -172,6 +177,7 @@ pub async fn keep(sql: &mut PgConnection, held: &Held, told: &[Told]) -> Result<
         &currencies,
         &amounts,
         &fees as &[Option<i64>],
+        &nets as &[Option<i64>],
         &settled as &[Option<bool>],
         &settles as &[Option<Moment>],
     )

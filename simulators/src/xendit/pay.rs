@@ -26,7 +26,7 @@ pub fn pay(world: &mut World, id: &str, pay: &Pay) -> Result<Value, Refusal> {
     match status {
         Status::RequiresAction if is_card => card_is_asked(world, &id),
         Status::RequiresAction | Status::AcceptingPayments => succeeds(world, &id, pay)?,
-        Status::Expired | Status::Canceled if pay.late && !is_card => succeeds(world, &id, pay)?,
+        Status::Expired | Status::Canceled | Status::Succeeded if pay.late && !is_card => succeeds(world, &id, pay)?,
         Status::Expired | Status::Canceled => return Err(Refusal::Not("it is over: say late")),
         _ => return Err(Refusal::Not("it waits for no money")),
     }

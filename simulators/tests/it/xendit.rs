@@ -233,6 +233,13 @@ async fn a_request_is_cancelled_while_it_is_open() {
     let now = stage.xendit(&format!("GET /v3/payment_requests/{id}"), Value::Null).await;
     assert_eq!(now.body["status"], "CANCELED");
     assert!(now.body["latest_payment_id"].is_string());
+    // And so can what was paid: that is a second payment.
+    let first = stage.xendit(&format!("GET /v3/payment_requests/{paid}"), Value::Null).await.body;
+    stage.does("pay", json!({ "id": paid, "late": true })).await;
+    assert_eq!(stage.told().await.remove(0).event(), "payment.capture");
+    let second = stage.xendit(&format!("GET /v3/payment_requests/{paid}"), Value::Null).await.body;
+    assert_eq!((&first["status"], &second["status"]), (&json!("SUCCEEDED"), &json!("SUCCEEDED")));
+    assert_ne!(first["latest_payment_id"], second["latest_payment_id"]);
 }
 
 #[tokio::test]

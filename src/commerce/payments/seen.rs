@@ -26,6 +26,8 @@ pub struct Seen {
     /// Whether it is the answer to a question, and so the provider's last word. A notification may be an old one.
     pub asked: bool,
     pub there: There,
+    /// Whom it is told of, if that is another merchant than the account's.
+    pub stranger: Option<String>,
     pub amount_minor: Option<i64>,
     pub captured_minor: Option<i64>,
     pub currency: Option<String>,
@@ -86,11 +88,12 @@ pub async fn apply(tx: &mut MerchantTx, payment: PaymentId, seen: &Seen, held: O
         None => lock(tx, payment).await?,
     };
     let was = attempt.clone();
+    let misfit = misfit(&attempt, seen);
     if seen.asked {
-        know(&mut attempt.there, &seen.there);
+        know(&mut attempt, &seen.there);
     }
     let is_older = is_older(&attempt, seen, held);
-    let outcome = match misfit(&attempt, seen) {
+    let outcome = match misfit {
         Some((kind, detail)) => {
             tasks::open(tx, &attempt, kind, Severity::Critical, detail).await?;
             Outcome::Parked
@@ -175,10 +178,22 @@ const fn is_unpaid(state: State) -> bool {
 
 /// Why what was heard is not of this payment, if it is not.
 pub(crate) fn misfit(attempt: &Attempt, seen: &Seen) -> Option<(Kind, String)> {
+    // Only of money: where the merchant's name was mistyped, what customers are shown is good all the same.
+    if let Some(other) = seen.stranger.as_ref().filter(|_| tells_of_money(seen)) {
+        let detail = format!("{} tells of it for the merchant {other}, which this account is not.", attempt.provider);
+        return Some((Kind::MerchantDiffers, detail));
+    }
     if let Some(currency) = &seen.currency
         && !currency.eq_ignore_ascii_case(&attempt.currency)
     {
         return Some((Kind::CurrencyDiffers, format!("It is of {}, and {currency} was paid.", attempt.currency)));
+    }
+    if let Some(second) = paid_again(attempt, seen) {
+        let detail = format!(
+            "Its customer has paid it once more, as {second}: that is to be given back at {}, and noted here.",
+            attempt.provider
+        );
+        return Some((Kind::PaidTooMuch, detail));
     }
     // What was asked for, and what was taken, if that is said. Of money that was held it may be a part, and Midtrans then tells of
     // that alone.
@@ -192,11 +207,28 @@ pub(crate) fn misfit(attempt: &Attempt, seen: &Seen) -> Option<(Kind, String)> {
     None
 }
 
-/// Keeps how its provider names it: by that it can be asked about, whatever else is the matter.
-fn know(there: &mut There, newer: &There) {
+/// Whether it says that money is there, is held, or went back.
+fn tells_of_money(seen: &Seen) -> bool {
+    let moved = seen.state.is_some_and(|state| state == State::Authorized || !is_unpaid(state));
+    moved || seen.may_reverse || seen.captured_minor.is_some() || !seen.refunds.is_empty()
+}
+
+/// As what its provider names money beside that which is known: a customer may pay what was asked for twice.
+fn paid_again<'a>(attempt: &Attempt, seen: &'a Seen) -> Option<&'a str> {
+    let second = seen.there.payment.as_deref().filter(|_| seen.asked && seen.state.is_some_and(|it| !is_unpaid(it)))?;
+    let is_paid = !is_unpaid(attempt.state);
+    attempt.there.payment.as_deref().filter(|first| is_paid && *first != second).map(|_| second)
+}
+
+/// Keeps how its provider names it: by that it can be asked about, whatever else is the matter. Money that came stays what it was.
+fn know(attempt: &mut Attempt, newer: &There) {
+    let is_paid = !is_unpaid(attempt.state);
+    let there = &mut attempt.there;
     let keep = |old: &mut Option<String>, new: &Option<String>| *old = new.clone().or(old.take());
     keep(&mut there.request, &newer.request);
-    keep(&mut there.payment, &newer.payment);
+    if !is_paid || there.payment.is_none() {
+        keep(&mut there.payment, &newer.payment);
+    }
     keep(&mut there.session, &newer.session);
 }
 

@@ -124,6 +124,15 @@ fn check(task: &TaskView, attempt: &Attempt, decision: &Decision, can_refund: bo
     }
     let is_money = matches!(task.kind, Kind::PaidLate | Kind::PaidTooMuch);
     let is_here = is_money && attempt.state == State::PaidLate;
+    // What pays a sale is not what came beside it.
+    if decision.resolution == Resolution::Refunded && is_money && matches!(attempt.state, State::Paid | State::Settled)
+    {
+        let detail = format!(
+            "The payment is {} by now: refund it as such, or note what was done at its provider.",
+            attempt.state
+        );
+        return Err(Error::conflict("payment_not_late", detail));
+    }
     let detail = match (decision.resolution, is_money) {
         (Resolution::Accepted | Resolution::Refunded, true) => return Ok(()),
         (Resolution::Accepted | Resolution::Refunded, false) => "There is no money to decide on: it can be noted.",

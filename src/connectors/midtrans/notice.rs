@@ -4,7 +4,7 @@
 use secrecy::{ExposeSecret as _, SecretString};
 
 use super::super::digest::{equal, of_parts, sha256, sha512};
-use super::super::fields::Fields;
+use super::super::fields::{Fields, NotMoneyIn};
 use super::super::report::{Kind, Notice, Report};
 use super::super::{Forged, NOTICE_BYTES_MAX, Unreadable};
 use super::say;
@@ -13,8 +13,8 @@ use crate::commerce::payments::state::State;
 /// How payments by a printed code are called, which nobody has asked for.
 const STICKER: &str = "QRIS-";
 
-/// The signature is over texts that are joined without anything between. So the code has to look like one: an order ending
-/// in a digit could otherwise lend it to another.
+/// The signature is over texts that are joined without anything between. So the code has to look like one, and the amount like a
+/// number: an order ending in a digit could otherwise lend it to another. Whether that is money is not asked here.
 pub fn verify(key: &SecretString, body: &[u8]) -> Result<(), Forged> {
     if body.len() > NOTICE_BYTES_MAX {
         return Err(Forged);
@@ -24,12 +24,19 @@ pub fn verify(key: &SecretString, body: &[u8]) -> Result<(), Forged> {
     let (order, code, amount) = (field("order_id")?, field("status_code")?, field("gross_amount")?);
     let is_code =
         code.len() == 3 && code.bytes().all(|it| it.is_ascii_digit()) && (b'2'..=b'5').contains(&code.as_bytes()[0]);
-    if order.is_empty() || !is_code || !matches!(fields.amount("gross_amount"), Ok(Some(_))) {
+    if order.is_empty() || !is_code || !is_number(&amount) {
         return Err(Forged);
     }
     let signed = SecretString::from(format!("{order}{code}{amount}{}", key.expose_secret()));
     let expected = sha512(signed.expose_secret().as_bytes());
     if equal(expected.as_bytes(), field("signature_key")?.as_bytes()) { Ok(()) } else { Err(Forged) }
+}
+
+/// Digits, and perhaps some more behind a point; with no zero in front that need not be there.
+fn is_number(text: &str) -> bool {
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
+    let are_digits = |part: &str| !part.is_empty() && part.bytes().all(|it| it.is_ascii_digit());
+    are_digits(whole) && are_digits(fraction) && (whole == "0" || !whole.starts_with('0'))
 }
 
 /// What a notification claims, whoever sent it.
@@ -42,7 +49,10 @@ pub fn read(body: &[u8]) -> Result<Notice, Unreadable> {
     }
     let fields = Fields::parse(body).ok_or(Unreadable::NotJson)?;
     let event = fields.word("event_name");
-    let claims = say::report(&fields)?;
+    let (claims, unread) = match say::report(&fields) {
+        Ok(claims) => (claims, None),
+        Err(NotMoneyIn(field)) => (say::names(&fields), Some(field)),
+    };
     let is_payment = claims.reference.is_some() && fields.has("transaction_status");
     let is_refund = matches!(claims.state, Some(State::PartiallyRefunded | State::Refunded));
     let kind = match &event {
@@ -52,13 +62,17 @@ pub fn read(body: &[u8]) -> Result<Notice, Unreadable> {
         _ => Kind::Payment,
     };
     let event = event.or_else(|| claims.said.clone());
-    let (dedupe, claims) = match kind {
-        Kind::Payment | Kind::Refund => (key(&fields), claims),
-        Kind::Session | Kind::Subscription | Kind::Unknown => {
-            (sha256(body), Report { merchant: claims.merchant, ..Report::default() })
+    match (kind, unread) {
+        (Kind::Session | Kind::Subscription | Kind::Unknown, _) => {
+            let claims = Report { merchant: claims.merchant, ..Report::default() };
+            Ok(Notice { kind, event, dedupe: sha256(body), claims })
         }
-    };
-    Ok(Notice { kind, event, dedupe, claims })
+        (Kind::Payment | Kind::Refund, None) => Ok(Notice { kind, event, dedupe: key(&fields), claims }),
+        // Told again in words that can be read it is another.
+        (Kind::Payment | Kind::Refund, Some(field)) => {
+            Err(Unreadable::NotMoney(field, Box::new(Notice { kind, event, dedupe: sha256(body), claims })))
+        }
+    }
 }
 
 /// Midtrans names no event; what it says is told apart by what is in it.
@@ -137,6 +151,22 @@ mod tests {
             other["gross_amount"] = amount;
             assert_eq!(verified(&other), Err(Forged), "{other}");
         }
+        // What is signed is its provider's, whether or not it is money.
+        for (amount, verified) in [
+            ("48500.50", Ok(())),
+            ("0.50", Ok(())),
+            ("9999999999999999", Ok(())),
+            ("048500", Err(Forged)),
+            ("48500.", Err(Forged)),
+            (".50", Err(Forged)),
+            ("-1", Err(Forged)),
+            ("48,500", Err(Forged)),
+            ("", Err(Forged)),
+        ] {
+            let mut other = body("200", &sha512(format!("POS01-260114-000123-a1200{amount}{KEY}").as_bytes()));
+            other["gross_amount"] = amount.into();
+            assert_eq!(self::verified(&other), verified, "{amount}");
+        }
         // A number counts as it stands there.
         let number = sha512(format!("A1200{}{KEY}", "48500.00").as_bytes());
         let text =
@@ -179,6 +209,34 @@ mod tests {
         for bytes in [&b""[..], b"[]", b"\xff", twice.as_bytes(), &vec![b' '; NOTICE_BYTES_MAX + 1]] {
             assert_eq!(verify(&KEY.into(), bytes), Err(Forged));
         }
+    }
+
+    #[test]
+    fn what_is_no_money_names_its_payment_all_the_same() {
+        for (field, value) in [
+            ("gross_amount", json!("48500.50")),
+            ("refund_amount", json!([{"refund_key": "a", "refund_amount": "48.500"}])),
+            ("amount", json!([{"amount": "312000.50"}])),
+        ] {
+            let mut other = body("200", "a");
+            let list = match field {
+                "refund_amount" => "refunds",
+                "amount" => "payment_amounts",
+                field => field,
+            };
+            other[list] = value;
+            let Err(Unreadable::NotMoney(named, notice)) = read(other.to_string().as_bytes()) else {
+                panic!("{other}")
+            };
+            let Notice { kind, claims, dedupe, .. } = *notice;
+            assert_eq!((named, kind), (field, Kind::Payment));
+            assert_eq!((claims.reference.as_deref(), claims.state), (Some("POS01-260114-000123-a1"), None));
+            assert_eq!(claims.ids.payment.unwrap().as_str(), "2f6d7a0e");
+            assert_ne!(dedupe, read(body("200", "a").to_string().as_bytes()).unwrap().dedupe);
+        }
+        // Where nothing of ours is told, no amount is read.
+        let plan = json!({"event_name": "subscription.charge", "gross_amount": "1.5"});
+        assert_eq!(read(plan.to_string().as_bytes()).unwrap().kind, Kind::Subscription);
     }
 
     #[test]

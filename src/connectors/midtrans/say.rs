@@ -95,6 +95,17 @@ fn of_asked(asked: &Asked, fields: &Fields<'_>, code: u16, mut report: Report) -
     report
 }
 
+/// Of which payment something is said, and of whose.
+pub fn names(fields: &Fields<'_>) -> Report {
+    Report {
+        said: fields.word("transaction_status"),
+        reference: fields.text("order_id"),
+        ids: Ids { payment: fields.text("transaction_id").as_deref().and_then(Id::parse), ..Ids::default() },
+        merchant: fields.text("merchant_id"),
+        ..Report::default()
+    }
+}
+
 /// What is said of a payment, whoever asked.
 pub fn report(fields: &Fields<'_>) -> Result<Report, NotMoneyIn> {
     let method = fields.word("payment_type").unwrap_or_default();
@@ -103,11 +114,7 @@ pub fn report(fields: &Fields<'_>) -> Result<Report, NotMoneyIn> {
     Ok(Report {
         state,
         may_reverse: state == Some(State::Failed) && may_reverse(fields, &method),
-        said: fields.word("transaction_status"),
         failure: state.filter(|state| *state == State::Failed).and_then(|_| failure(fields)),
-        reference: fields.text("order_id"),
-        ids: Ids { payment: fields.text("transaction_id").as_deref().and_then(Id::parse), ..Ids::default() },
-        merchant: fields.text("merchant_id"),
         amount_minor: gross_minor,
         captured_minor: if state.is_some_and(has_money) { paid_minor(fields)?.or(gross_minor) } else { None },
         currency: fields.text("currency").map(|it| it.to_ascii_uppercase()),
@@ -116,8 +123,8 @@ pub fn report(fields: &Fields<'_>) -> Result<Report, NotMoneyIn> {
         // Some answers have the one, some the other.
         expires_at: moment(fields, "expiry_time").or_else(|| moment(fields, "expire_time")),
         paid_at: moment(fields, "settlement_time"),
-        fee_minor: None,
         issuer: fields.text("issuer"),
+        ..names(fields)
     })
 }
 

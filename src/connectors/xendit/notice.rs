@@ -5,7 +5,7 @@ use reqwest::header::HeaderMap;
 use secrecy::{ExposeSecret as _, SecretString};
 
 use super::super::digest::{equal, of_parts, sha256};
-use super::super::fields::Fields;
+use super::super::fields::{Fields, NotMoneyIn};
 use super::super::report::{Kind, Notice, Report};
 use super::super::{Forged, NOTICE_BYTES_MAX, Unreadable};
 use super::say;
@@ -38,25 +38,33 @@ pub fn read(body: &[u8]) -> Result<Notice, Unreadable> {
     // Some are wrapped twice.
     let data = data.object("data").unwrap_or(data);
     let name = event.as_deref().unwrap_or_default();
-    let (kind, claims) = match name {
+    let (kind, read) = match name {
         "payment.capture"
         | "payment.authorization"
         | "payment.failure"
         | "payment.expiry"
         | "payment_request.expiry" => {
-            let claims = say::report(&data)?;
-            let state = claims.state.filter(|state| *state == meant(name));
-            (Kind::Payment, Report { state, ..claims })
+            let as_meant = |claims: Report| Report { state: claims.state.filter(|it| *it == meant(name)), ..claims };
+            (Kind::Payment, say::report(&data).map(as_meant))
         }
-        "refund.succeeded" | "refund.failed" => (Kind::Refund, say::of_refund(&data)?),
-        "payment_session.completed" | "payment_session.expired" => (Kind::Session, say::report(&data)?),
-        _ => (Kind::Unknown, Report::default()),
+        "refund.succeeded" | "refund.failed" => (Kind::Refund, say::of_refund(&data)),
+        "payment_session.completed" | "payment_session.expired" => (Kind::Session, say::report(&data)),
+        _ => (Kind::Unknown, Ok(Report::default())),
+    };
+    let (claims, unread) = match read {
+        Ok(claims) => (claims, None),
+        Err(NotMoneyIn(field)) if kind == Kind::Refund => (say::names_of_refund(&data), Some(field)),
+        Err(NotMoneyIn(field)) => (Report { state: None, ..say::names(&data) }, Some(field)),
     };
     let names_something = claims.ids != Default::default() || claims.reference.is_some();
     let (kind, claims) = if names_something { (kind, claims) } else { (Kind::Unknown, Report::default()) };
     let merchant = claims.merchant.or_else(|| fields.text("business_id"));
     let claims = Report { merchant, ..claims };
-    Ok(Notice { kind, dedupe: key(kind, name, &data).unwrap_or_else(|| sha256(body)), event, claims })
+    match unread.filter(|_| kind != Kind::Unknown) {
+        // Told again in words that can be read it is another.
+        Some(field) => Err(Unreadable::NotMoney(field, Box::new(Notice { kind, event, dedupe: sha256(body), claims }))),
+        None => Ok(Notice { kind, dedupe: key(kind, name, &data).unwrap_or_else(|| sha256(body)), event, claims }),
+    }
 }
 
 /// What an event's name says. A webhook that says something else beside it is not believed.
@@ -160,6 +168,27 @@ mod tests {
         let all = keys.len();
         keys.dedup();
         assert_eq!(keys.len(), all);
+    }
+
+    #[test]
+    fn what_is_no_money_names_its_payment_all_the_same() {
+        let refund = json!({"event": "refund.succeeded", "data": {"id": "rfd-1", "payment_request_id": "pr-1", "payment_id": "py-1",
+            "reference_id": "RF-1", "status": "SUCCEEDED", "amount": 8500.5}});
+        let (mut asked, mut taken) = (capture(), capture());
+        asked["data"]["request_amount"] = json!(48_500.5);
+        taken["data"]["captures"][0]["capture_amount"] = json!("48.500");
+        for (body, field, kind, reference) in [
+            (asked, "request_amount", Kind::Payment, Some("A-1")),
+            (taken, "capture_amount", Kind::Payment, Some("A-1")),
+            (refund, "amount", Kind::Refund, None),
+        ] {
+            let Err(Unreadable::NotMoney(named, notice)) = read(body.to_string().as_bytes()) else { panic!("{body}") };
+            let Notice { kind: said, claims, dedupe, .. } = *notice;
+            assert_eq!((named, said, claims.reference.as_deref(), claims.state), (field, kind, reference, None));
+            assert_eq!(claims.ids.request.unwrap().as_str(), "pr-1");
+            assert_eq!(claims.ids.payment.unwrap().as_str(), "py-1");
+            assert_ne!(dedupe, read_of(&capture()).dedupe);
+        }
     }
 
     #[test]

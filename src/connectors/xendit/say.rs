@@ -115,41 +115,48 @@ fn one_of<'a>(fields: &Fields<'a>, name: &str, id: &Id) -> Option<Fields<'a>> {
     fields.objects("data").into_iter().find(|it| it.exact(name).as_deref() == Some(id.as_str()))
 }
 
-/// What is said of a payment: by what was asked for, by a payment, or by a page on which it is paid.
-pub fn report(fields: &Fields<'_>) -> Result<Report, NotMoneyIn> {
+/// Of which payment something is said, and of whose; and where that stands.
+pub fn names(fields: &Fields<'_>) -> Report {
     let is_session = fields.has("payment_session_id");
     let status = fields.word("status");
     let state = status.as_deref().and_then(|status| if is_session { of_session(status) } else { of_payment(status) });
     let id = |name| fields.text(name).as_deref().and_then(Id::parse);
-    let amount_minor = fields.amount(if is_session { "amount" } else { "request_amount" })?;
     // On a page that is open still, what was tried has come to nothing.
     let is_open_page = is_session && state == Some(State::Pending);
     let tried = |id: Option<Id>| id.filter(|_| !is_open_page);
     let payment = tried(id("payment_id").or_else(|| id("latest_payment_id")));
-    // Of what was asked for, all of it is taken at once, unless it is held first.
-    let at_once = fields.word("capture_method").is_none_or(|it| it == "automatic") && !fields.has("payment_id");
-    let captured_minor = match captured(fields)? {
-        None if state == Some(State::Paid) && at_once => amount_minor,
-        captured => captured,
-    };
-    Ok(Report {
+    Report {
         state,
-        may_reverse: false,
         said: status,
-        failure: fields.text("failure_code"),
         reference: fields.text("reference_id"),
         ids: Ids { request: tried(id("payment_request_id")), payment, session: id("payment_session_id") },
         merchant: fields.text("business_id"),
+        ..Report::default()
+    }
+}
+
+/// What is said of a payment: by what was asked for, by a payment, or by a page on which it is paid.
+pub fn report(fields: &Fields<'_>) -> Result<Report, NotMoneyIn> {
+    let names = names(fields);
+    let is_session = fields.has("payment_session_id");
+    let amount_minor = fields.amount(if is_session { "amount" } else { "request_amount" })?;
+    // Of what was asked for, all of it is taken at once, unless it is held first.
+    let at_once = fields.word("capture_method").is_none_or(|it| it == "automatic") && !fields.has("payment_id");
+    let captured_minor = match captured(fields)? {
+        None if names.state == Some(State::Paid) && at_once => amount_minor,
+        captured => captured,
+    };
+    Ok(Report {
+        failure: fields.text("failure_code"),
         amount_minor,
         captured_minor,
         currency: fields.text("currency").map(|it| it.to_ascii_uppercase()),
-        refunds: Vec::new(),
         shown: shown(fields),
         expires_at: moment(fields, "expires_at")
             .or_else(|| moment(&fields.object("channel_properties")?, "expires_at")),
         paid_at: fields.objects("captures").iter().filter_map(|it| moment(it, "capture_timestamp")).max(),
-        fee_minor: None,
         issuer: fields.object("payment_details").and_then(|details| details.text("issuer_name")),
+        ..names
     })
 }
 
@@ -203,6 +210,13 @@ fn shown(fields: &Fields<'_>) -> Option<Shown> {
     action.or_else(|| Shown::page(&fields.exact("payment_link_url")?))
 }
 
+/// Of which payment a refund is, and whose.
+pub fn names_of_refund(fields: &Fields<'_>) -> Report {
+    let id = |name| fields.text(name).as_deref().and_then(Id::parse);
+    let ids = Ids { request: id("payment_request_id"), payment: id("payment_id"), session: None };
+    Report { ids, merchant: fields.text("business_id"), ..Report::default() }
+}
+
 /// What is said of a refund, and by it of its payment: nothing but its name.
 pub fn of_refund(fields: &Fields<'_>) -> Result<Report, NotMoneyIn> {
     let state = match fields.word("status").as_deref() {
@@ -212,10 +226,7 @@ pub fn of_refund(fields: &Fields<'_>) -> Result<Report, NotMoneyIn> {
         Some("cancelled" | "canceled") => RefundState::Canceled,
         _ => return Ok(Report::default()),
     };
-    let id = |name| fields.text(name).as_deref().and_then(Id::parse);
     Ok(Report {
-        ids: Ids { request: id("payment_request_id"), payment: id("payment_id"), session: None },
-        merchant: fields.text("business_id"),
         currency: fields.text("currency").map(|it| it.to_ascii_uppercase()),
         refunds: vec![RefundReport {
             key: fields.text("reference_id"),
@@ -225,7 +236,7 @@ pub fn of_refund(fields: &Fields<'_>) -> Result<Report, NotMoneyIn> {
             failure: fields.text("failure_code"),
         }],
         fee_minor: fields.amount("refund_fee_amount").ok().flatten(),
-        ..Report::default()
+        ..names_of_refund(fields)
     })
 }
 
@@ -271,7 +282,11 @@ fn row_of(row: &Fields<'_>) -> Option<Row> {
         _ => None,
     };
     let request = row.object("product_data").and_then(|data| Id::parse(&data.text("payment_request_id")?));
-    let fee = row.object("fee").and_then(|fee| {
+    let (costs, is_paid) = (row.object("fee"), matches!(state, Some(State::Paid | State::Settled)));
+    // Where taxes are withheld, what is left does not follow from the fee.
+    let withheld = |name| costs.as_ref().is_some_and(|fee| fee.amount(name) != Ok(Some(0)) && fee.has(name));
+    let is_whole = is_paid && !withheld("xendit_withholding_tax") && !withheld("third_party_withholding_tax");
+    let fee = costs.as_ref().and_then(|fee| {
         // One that is not known yet is no fee of nothing.
         let is_known = fee.word("status").is_none_or(|status| status == "completed");
         let (own, tax) = (fee.amount("xendit_fee").ok()??, fee.amount("value_added_tax").ok()?);
@@ -286,6 +301,7 @@ fn row_of(row: &Fields<'_>) -> Option<Row> {
         currency: row.text("currency")?.to_ascii_uppercase(),
         amount_minor: row.amount("amount").ok()??,
         fee_minor: fee,
+        net_minor: row.amount("net_amount").ok().flatten().filter(|_| is_whole),
         settled,
         settles_at: moment(row, "estimated_settlement_time"),
     })
@@ -331,6 +347,30 @@ mod tests {
         assert_eq!(next(json!({ "data": [row], "has_more": true })).as_deref(), Some("txn_1"));
         assert_eq!(next(json!({ "data": [row], "has_more": false })), None);
         assert_eq!(next(json!({ "data": [], "has_more": false })), None);
+    }
+
+    #[test]
+    fn what_is_paid_out_is_told_where_it_follows_from_the_fee() {
+        let net = |change: Value| {
+            let mut row = a_row(json!({ "xendit_fee": 320, "xendit_withholding_tax": 0 }));
+            row["net_amount"] = json!(48_180);
+            for (name, value) in change.as_object().unwrap() {
+                row[name] = value.clone();
+            }
+            read_page(&json!({ "data": [row], "has_more": false })).unwrap().rows[0].net_minor
+        };
+        assert_eq!(net(json!({})), Some(48_180));
+        assert_eq!(net(json!({ "fee": null })), Some(48_180));
+        for change in [
+            json!({ "net_amount": 48_180.5 }),
+            json!({ "net_amount": null }),
+            json!({ "type": "REFUND" }),
+            json!({ "status": "REVERSED" }),
+            json!({ "fee": { "xendit_fee": 320, "third_party_withholding_tax": 10 } }),
+            json!({ "fee": { "xendit_fee": 320, "xendit_withholding_tax": 0.5 } }),
+        ] {
+            assert_eq!(net(change.clone()), None, "{change}");
+        }
     }
 
     #[test]

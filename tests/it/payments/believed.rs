@@ -4,6 +4,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use tillwire_simulators::midtrans_signature;
 
+use super::cards::{GOOD, card, proves};
 use super::*;
 use crate::support::services::proxy::Proxy;
 
@@ -111,6 +112,29 @@ async fn what_was_believed_and_is_not_so_is_for_a_person() {
     }
     let alerts = shop.journal_of(&["alert.raised"]).await;
     assert_eq!((alerts.len(), &alerts[0].1["data"]["alert"]), (2, &json!("payment_conflict")));
+}
+
+/// Whoever has seen that a card's money is held has a signature over a 200 of its amount.
+#[tokio::test]
+async fn money_that_is_held_is_not_taken_by_what_was_signed_for_the_hold() {
+    let (stage, path) = believing(Stage::opens().await).await;
+    let (market, shop, bread) = stage.cast();
+    let sale = opens(&shop, bread).await;
+    let mut payment = card(market, "midtrans", GOOD).await;
+    payment["hold"] = json!(true);
+    let payment = asks(&shop, &sale, payment).await.created();
+    proves(&payment).await;
+    comes_to(&shop, &payment, "authorized").await;
+    for status in ["capture", "settlement"] {
+        assert_eq!(market.notifies(&path, &[], &signed(&payment, status)).await, 200);
+        let check = format!("/v1/payments/{}?ask=true", payment["id"].as_str().unwrap());
+        assert_eq!(shop.get(&check).await.ok()["state"], "authorized", "{status}");
+    }
+    assert_eq!(sale_of(&shop, &sale).await["state"], "open");
+    assert!(shop.journal_of(&["payment.captured"]).await.is_empty() && tasks(&shop).await.is_empty());
+    // Somebody takes it, and then it is.
+    let capture = format!("/v1/payments/{}/capture", payment["id"].as_str().unwrap());
+    assert_eq!(shop.post(&capture, json!({})).await.ok()["state"], "paid");
 }
 
 /// The provider's answers come late, its notifications at once.

@@ -248,9 +248,8 @@ async fn of_money_that_pays_another_sale_that_one_is_let_go_when_it_goes_back() 
         let refund = gives_back(&shop, &payment, None).await.created();
         // Somebody is at that sale, and is waited for by nobody who holds what they want.
         let database = &market.hub.database;
-        let mut holder = PgConnection::connect(&database.url("postgres")).await.expect("a superuser");
-        let lock = format!("begin; select from sales where sale_id = '{}' for update", other["id"].as_str().unwrap());
-        sqlx::raw_sql(AssertSqlSafe(lock)).execute(&mut holder).await.expect("a lock");
+        let sale = other["id"].as_str().unwrap();
+        let holder = database.held(&format!("select from sales where sale_id = '{sale}' for update")).await;
         time_passes(market).await;
         tokio::time::sleep(Duration::from_millis(1_500)).await;
         let_go(holder).await;

@@ -231,6 +231,23 @@ async fn each_way_to_differ_is_found_once_told_once_and_closed() {
     market.hub.ledgers_add_up().await;
 }
 
+/// What a list says is paid out, and what it says that its provider keeps, make up the amount.
+#[tokio::test]
+async fn what_a_list_pays_out_is_held_against_its_fee() {
+    let market = Market::opens().await;
+    let shop = market.shop("Toko Roti").await;
+    let bread = shop.stocked("roti", 48_500, "10").await;
+    let payment = paid(&market, &shop, &bread, "xendit").await;
+    assert_eq!(compares(&shop, "xendit").await["found"], 0);
+    // A rupiah is lost on its way.
+    let loses = "create function loses() returns trigger language plpgsql as $$
+                 begin new.net_minor := new.net_minor - 1; return new; end $$;
+                 create trigger loses before insert on reconciliation_rows for each row execute function loses()";
+    market.hub.database.psql(loses).await;
+    assert_eq!(compares(&shop, "xendit").await["found"], 1);
+    assert_eq!(open(&shop).await, [("fee_mismatch".to_owned(), id(&payment).to_owned())]);
+}
+
 #[tokio::test]
 async fn money_that_nobody_told_of_is_looked_at_and_never_written_past() {
     let stage = Stage::with(Market::opens().await, "20").await;
