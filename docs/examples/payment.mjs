@@ -12,8 +12,9 @@ function show(what) {
   shown = what;
 }
 
-// Paid, or taken for paid by somebody who may, and not gone back since.
-const isPaid = ({ state, forced }) => state === "paid" || state === "settled" || (forced && !GONE.includes(state));
+// Paid, or taken for paid by somebody who may, and not gone back since; and not for another sale, having come too late for its own.
+const isPaid = ({ state, forced, accepted_for }) =>
+  !accepted_for && (state === "paid" || state === "settled" || (forced && !GONE.includes(state)));
 const words = (it) => (isPaid(it) ? "LUNAS" : it.state);
 
 const socket = io(hub, { auth: (send) => send({ token, channels: [`payments/${place}`], after }) });
@@ -24,7 +25,7 @@ socket.onAny((event, body, position) => {
   if (event === "ready") ask(); // What was before it began to listen.
   if (body?.data?.payment !== payment) return; // Another customer's.
   if (event === "payment.changed") show(words(body.data));
-  if (event === "payment.captured") {
+  if (event === "payment.captured" && body.data.due_minor === 0) {
     show("LUNAS");
     socket.emit("seen", { position }, () => {}); // Once somebody has looked at it.
   }

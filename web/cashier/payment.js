@@ -13,6 +13,7 @@ const RANKS = {
   canceled: 4,
   expired: 4,
   paid: 5,
+  part: 5,
   settled: 6,
   paid_late: 6,
   partially_refunded: 7,
@@ -21,8 +22,9 @@ const RANKS = {
   charged_back: 8,
 };
 const HELD_BY_PROVIDER = new Set(["review", "authorized"]);
+const PAID = new Set(["paid", "settled"]);
 
-/** One payment, bound to its id from before it is asked for: what is said of any other is not for this screen. */
+/** One payment, bound to its id and its sale from before it is asked for: what is said of any other is not for this screen. */
 export class Payment {
   state = "created";
   /** What the customer is shown. */
@@ -36,8 +38,8 @@ export class Payment {
   /** That it is our own word that it failed, and not the hub's, who may know better. */
   #refused = false;
 
-  constructor(id) {
-    this.id = id;
+  constructor(id, sale = null) {
+    [this.id, this.sale] = [id, sale];
   }
 
   /** Takes in what REST answered. Says whether anything changed. */
@@ -50,7 +52,11 @@ export class Payment {
   /** Takes in an event. Says whether anything changed. */
   heard({ type, data }) {
     if (data.payment !== this.id) return false;
-    if (type === "payment.captured") return this.#comes({ state: "paid" });
+    if (type === "payment.captured") {
+      // Late money may pay another sale, and a part leaves something due: neither is for this screen to call paid.
+      const state = this.sale && data.sale !== this.sale ? "paid_late" : data.due_minor > 0 ? "part" : "paid";
+      return this.#comes({ state });
+    }
     return type === "payment.changed" && this.#comes(data);
   }
 
@@ -61,7 +67,9 @@ export class Payment {
     return changed;
   }
 
-  #comes({ state, forced, ...more }) {
+  #comes({ state, forced, accepted_for, ...more }) {
+    // It was late, and a person has let it pay another sale.
+    if (accepted_for && PAID.has(state)) return this.#comes({ ...more, state: "paid_late" });
     // Somebody has taken it for paid, and its sale is: whether its provider comes to say so is no matter of the till's.
     if (forced && RANKS[state] <= RANKS.failed) return this.#comes({ state: "paid" });
     const { shown, expires_at, failure, closing } = more;
@@ -85,7 +93,7 @@ export class Payment {
   }
 
   get isPaid() {
-    return this.state === "paid" || this.state === "settled";
+    return PAID.has(this.state);
   }
 
   /** Whether the customer can still pay, or may have. */
@@ -121,6 +129,7 @@ const STATES = {
   authorized: ["Dana ditahan", "Dana pelanggan ditahan dan belum diambil. Barang belum boleh diserahkan."],
   paid: ["LUNAS", ""],
   settled: ["LUNAS", ""],
+  part: ["Dibayar sebagian", "Penjualan ini belum lunas. Jangan serahkan barang; panggil atasan."],
   failed: ["Gagal", "Pembayaran tidak berhasil. Pilih cara lain."],
   canceled: ["Dibatalkan", "Pembayaran ini dibatalkan. Pilih cara lain, atau mulai penjualan baru."],
   expired: ["Waktu habis", "Pelanggan tidak membayar pada waktunya. Pilih cara lain, atau mulai penjualan baru."],

@@ -152,7 +152,7 @@ export class Till {
       return this.#tell.sold();
     }
     // Known before it is asked for, and kept: whatever is lost on the way, this is the one on the screen.
-    const own = new Payment(newId());
+    const own = new Payment(newId(), this.sale.id);
     [this.payment, this.wayLabel] = [own, way.label];
     this.#remember();
     this.#tell.changed();
@@ -316,7 +316,7 @@ export class Till {
     this.warnings = new Map(kept(WARNINGS_KEY)?.warnings);
     const sold = kept(SALE_KEY);
     if (sold) {
-      [this.sale, this.wayLabel, this.payment] = [sold.sale, sold.wayLabel, new Payment(sold.payment)];
+      [this.sale, this.wayLabel, this.payment] = [sold.sale, sold.wayLabel, new Payment(sold.payment, sold.sale.id)];
       return this.basket.restore(sold.lines ?? []);
     }
     const asked = kept(BASKET_KEY);

@@ -25,6 +25,29 @@ test("LUNAS is for the payment on the screen and for no other", () => {
   assert.equal(payment.heard(captured("p")), false, "nothing new the second time");
 });
 
+test("what leaves something due, or pays another sale, is not LUNAS", () => {
+  const of = (sale) => {
+    const payment = new Payment("p", sale);
+    payment.answered({ id: "p", state: "pending", shown: QR });
+    return payment;
+  };
+  const told = (data) => ({ type: "payment.captured", data: { payment: "p", ...data } });
+  const part = of("s");
+  part.heard(told({ sale: "s", due_minor: 28_500 }));
+  assert.deepEqual([part.isPaid, words(part).title], [false, "Dibayar sebagian"]);
+  const elsewhere = of("s");
+  elsewhere.heard(told({ sale: "t", due_minor: 0 }));
+  assert.deepEqual([elsewhere.isPaid, elsewhere.state], [false, "paid_late"]);
+  for (const tell of [(it) => it.answered({ id: "p", state: "paid", accepted_for: "t" }), (it) => it.heard(changed("p", "settled", { accepted_for: "t" }))]) {
+    const late = of("s");
+    tell(late);
+    assert.deepEqual([late.isPaid, late.state], [false, "paid_late"]);
+  }
+  const whole = of("s");
+  whole.heard(told({ sale: "s", due_minor: 0 }));
+  assert.deepEqual([whole.isPaid, words(whole).title], [true, "LUNAS"]);
+});
+
 test("no state but paid and settled says LUNAS", () => {
   const states =
     "created unknown pending review authorized failed canceled expired paid_late partially_refunded refunded reversed charged_back";

@@ -364,7 +364,7 @@ async fn a_refund_that_nobody_confirms_is_a_persons_matter_after_a_day() {
         assert_eq!(rest["amount_minor"], 40_000, "{rest}");
         gives_back(&shop, &payment, None).await.refused(409, "refund_under_way");
         if provider == "midtrans" {
-            time_passes(&market).await;
+            time_passes(market).await;
             refund_comes_to(&shop, &rest, "succeeded").await;
             comes_to(&shop, &payment, "partially_refunded").await;
         } else {
