@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
-use tillwire_channels::{MerchantId, RefundId};
+use tillwire_channels::{MerchantId, Moment, RefundId};
 use tracing::{debug, info};
 
 use super::desk::{ANOTHER_MAX, Desk, LONG_PAUSE, NOT_SENT_PAUSE, PAUSE, known};
@@ -27,6 +27,8 @@ const ASKED_MAX: i32 = 2;
 /// How long after it was asked for a refund may still arrive. Midtrans takes a key once; at Xendit another one that comes after
 /// this is another one.
 const ARRIVES_WITHIN: Duration = Duration::from_secs(10 * 60);
+/// How long after a customer has paid somebody may have given the money back at the provider, before we have heard of it.
+const MAY_BE_GONE_AFTER: Duration = Duration::from_secs(30);
 /// How often it is tried to give back what Midtrans has not settled yet.
 const SETTLES_AFTER: Duration = Duration::from_secs(60 * 60);
 
@@ -156,8 +158,8 @@ impl Desk {
         }
     }
 
-    /// What the provider says of a payment, with what it says of refunds of it, if that is another question and there was money.
-    /// None: it could not be asked, and the payment was put off.
+    /// What the provider says of a payment, with what it says of refunds of it, if that is another question and there was money, or
+    /// is some that came a while ago. None: it could not be asked, and the payment was put off.
     pub(super) async fn with_refunds(
         &self,
         held: &HeldPayment,
@@ -166,17 +168,20 @@ impl Desk {
     ) -> Result<Option<Report>> {
         use Payment::{Paid, PaidLate, PartiallyRefunded, Refunded, Settled};
         let had_money = matches!(held.attempt.state, Paid | Settled | PartiallyRefunded | Refunded | PaidLate);
+        let has_money = matches!(report.state, Some(Paid | Settled));
+        let is_old = report.paid_at.is_some_and(|at| at + MAY_BE_GONE_AFTER < Moment::now_utc());
         // At Midtrans refunds stand in the payment.
-        if !had_money || account.provider == Provider::Midtrans {
+        if !(had_money || has_money && is_old) || account.provider == Provider::Midtrans {
             return Ok(Some(report));
         }
+        // Whoever waits for the money is told of it, whatever becomes of a second question.
+        let without = report.clone();
         let (connector, of) = (account.credentials.connector(), known(&held.attempt)?);
         let asked = KnownRefund { key: of.reference.clone(), payment: of, id: None };
         let Ok(request) = connector.refund_status(&asked) else { return Ok(Some(report)) };
         // One question more would outlast the lease.
         if held.since.elapsed() > ANOTHER_MAX {
-            held.put_off(&self.journal.pools.app, PAUSE).await?;
-            return Ok(None);
+            return self.left_without(held, had_money, without, PAUSE).await;
         }
         let pause = match self.carry(held.merchant, account, &request, true).await {
             Outcome::Answered(answer) => match connector.read(&request.asked, &answer) {
@@ -194,6 +199,20 @@ impl Desk {
             Outcome::NotSent(why) => why.after().unwrap_or(NOT_SENT_PAUSE),
             Outcome::Unknown(_) => PAUSE,
         };
+        self.left_without(held, had_money, without, pause).await
+    }
+
+    /// What is made of a payment whose refunds could not be asked about.
+    async fn left_without(
+        &self,
+        held: &HeldPayment,
+        had_money: bool,
+        report: Report,
+        pause: Duration,
+    ) -> Result<Option<Report>> {
+        if !had_money {
+            return Ok(Some(report));
+        }
         held.put_off(&self.journal.pools.app, pause).await?;
         Ok(None)
     }

@@ -8,6 +8,7 @@ pub mod attempts;
 pub mod by_hand;
 pub mod captures;
 pub mod forces;
+mod gone;
 pub mod held;
 pub mod looks;
 pub mod refunds;

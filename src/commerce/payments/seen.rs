@@ -6,6 +6,7 @@ use tillwire_channels::event::{Method, PaymentShown, Severity};
 use tillwire_channels::{Moment, PaymentId};
 
 use super::attempts::{self, Attempt, Closing, PaymentView, There, lock, lock_of, tell};
+use super::gone::{self, Gone};
 use super::held::Held;
 use super::looks::{self, Standing};
 use super::refunds::{self, Told};
@@ -272,10 +273,10 @@ async fn follow(tx: &mut MerchantTx, sale: &Locked, attempt: &mut Attempt, seen:
             _ => Ok(Outcome::Stale),
         };
     }
-    let gone = gone(attempt, seen, &path);
+    let gone = Gone::of(attempt, seen, &path);
     for next in path {
         if next == State::Paid && gone != Gone::No && attempt.forced.is_none() {
-            go_by(tx, attempt, seen, gone).await?;
+            gone::go_by(tx, attempt, seen, gone).await?;
             continue;
         }
         // Money that came too late for its sale goes no further without a person, unless its bank takes it.
@@ -286,39 +287,6 @@ async fn follow(tx: &mut MerchantTx, sale: &Locked, attempt: &mut Attempt, seen:
         go(tx, sale, attempt, next, seen).await?;
     }
     Ok(Outcome::Moved)
-}
-
-/// Whether money had gone again, or was going, when it was first heard of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Gone {
-    No,
-    /// Its provider gives it back, or says so.
-    Refunded,
-    /// A bank has taken it.
-    Taken,
-}
-
-fn gone(attempt: &Attempt, seen: &Seen, path: &[State]) -> Gone {
-    if matches!(path.last(), Some(State::Reversed | State::ChargedBack)) {
-        return Gone::Taken;
-    }
-    let goes_back = |told: &&Told| !matches!(told.state, refunds::State::Failed | refunds::State::Canceled);
-    let going_minor: i64 = seen.refunds.iter().filter(goes_back).filter_map(|told| told.amount_minor).sum();
-    let is_said = seen.state == Some(State::Refunded) && seen.refunds.is_empty();
-    if is_said || going_minor >= attempt.taken_minor() { Gone::Refunded } else { Gone::No }
-}
-
-/// Past being paid: nobody hands over goods for what is not there. It pays no sale, and nobody is told that it did.
-async fn go_by(tx: &mut MerchantTx, attempt: &mut Attempt, seen: &Seen, gone: Gone) -> Result<()> {
-    attempt.state = State::PaidLate;
-    attempt.paid_at = seen.paid_at.or(Some(tx.now()));
-    attempt.failure = None;
-    if gone == Gone::Taken {
-        return Ok(()); // That is a matter by itself.
-    }
-    let detail =
-        "It was paid, and given back at its provider before it was heard of: its sale is not paid by it.".to_owned();
-    tasks::open(tx, attempt, Kind::PaidLate, Severity::Warning, detail).await
 }
 
 /// One move.

@@ -226,6 +226,32 @@ async fn not_yet(market: &Market) {
     market.hub.database.psql("update payment_attempts set next_at = now() + interval '1 hour'").await;
 }
 
+/// Xendit's word on a payment stays that it is paid: of refunds it is asked besides, where there was time for one.
+#[tokio::test]
+async fn what_xendit_gave_back_long_before_it_was_heard_of_pays_nothing() {
+    let stage = Stage::opens().await;
+    let (market, shop, bread) = stage.cast();
+    market.says("faults", json!({ "fault": "drop_webhook", "times": null })).await;
+    let (gone, there) = (opens(&shop, bread).await, opens(&shop, bread).await);
+    let of_gone = asks(&shop, &gone, qris("xendit")).await.created();
+    let of_there = asks(&shop, &there, qris("xendit")).await.created();
+    not_yet(market).await;
+    market.pays(&of_gone).await;
+    market.pays(&of_there).await;
+    refunds_there(market, "xendit", &of_gone, 48_500).await;
+    tokio::time::sleep(Duration::from_secs(31)).await;
+    time_passes(market).await;
+    // Nor does it matter to the other that the list cannot be had.
+    let ask = |payment: &Value| format!("/v1/payments/{}?ask=true", payment["id"].as_str().unwrap());
+    assert_eq!(shop.get(&ask(&of_gone)).await.ok()["state"], "refunded");
+    market.says("faults", json!({ "fault": "http_503", "on": "list_refunds", "times": null })).await;
+    assert_eq!(shop.get(&ask(&of_there)).await.ok()["state"], "paid");
+    assert_eq!(money_of(&shop, &gone).await, [0, 0, 48_500]);
+    assert_eq!(kinds(&tasks(&shop).await), ["paid_late", "refund_elsewhere"]);
+    assert_eq!(shop.journal_of(&["payment.captured"]).await.len(), 1);
+    market.says_delete("faults").await;
+}
+
 #[tokio::test]
 async fn of_money_that_pays_another_sale_that_one_is_let_go_when_it_goes_back() {
     let stage = Stage::with(Market::opens().await, "20").await;
