@@ -232,10 +232,7 @@ pub fn webhook_path(merchant: MerchantId, account: Uuid) -> String {
 
 /// How the key ends, of one that is long enough for that to say nothing.
 fn ends(credentials: &Credentials) -> &str {
-    let key = match credentials {
-        Credentials::Midtrans(keys) => keys.server_key.expose_secret(),
-        Credentials::Xendit(keys) => keys.secret_key.expose_secret(),
-    };
+    let key = credentials.key().expose_secret();
     // Keys are ASCII, or were refused.
     let end = key.len().checked_sub(ENDS_BYTES).filter(|_| key.len() >= SHOWN_FROM_BYTES);
     end.and_then(|at| key.get(at..)).unwrap_or_default()

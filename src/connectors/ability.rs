@@ -7,6 +7,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::credentials::Provider;
+use super::habits::habits;
 use super::payment::{Bank, Charge, Method};
 use crate::commerce::money::AMOUNT_MAX_MINOR;
 use crate::commerce::payments::refunds::Terms;
@@ -258,8 +259,8 @@ pub fn check(provider: Provider, charge: &Charge) -> Result<&'static Ability> {
         return Err(refused("hold_not_possible", "/hold", "This is paid at once, and cannot be held first."));
     }
     let has_token = card.is_some_and(|card| card.token.is_some());
-    if provider == Provider::Midtrans && charge.method == Method::Card && !has_token {
-        let detail = "With Midtrans a card is entered in the browser, which is given a token for it.";
+    if habits(provider).takes_card_tokens && charge.method == Method::Card && !has_token {
+        let detail = format!("With {provider} a card is entered in the browser, which is given a token for it.");
         return Err(refused("card_token_required", "/card_token", detail));
     }
     // We make references, and so nobody can mend one.

@@ -112,6 +112,14 @@ impl Credentials {
         }
     }
 
+    /// The key with which the provider is asked.
+    pub fn key(&self) -> &SecretString {
+        match self {
+            Self::Midtrans(keys) => &keys.server_key,
+            Self::Xendit(keys) => &keys.secret_key,
+        }
+    }
+
     /// Refuses keys that are not keys, and those of the other mode.
     ///
     /// # Errors

@@ -2,7 +2,8 @@
 //! rule of commerce and no SQL.
 //!
 //! A merchant's keys at a provider are its [`Connector`]: they make requests and read what comes back, in bytes, and do
-//! nothing else. What each provider can do is [a table](ability). The [`caller`] alone goes out.
+//! nothing else. What each provider can do is [a table](ability), and how it goes about it [another](habits). The [`caller`] alone
+//! goes out.
 
 pub mod ability;
 pub(crate) mod amount;
@@ -14,6 +15,7 @@ mod fields;
 pub mod fuzzing;
 #[cfg(test)]
 mod golden;
+pub mod habits;
 pub mod midtrans;
 pub mod payment;
 pub mod qr;

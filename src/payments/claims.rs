@@ -16,7 +16,7 @@ use crate::commerce::payments::seen::misfit;
 use crate::commerce::payments::tasks::{self, Kind as TaskKind};
 use crate::commerce::payments::{self, Seen, State};
 use crate::connectors::Unreadable;
-use crate::connectors::credentials::Provider;
+use crate::connectors::habits::habits;
 use crate::connectors::payment::Id;
 use crate::connectors::report::{Kind, Notice};
 use crate::error::{Error, Result};
@@ -87,13 +87,13 @@ pub(super) async fn deal(
     if !is_new && !attempt.state.is_open() && !attempt.state.ended_unpaid() {
         return Ok((dealt, None));
     }
-    // Of what Midtrans signs, only a code that is good for nothing but money is believed, and of a card that is held first there
-    // was the same before; Xendit signs nothing.
+    // Of what is signed, only a code that is good for nothing but money is believed; of a card that is held first there was the
+    // same before.
     if let Claim::Fits(seen) = &claim
         && is_new
         && is_believed
         && !attempt.hold
-        && account.provider == Provider::Midtrans
+        && habits(account.provider).signs_payments
         && seen.state == Some(State::Paid)
     {
         // It locks the sale, which comes before its attempts.

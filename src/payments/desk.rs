@@ -29,11 +29,12 @@ use crate::commerce::payments::{self, Applied, Seen, State};
 use crate::connectors::ability::ability;
 use crate::connectors::caller::{ANSWER_MAX, Call, Caller, NotSent, Outcome, WAIT_MAX};
 use crate::connectors::credentials::{Mode, Provider};
+use crate::connectors::habits::habits;
 use crate::connectors::payment::{Bank, Card, Charge, Id, Ids, Known, Method};
+use crate::connectors::qris;
 use crate::connectors::refusal::{Again, Code, Refusal};
 use crate::connectors::report::{Report, Shown};
 use crate::connectors::request::Request;
-use crate::connectors::{qris, xendit};
 use crate::error::Result;
 use crate::journal::{Journal, MerchantTx, pool};
 use crate::turns::Turns;
@@ -203,7 +204,7 @@ impl Desk {
             }
         };
         let has_token = charge.card.as_ref().is_some_and(|card| card.token.is_some());
-        if account.provider == Provider::Midtrans && charge.method == Method::Card && !has_token {
+        if habits(account.provider).takes_card_tokens && charge.method == Method::Card && !has_token {
             return self.failed(held, "card_token_lost").await; // Whoever had it died before it was used.
         }
         let request = match account.credentials.connector().charge(&charge) {
@@ -314,20 +315,19 @@ impl Desk {
         }
     }
 
-    /// The provider has never heard of it. Midtrans knows every reference and takes each once; at Xendit what was sent may still
-    /// arrive, so there it is only looked for again.
+    /// The provider has never heard of it. Where what was sent may still arrive it is only looked for again.
     async fn not_found(&self, held: &Held, account: &Account) -> Result<Option<Applied>> {
         let attempt = &held.attempt;
-        match (account.provider, attempt.state, attempt.closing) {
+        match (habits(account.provider).takes_references_once, attempt.state, attempt.closing) {
             // Nobody can have paid it, whatever somebody says.
-            (Provider::Midtrans, State::Created | State::Unknown, None) if attempt.forced.is_some() => {
+            (true, State::Created | State::Unknown, None) if attempt.forced.is_some() => {
                 self.failed(held, "never_arrived").await
             }
-            (Provider::Midtrans, State::Created | State::Unknown, None) => {
+            (true, State::Created | State::Unknown, None) => {
                 held.never_arrived(&self.journal.pools.app).await?;
                 Ok(None)
             }
-            (Provider::Midtrans, State::Created | State::Unknown, Some(why)) => {
+            (true, State::Created | State::Unknown, Some(why)) => {
                 self.say(held, Seen { state: Some(why.state()), asked: true, ..Seen::default() }).await
             }
             _ => {
@@ -524,10 +524,10 @@ pub(super) fn seen(attempt: &Attempt, account: &Account, report: Report, asked: 
     })
 }
 
-/// Why a QR code is shown to nobody. What it says is checked before anybody sees it, but for the one text that Xendit sends in place
-/// of any code where no money moves: no app can pay it, and whoever tries out a till has no other.
-fn unfit(of: (Provider, Mode), text: &str, amount_minor: i64) -> Option<String> {
-    if of == (Provider::Xendit, Mode::Test) && text == xendit::SANDBOX_CODE {
+/// Why a QR code is shown to nobody. What it says is checked before anybody sees it, but for what a sandbox sends in place of any
+/// code: no app can pay it, and whoever tries out a till has no other.
+fn unfit((provider, mode): (Provider, Mode), text: &str, amount_minor: i64) -> Option<String> {
+    if mode == Mode::Test && habits(provider).sandbox_code == Some(text) {
         return None;
     }
     qris::check(text, amount_minor).err().map(|why| format!("The QR code is not shown: {why}."))
@@ -600,6 +600,7 @@ impl Cause {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::connectors::xendit;
 
     #[test]
     fn the_sandboxs_code_is_good_there_and_nowhere_else() {

@@ -18,6 +18,7 @@ use super::{Class, differences, rows};
 use crate::accounts::{self, Account, kept};
 use crate::commerce::payments::{self, Seen, State, attempts};
 use crate::connectors::credentials::Provider;
+use crate::connectors::habits::habits;
 use crate::error::Result;
 use crate::journal::MerchantTx;
 use crate::payments::Desk;
@@ -103,14 +104,13 @@ impl Reconciler {
         let account = self.account(held).await?;
         let Desk { pulse, .. } = &self.desk;
         let asking = Asking { caller: self.desk.caller(), pulse, merchant: held.merchant, account: &account };
-        let heard = match account.provider {
-            Provider::Xendit => asking.page(held).await,
-            Provider::Midtrans => {
-                let mut sql = held.begin(app).await?;
-                let payments = ask::to_ask(&mut sql, held, behind(held)).await?;
-                drop(sql);
-                asking.statuses(&payments).await
-            }
+        let heard = if habits(account.provider).lists_settlements {
+            asking.page(held).await
+        } else {
+            let mut sql = held.begin(app).await?;
+            let payments = ask::to_ask(&mut sql, held, behind(held)).await?;
+            drop(sql);
+            asking.statuses(&payments).await
         };
         let heard = match heard {
             Ok(heard) => heard,
@@ -252,7 +252,7 @@ impl Reconciler {
         let is_all = told.len() < usize::try_from(rows::STRANGERS_MAX)?;
         let lines: Vec<String> = told.iter().filter(|it| it.source == Source::File).map(|it| it.id.clone()).collect();
         // A list has them all, and its report names them otherwise: each would be there twice.
-        told.retain(|it| it.source != Source::File || provider != Provider::Xendit);
+        told.retain(|it| it.source != Source::File || !habits(provider).lists_settlements);
         let view = View { at: Moment::now_utc(), files_until: None, whole: false };
         differences::keep(&mut sql, held, &compare(&[], &told, view)).await?;
         rows::lines_compared(&mut sql, held, &lines).await?;
@@ -301,9 +301,10 @@ impl Reconciler {
 /// The next payments, and what comes of comparing them.
 async fn chunk(sql: &mut PgConnection, held: &Held) -> Result<(Vec<Uuid>, Compared)> {
     let provider = kept::get(sql, held.merchant, held.account).await?.provider;
-    let chunk = rows::chunk(sql, held, behind(held), provider == Provider::Xendit).await?;
+    let lists = habits(provider).lists_settlements;
+    let chunk = rows::chunk(sql, held, behind(held), lists).await?;
     let files_until = rows::files_until(sql, held).await?;
-    let view = View { at: Moment::now_utc(), files_until, whole: provider == Provider::Midtrans };
+    let view = View { at: Moment::now_utc(), files_until, whole: !lists };
     Ok((chunk.ids, compare(&chunk.ours, &chunk.theirs, view)))
 }
 

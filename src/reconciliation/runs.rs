@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use crate::accounts::kept;
 use crate::connectors::credentials::Provider;
+use crate::connectors::habits::habits;
 use crate::error::{Error, Result};
 use crate::journal::{MerchantTx, pool};
 
@@ -156,10 +157,7 @@ pub async fn plan(sql: &mut PgConnection, merchant: MerchantId, account: Uuid, p
         return Ok(());
     }
     // A list says when money is paid out, days later. Asking for one payment after the other is worth less.
-    let days = match provider {
-        Provider::Xendit => 9,
-        Provider::Midtrans => 2,
-    };
+    let days = if habits(provider).lists_settlements { 9 } else { 2 };
     // What was paid just now may not be told yet.
     let until = is_planned.now - time::Duration::minutes(15);
     insert(sql, merchant, account, Uuid::now_v7(), (until - time::Duration::days(days), until), None).await
