@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::extract::{At, IdempotencyKey, Params, Valid, printable};
 use super::problem::Problem;
-use super::refunds::{may_refund, terms};
+use super::refunds::may_refund;
 use super::reply::{Page, bounded, cursor};
 use super::sales::may_sell;
 use crate::accounts;
@@ -23,6 +23,7 @@ use crate::hub::Hub;
 use crate::identity::{Permission, Staff};
 use crate::journal::Written;
 use crate::journal::read::ReadTx;
+use crate::payments::refunding::terms;
 
 /// Whether a task waits for somebody.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ToSchema)]

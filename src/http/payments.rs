@@ -7,12 +7,10 @@ use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt as _;
-use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
-use tillwire_channels::event::{Method, PaymentShown};
+use tillwire_channels::event::PaymentShown;
 use tillwire_channels::{OutletId, PaymentId, Position, SaleId, Topic};
 use utoipa::{IntoParams, ToSchema};
-use uuid::Uuid;
 
 use super::extract::{At, IdempotencyKey, Params};
 use super::problem::Problem;
@@ -20,18 +18,18 @@ use super::reply::bounded;
 use super::sales::may_sell;
 use crate::accounts;
 use crate::commerce::payments::attempts::Closing;
-use crate::commerce::payments::{self, NewAttempt, PaymentView, State as Standing};
+use crate::commerce::payments::{self, PaymentView, State as Standing};
 use crate::commerce::{outlets, sales};
 use crate::connectors::ability::{self, Ability};
 use crate::connectors::credentials::{Mode, Provider};
-use crate::connectors::payment::{Bank, Card, Charge, Method as Way};
 use crate::connectors::qr::Qr;
 use crate::error::{Error, Result};
 use crate::hub::Hub;
 use crate::identity::{Permission, Staff};
 use crate::journal::read::ReadTx;
 use crate::journal::{Once, Written, pool};
-use crate::payments::desk::{Cause, reference};
+use crate::payments::asking::{self, Wanted};
+use crate::payments::desk::Cause;
 use crate::screens::seen::{self, SCREENS_MAX, SeenOn};
 
 /// How many to list.
@@ -85,68 +83,21 @@ pub async fn seen(
     Ok(Json(PaymentSeen { payment, position: Some(position), screens, more }))
 }
 
-/// For how long a customer can pay, in seconds: a cashier waits for a quarter of an hour, unless the till says otherwise.
-pub const LIFE_SECONDS: u32 = 15 * 60;
-pub const LIFE_SECONDS_MIN: u32 = 60;
-pub const LIFE_SECONDS_MAX: u32 = 7 * 24 * 60 * 60;
 /// How long whoever asks for a payment waits for what the customer is shown. Whoever waits longer hears it on `payments`.
 const SHOWN_MAX: Duration = Duration::from_secs(10);
 
-/// A payment that a till wants a provider to carry.
-pub(super) struct Wanted {
-    pub payment: PaymentId,
-    pub sale: SaleId,
-    pub method: Method,
-    pub amount_minor: Option<i64>,
-    pub by: By,
-}
-
-/// How it is to carry it.
-#[derive(Clone, Debug)]
-pub(super) struct By {
-    pub provider: Provider,
-    pub mode: Mode,
-    pub bank: Option<Bank>,
-    pub life_seconds: u32,
-    pub card_token: Option<SecretString>,
-    /// Whether the money is held first.
-    pub hold: bool,
-}
-
 /// Asks a provider for a payment: it is written down first, then asked for, and answered as it stands then.
-pub(super) async fn ask(hub: &Hub, staff: Staff, once: Once, wanted: Wanted) -> Result<Written> {
-    let merchant = staff.merchant;
-    let Wanted { payment, sale, method, amount_minor, by } = wanted;
-    let way = way(method, &by)?;
-    let token = by.card_token.clone();
-    let (caller, desk, seller) = (staff.caller(), hub.desk.clone(), staff.clone());
+pub(super) async fn ask(hub: &Hub, staff: Staff, once: Once, sale: SaleId, wanted: Wanted) -> Result<Written> {
+    let (merchant, token) = (staff.merchant, wanted.card_token.clone());
+    let (caller, vault, seller) = (staff.caller(), hub.desk.vault.clone(), staff.clone());
     let written = hub
         .journal
         .write(caller, Some(once), 201, move |tx| {
-            let (staff, desk, by) = (seller.clone(), desk.clone(), by.clone());
+            let (staff, vault, wanted) = (seller.clone(), vault.clone(), wanted.clone());
             async move {
                 let sale = sales::lock(tx, sale).await?;
                 may_sell(&staff, &sale)?;
-                sale.require_open()?;
-                let account =
-                    accounts::for_outlet(tx.sql(), &desk.vault, merchant, sale.outlet, by.provider, by.mode).await?;
-                let account = account.ok_or_else(|| {
-                    let detail =
-                        format!("This outlet has no account for {} payments with {}.", by.mode.as_str(), by.provider);
-                    Error::conflict_at("no_provider_account", "/provider", detail)
-                })?;
-                // A sale that is paid with play money would look like any other.
-                if by.mode == Mode::Test && accounts::is_live(tx.sql(), merchant, sale.outlet).await? {
-                    let detail = "This outlet is paid for real: test at another.";
-                    return Err(Error::conflict_at("live_account", "/mode", detail));
-                }
-                let new = new_attempt(payment, account.id, way, amount_minor, &by);
-                let asked = charge(payment, way, &by, &new, &sale, tx.now())?;
-                let may_be_of = |amount_minor| {
-                    ability::check(by.provider, &Charge { amount_minor, ..asked.clone() })?;
-                    Ok(())
-                };
-                Ok(PaymentView::from(payments::begin(tx, &sale, &new, &may_be_of).await?))
+                Ok(PaymentView::from(asking::begin(tx, &vault, &sale, &wanted).await?))
             }
             .boxed()
         })
@@ -160,68 +111,6 @@ pub(super) async fn ask(hub: &Hub, staff: Staff, once: Once, wanted: Wanted) -> 
     let mut tx = ReadTx::begin(&hub.journal.pools.app, staff.caller()).await?;
     let view = PaymentView::from(payments::get(tx.sql(), merchant, payment).await?);
     Ok(Written { reply: serde_json::to_string(&view)?, ..written })
-}
-
-fn way(method: Method, by: &By) -> Result<Way> {
-    match (method, by.bank) {
-        (Method::Qris, None) => Ok(Way::Qris),
-        (Method::Card, None) => Ok(Way::Card),
-        (Method::Transfer, Some(bank)) => Ok(Way::BankTransfer(bank)),
-        (Method::Transfer, None) => Err(Error::invalid("bank_missing", "/bank", "To which bank is it transferred?")),
-        (Method::Qris | Method::Card, Some(_)) => {
-            Err(Error::invalid("bank_unexpected", "/bank", "Only a transfer goes to a bank."))
-        }
-        (Method::Cash | Method::Ewallet, _) => {
-            let detail = "A provider carries `qris`, `transfer` and `card`; apps of banks and wallets pay by `qris`.";
-            Err(Error::invalid("unsupported_method", "/method", detail))
-        }
-    }
-}
-
-fn new_attempt(payment: PaymentId, account: Uuid, way: Way, amount_minor: Option<i64>, by: &By) -> NewAttempt {
-    let life_seconds = by.life_seconds;
-    let settable = ability::ability(by.provider, way).and_then(|it| it.expiry.range_seconds);
-    // Where the provider cannot be told, its own is longer than ours, and we call it off.
-    let sent = settable.map(|[from, to]| life_seconds.clamp(from, to));
-    NewAttempt {
-        payment,
-        account,
-        provider: by.provider.as_str(),
-        mode: by.mode.as_str(),
-        method: way.as_str(),
-        bank: way.bank().map(|bank| bank.as_str()),
-        amount_minor,
-        expires_in_seconds: sent,
-        life: time::Duration::seconds(life_seconds.into()),
-        hold: by.hold,
-    }
-}
-
-/// What its provider would be asked for, but for the amount, which is known when nothing else is asked for meanwhile.
-fn charge(
-    payment: PaymentId,
-    way: Way,
-    by: &By,
-    new: &NewAttempt,
-    sale: &sales::Locked,
-    now: tillwire_channels::Moment,
-) -> Result<Charge> {
-    Ok(Charge {
-        reference: reference(payment)?,
-        method: way,
-        amount_minor: 0,
-        currency: sale.currency.clone(),
-        expires_in: new.expires_in_seconds.map(|seconds| Duration::from_secs(seconds.into())),
-        at: now,
-        shop: String::new(),
-        card: (by.hold || by.card_token.is_some()).then(|| Card {
-            token: by.card_token.clone(),
-            hold: by.hold,
-            ..Card::default()
-        }),
-        notify_url: None,
-        labels: Default::default(),
-    })
 }
 
 /// How to look at a payment.

@@ -13,16 +13,14 @@ use utoipa::ToSchema;
 use super::extract::{At, IdempotencyKey, Valid, printable};
 use super::problem::Problem;
 use crate::commerce::money::AMOUNT_MAX_MINOR;
-use crate::commerce::payments::refunds::{self, NOTE_CHARS_MAX, NewRefund, Reason, RefundView, Terms};
+use crate::commerce::payments::refunds::{self, NOTE_CHARS_MAX, NewRefund, Reason, RefundView};
 use crate::commerce::payments::{self, Attempt};
-use crate::connectors::ability;
-use crate::connectors::credentials::Provider;
 use crate::error::{Error, Result};
 use crate::hub::Hub;
 use crate::identity::{Permission, Staff};
 use crate::journal::Written;
 use crate::journal::read::ReadTx;
-use crate::payments::desk::method;
+use crate::payments::refunding::terms;
 
 /// How long whoever asks for a refund waits for what the provider says of it.
 const SAID_MAX: Duration = Duration::from_secs(10);
@@ -51,13 +49,6 @@ pub(super) fn may_refund(staff: &Staff, attempt: &Attempt) -> Result<()> {
         return Err(Error::Denied(Permission::Refund));
     }
     Ok(())
-}
-
-/// What the provider of a payment lets go back.
-pub(super) fn terms(attempt: &Attempt) -> Result<Option<Terms>> {
-    let provider = Provider::ALL.into_iter().find(|it| it.as_str() == attempt.provider);
-    let provider = provider.ok_or_else(|| anyhow::anyhow!("an unknown provider: {}", attempt.provider))?;
-    Ok(ability::refund_terms(provider, method(attempt)?, attempt.issuer.as_deref()))
 }
 
 /// Gives back what was paid by a provider, or a part of it: it is written down first, then asked for, and answered as it stands

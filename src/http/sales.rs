@@ -11,7 +11,6 @@ use tillwire_channels::{Moment, OutletId, PaymentId, Quantity, RegisterId, SaleI
 use utoipa::{IntoParams, ToSchema};
 
 use super::extract::{At, IdempotencyKey, Params, Valid, printable};
-use super::payments::{By, LIFE_SECONDS, LIFE_SECONDS_MAX, LIFE_SECONDS_MIN, Wanted};
 use super::problem::Problem;
 use super::reply::{Page, bounded, cursor};
 use crate::commerce::money::AMOUNT_MAX_MINOR;
@@ -27,6 +26,7 @@ use crate::hub::Hub;
 use crate::identity::{Permission, Staff};
 use crate::journal::Written;
 use crate::journal::read::ReadTx;
+use crate::payments::asking::{self, LIFE_SECONDS, LIFE_SECONDS_MAX, LIFE_SECONDS_MIN, Wanted};
 
 /// Completes a sale, or opens one.
 #[derive(Clone, Debug, Deserialize, Validate, ToSchema)]
@@ -272,10 +272,17 @@ pub async fn pay(
             let detail = "Only what is taken by hand is handed over.";
             return Err(Error::invalid("tendered_mismatch", "/tendered_minor", detail));
         }
-        let mode = mode.unwrap_or(Mode::Live);
-        let by =
-            By { provider, mode, bank, life_seconds: expires_in_seconds.unwrap_or(LIFE_SECONDS), card_token, hold };
-        return super::payments::ask(&hub, staff, once, Wanted { payment: id, sale, method, amount_minor, by }).await;
+        let wanted = Wanted {
+            payment: id,
+            method: asking::method(method, bank)?,
+            amount_minor,
+            provider,
+            mode: mode.unwrap_or(Mode::Live),
+            life_seconds: expires_in_seconds.unwrap_or(LIFE_SECONDS),
+            card_token,
+            hold,
+        };
+        return super::payments::ask(&hub, staff, once, sale, wanted).await;
     }
     let unexpected = [
         ("/mode", mode.is_some()),

@@ -8,14 +8,17 @@ use futures_util::FutureExt as _;
 use tillwire_channels::{MerchantId, Moment, RefundId};
 use tracing::{debug, info};
 
-use super::desk::{ANOTHER_MAX, Desk, LONG_PAUSE, NOT_SENT_PAUSE, PAUSE, known};
+use super::desk::{ANOTHER_MAX, Desk, LONG_PAUSE, NOT_SENT_PAUSE, PAUSE, known, method};
 use crate::accounts::{self, Account};
 use crate::commerce::payments::State as Payment;
+use crate::commerce::payments::attempts::Attempt;
 use crate::commerce::payments::held::Held as HeldPayment;
 use crate::commerce::payments::refunds::held::{self, Held, Todo};
-use crate::commerce::payments::refunds::{self, Refund, State, Told};
+use crate::commerce::payments::refunds::{self, Refund, State, Terms, Told};
+use crate::connectors::ability;
 use crate::connectors::caller::Outcome;
 use crate::connectors::credentials::Provider;
+use crate::connectors::habits::habits;
 use crate::connectors::payment::{self, Id, KnownRefund};
 use crate::connectors::refusal::{Again, Code, Refusal};
 use crate::connectors::report::{RefundReport, RefundState, Report};
@@ -150,11 +153,13 @@ impl Desk {
             return self.heard(held, with_own(held, told, held.refund.state)).await;
         }
         let may_arrive = held.called_for.is_none_or(|it| it < ARRIVES_WITHIN);
-        match account.provider {
-            Provider::Midtrans if held.refund.calls < ASKED_MAX => held.never_arrived(app).await,
-            Provider::Xendit if held.refund.calls < ASKED_MAX && !may_arrive => held.never_arrived(app).await,
-            _ if may_arrive => self.heard(held, with_own(held, told, State::Unknown)).await,
-            _ => self.refund_failed(held, "never_arrived").await,
+        let is_certain = habits(account.provider).takes_references_once || !may_arrive;
+        if is_certain && held.refund.calls < ASKED_MAX {
+            held.never_arrived(app).await
+        } else if may_arrive {
+            self.heard(held, with_own(held, told, State::Unknown)).await
+        } else {
+            self.refund_failed(held, "never_arrived").await
         }
     }
 
@@ -170,8 +175,7 @@ impl Desk {
         let had_money = matches!(held.attempt.state, Paid | Settled | PartiallyRefunded | Refunded | PaidLate);
         let has_money = matches!(report.state, Some(Paid | Settled));
         let is_old = report.paid_at.is_some_and(|at| at + MAY_BE_GONE_AFTER < Moment::now_utc());
-        // At Midtrans refunds stand in the payment.
-        if !(had_money || has_money && is_old) || account.provider == Provider::Midtrans {
+        if !(had_money || has_money && is_old) || habits(account.provider).tells_refunds_with_payments {
             return Ok(Some(report));
         }
         // Whoever waits for the money is told of it, whatever becomes of a second question.
@@ -244,6 +248,16 @@ impl Desk {
     }
 }
 
+/// What the provider of a payment lets go back; none if nothing.
+///
+/// # Errors
+/// If the row says what nobody knows.
+pub fn terms(attempt: &Attempt) -> Result<Option<Terms>> {
+    let provider = Provider::of(&attempt.provider);
+    let provider = provider.ok_or_else(|| anyhow::anyhow!("an unknown provider: {}", attempt.provider))?;
+    Ok(ability::refund_terms(provider, method(attempt)?, attempt.issuer.as_deref()))
+}
+
 /// Whether an answer is about the payment of this refund, as far as it says so.
 fn is_about(held: &Held, report: &Report) -> bool {
     let own = &held.attempt;
@@ -254,7 +268,9 @@ fn is_about(held: &Held, report: &Report) -> bool {
 }
 
 fn is_unsettled_card(held: &Held, account: &Account) -> bool {
-    account.provider == Provider::Midtrans && held.attempt.method == "card" && held.attempt.state == Payment::Paid
+    habits(account.provider).refunds_settled_cards_alone
+        && held.attempt.method == "card"
+        && held.attempt.state == Payment::Paid
 }
 
 fn is_it(held: &Held, report: &RefundReport) -> bool {
