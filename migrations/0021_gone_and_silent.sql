@@ -1,11 +1,14 @@
 -- Money that is gone, and providers that stay silent: what was taken for paid and is not counts as gone; money that pays another
 -- sale says so; and whoever asks, and is not answered, gives up.
 
+-- In the order in which they are locked elsewhere.
+lock table payment_tasks, payment_attempts in access exclusive mode;
+
 alter table payment_attempts
-    -- Since when somebody says that there is something new without an answer of the provider's to it.
-    add column prompted_at  timestamptz,
+    -- Since when its provider was asked, and has not answered, without anything new meanwhile.
+    add column unanswered_since timestamptz,
     -- The other sale that its money pays, since a person has said so.
-    add column accepted_for uuid;
+    add column accepted_for     uuid;
 
 -- Those that were accepted before. The walls between merchants are the owner's as well, but for this moment.
 alter table payment_attempts no force row level security;

@@ -5,7 +5,7 @@ import { io } from "socket.io-client"; // A page without a bundler imports the h
 const [hub, token, place, payment, silenceMs = 30_000] = process.argv.slice(2);
 const headers = { authorization: `Bearer ${token}` };
 const GONE = ["reversed", "charged_back", "refunded", "partially_refunded"];
-let [after, heardAt, shown] = [undefined, 0, ""];
+let [after, heardAt, shown, sale] = [undefined, 0, "", undefined];
 
 function show(what) {
   if (what !== shown) console.log(what);
@@ -15,7 +15,6 @@ function show(what) {
 // Paid, or taken for paid by somebody who may, and not gone back since; and not for another sale, having come too late for its own.
 const isPaid = ({ state, forced, accepted_for }) =>
   !accepted_for && (state === "paid" || state === "settled" || (forced && !GONE.includes(state)));
-const words = (it) => (isPaid(it) ? "LUNAS" : it.state);
 
 const socket = io(hub, { auth: (send) => send({ token, channels: [`payments/${place}`], after }) });
 socket.io.on("ping", () => (heardAt = Date.now()));
@@ -24,21 +23,30 @@ socket.onAny((event, body, position) => {
   if (typeof position === "string") after = position;
   if (event === "ready") ask(); // What was before it began to listen.
   if (body?.data?.payment !== payment) return; // Another customer's.
-  if (event === "payment.changed") show(words(body.data));
-  if (event === "payment.captured" && body.data.due_minor === 0) {
+  if (event === "payment.captured" && body.data.sale === sale && body.data.due_minor === 0) {
     show("LUNAS");
     socket.emit("seen", { position }, () => {}); // Once somebody has looked at it.
-  }
+  } else if (event === "payment.changed" && !isPaid(body.data)) show(body.data.state);
+  else ask(); // It may be a part, or be for another sale.
 });
+
+async function get(path) {
+  const answer = await fetch(hub + path, { headers, signal: AbortSignal.timeout(4_000) });
+  const view = await answer.json();
+  if (!answer.ok) throw new Error(view.detail);
+  return view;
+}
 
 async function ask() {
   const saw = shown;
   try {
-    const answer = await fetch(`${hub}/v1/payments/${payment}`, { headers, signal: AbortSignal.timeout(4_000) });
-    const view = await answer.json();
-    if (!answer.ok) return console.error(view.detail);
-    if (shown === saw) show(words(view)); // What was heard meanwhile is newer.
-  } catch {} // Nobody there: again in five seconds.
+    const view = await get(`/v1/payments/${payment}`);
+    sale = view.sale;
+    const isDone = isPaid(view) && (await get(`/v1/sales/${sale}`)).state === "completed";
+    if (shown === saw) show(isDone ? "LUNAS" : view.state); // What was heard meanwhile is newer.
+  } catch (error) {
+    console.error(error.message); // Nobody there: again in five seconds.
+  }
 }
 setInterval(() => {
   if (!socket.connected || Date.now() - heardAt > silenceMs) ask();

@@ -124,7 +124,7 @@ impl<'a> Qris<'a> {
     /// If there is an amount that is none.
     pub fn amount_minor(&self) -> Result<Option<i64>, Refused> {
         // A point with nothing behind it is allowed here.
-        let amount = self.get(AMOUNT).map(|text| text.strip_suffix('.').unwrap_or(text));
+        let amount = self.get(AMOUNT).map(|text| text.strip_suffix('.').filter(|it| !it.contains('.')).unwrap_or(text));
         amount.map(|text| amount::parse(text).map_err(|_| Refused::Amount)).transpose()
     }
 }
@@ -256,7 +256,7 @@ pub(super) mod tests {
             (changed("540548500", "54054850055020256041000"), Refused::Amount),
             (changed("540548500", "5405485005502035703100"), Refused::Amount),
             (changed("540548500", "540548500550201"), Refused::Amount),
-            (changed("540548500", "5407485.00."), Refused::Amount),
+            (changed("540548500", "540948500.00."), Refused::Amount),
             (changed("540548500", "5401."), Refused::Amount),
             (changed("010212", "010211"), Refused::Reusable),
             (changed("540548500", "5405485005802ID"), Refused::Twice(58)),

@@ -67,6 +67,9 @@ pub struct RefundReport {
     /// As the provider names it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
+    /// And the payment that it gives back.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub payment: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub amount_minor: Option<i64>,
     pub state: RefundState,

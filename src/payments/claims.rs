@@ -88,11 +88,12 @@ pub(super) async fn deal(
         return Ok((dealt, None));
     }
     // Of what is signed, only a code that is good for nothing but money is believed; of a card that is held first there was the
-    // same before.
+    // same before. And only of the payment that is named by our reference: that alone is signed of its names.
     if let Claim::Fits(seen) = &claim
         && is_new
         && is_believed
         && !attempt.hold
+        && heard.notice.claims.reference == Some(attempt.payment.to_string())
         && habits(account.provider).signs_payments
         && seen.state == Some(State::Paid)
     {

@@ -508,7 +508,7 @@ pub(super) fn seen(attempt: &Attempt, account: &Account, report: Report, asked: 
             payment: text(&report.ids.payment),
             session: text(&report.ids.session),
         },
-        stranger: report.merchant.filter(|it| it != account.credentials.merchant_there()),
+        stranger: report.merchant.filter(|it| !it.eq_ignore_ascii_case(account.credentials.merchant_there())),
         amount_minor: report.amount_minor,
         captured_minor: report.captured_minor,
         currency: report.currency,

@@ -175,7 +175,11 @@ impl Desk {
         let had_money = matches!(held.attempt.state, Paid | Settled | PartiallyRefunded | Refunded | PaidLate);
         let has_money = matches!(report.state, Some(Paid | Settled));
         let is_old = report.paid_at.is_some_and(|at| at + MAY_BE_GONE_AFTER < Moment::now_utc());
-        if !(had_money || has_money && is_old) || habits(account.provider).tells_refunds_with_payments {
+        // What its customer has paid once more is another matter, and told at once.
+        let is_second = report.ids.payment.as_ref().zip(held.attempt.there.payment.as_deref());
+        let is_second = had_money && is_second.is_some_and(|(told, known)| told.as_str() != known);
+        let is_asked = had_money || has_money && is_old;
+        if is_second || !is_asked || habits(account.provider).tells_refunds_with_payments {
             return Ok(Some(report));
         }
         // Whoever waits for the money is told of it, whatever becomes of a second question.
@@ -294,6 +298,7 @@ pub(super) fn told(report: RefundReport) -> Told {
     Told {
         key: report.key,
         id: report.id,
+        payment: report.payment,
         amount_minor: report.amount_minor,
         state,
         failure: report.failure,

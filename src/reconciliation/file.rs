@@ -202,15 +202,17 @@ fn line(columns: &HashMap<Column, usize>, record: &ByteRecord) -> std::result::R
         Ok(Some(if is_less { -amount } else { amount }))
     };
     // What it costs may have sen, and is not known then: the bills of fees do, and amounts never.
-    let cost = |column, called| match field(column, called)? {
+    let known = |column, called| match field(column, called)? {
         Some(text) if has_sen(text) => Ok(Some(None)),
-        _ => Ok(money(column, called)?.map(|it| Some(it.abs()))),
+        _ => Ok(money(column, called)?.map(Some)),
     };
+    let cost = |column, called| Ok(known(column, called)?.map(|it| it.map(i64::abs)));
     let reference = named(Column::Reference, "order id", REFERENCE_BYTES_MAX)?;
     let there = named(Column::There, "transaction id", THERE_BYTES_MAX)?;
     if reference.is_none() && there.is_none() {
         return Err(("order id", "it names no payment: neither `order id` nor `transaction id`.".to_owned()));
     }
+    let is_in_part = field(Column::Status, "status")?.is_some_and(|word| is_one_of(word, &IN_PART));
     let stands = match field(Column::Status, "status")? {
         Some(word) => status(word).ok_or_else(|| {
             let detail = format!(
@@ -222,8 +224,8 @@ fn line(columns: &HashMap<Column, usize>, record: &ByteRecord) -> std::result::R
         None => RowKind::Payment,
     };
     let kind = match field(Column::Kind, "type")? {
-        _ if stands == RowKind::Other => RowKind::Other,
         None => stands,
+        Some(_) if stands == RowKind::Other && !is_in_part => RowKind::Other,
         Some(word) if is_one_of(word, &PAYMENT) => RowKind::Payment,
         Some(word) if is_one_of(word, &REFUND) => RowKind::Refund,
         Some(word) if is_one_of(word, &CHARGEBACK) => RowKind::Chargeback,
@@ -239,7 +241,9 @@ fn line(columns: &HashMap<Column, usize>, record: &ByteRecord) -> std::result::R
         (Some(Some(fee)), Some(Some(tax))) => Some(fee + tax),
         _ => None,
     };
-    let net_minor = cost(Column::Net, "net")?.flatten();
+    // A fee may be more than what was paid; what goes back has whichever sign.
+    let net = if kind == RowKind::Payment { known(Column::Net, "net") } else { cost(Column::Net, "net") };
+    let net_minor = net?.flatten();
     let currency = named(Column::Currency, "currency", 3)?.map_or(CURRENCY.to_owned(), |it| it.to_ascii_uppercase());
     let settled_at = match field(Column::SettledAt, "settled at")? {
         None => None,
@@ -320,6 +324,8 @@ const NOT_DONE: [&str; 31] = [
 const PAYMENT: [&str; 5] = ["payment", "settlement", "capture", "charge", "sale"];
 const REFUND: [&str; 5] = ["refund", "refunds", "refunded", "partialrefund", "partiallyrefunded"];
 const CHARGEBACK: [&str; 4] = ["chargeback", "chargedback", "partialchargeback", "partiallychargedback"];
+/// As a status alone these do not say whose amount their line has: the payment's, or that of what went back.
+const IN_PART: [&str; 4] = ["partialrefund", "partiallyrefunded", "partialchargeback", "partiallychargedback"];
 
 /// What a line is of by its status alone: a payment, unless it says better; what came to nothing is something else. None of a word
 /// that nobody knows, for a line that is passed over by mistake is money that nobody misses.
@@ -327,6 +333,7 @@ fn status(word: &str) -> Option<RowKind> {
     let kinds = [
         (&DONE[..], RowKind::Payment),
         (&NOT_DONE, RowKind::Other),
+        (&IN_PART, RowKind::Other),
         (&REFUND, RowKind::Refund),
         (&CHARGEBACK, RowKind::Chargeback),
     ];
@@ -476,12 +483,15 @@ INV-2,,Refund,-8500,0,-8500,2026-01-16,IDR
         }
         for (word, meant) in [
             ("refund", RowKind::Refund),
-            ("Partial Refund", RowKind::Refund),
             ("chargeback", RowKind::Chargeback),
-            ("partial_chargeback", RowKind::Chargeback),
+            // Whose amount that is it does not say.
+            ("Partial Refund", RowKind::Other),
+            ("partial_chargeback", RowKind::Other),
         ] {
             assert_eq!(kind("transaction status", word).unwrap(), meant, "{word}");
         }
+        assert_eq!(kind("status,type", "partial_refund,refund").unwrap(), RowKind::Refund);
+        assert_eq!(kind("status,type", "partial_refund,payment").unwrap(), RowKind::Payment);
         for word in ["PENDING", "Expire", "cancelled", "deny", "voided", "REVERSED", "authorize"] {
             assert_eq!(kind("status", word).unwrap(), RowKind::Other, "{word}");
             assert_eq!(kind("status,type", &format!("{word},payment")).unwrap(), RowKind::Other, "{word}");

@@ -225,7 +225,14 @@ mod tests {
     #[test]
     fn a_refund_that_no_bank_has_confirmed_has_given_nothing_back() {
         let stands = |said, refunds: &[RefundState]| {
-            let refund = |state| RefundReport { key: None, id: None, amount_minor: Some(1), state, failure: None };
+            let refund = |state| RefundReport {
+                key: None,
+                id: None,
+                payment: None,
+                amount_minor: Some(1),
+                state,
+                failure: None,
+            };
             let refunds = refunds.iter().copied().map(refund).collect();
             let report = Report { state: Some(said), amount_minor: Some(1), refunds, ..Report::default() };
             Told::of_report(Source::Provider, "x".to_owned(), report).unwrap().state

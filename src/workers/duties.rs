@@ -79,8 +79,12 @@ async fn run<D: Duty>(duty: &D, stop: &CancellationToken) {
         }
         let pausing = tokio::time::sleep(pause.mul_f64(0.75 + fastrand::f64() / 2.0));
         stop.run_until_cancelled(pausing).await;
-        while let Some(Ok(ended)) = tasks.try_join_next() {
-            under_way.remove(&ended);
+        while let Some(ended) = tasks.try_join_next() {
+            match ended {
+                Ok(ended) => _ = under_way.remove(&ended),
+                // Which one it was nobody knows: all of them may be taken again, as far as their leases allow.
+                Err(_) => under_way.clear(),
+            }
         }
     }
     let finishing = async { while tasks.join_next().await.is_some() {} };

@@ -84,7 +84,7 @@ fn every_refusal_in_the_page_on_payments_is_made_somewhere() {
         rows.flat_map(|row| row.split('|').nth(1).expect("a code").split('`').skip(1).step_by(2)).collect();
     assert!(codes.len() > 15 && codes.contains(&"nothing_due"), "{codes:?}");
     let mut code = String::new();
-    for folder in ["src/commerce", "src/connectors", "src/http"] {
+    for folder in ["src/commerce", "src/connectors", "src/http", "src/payments"] {
         collect_code(&root.join(folder), &mut code);
     }
     for word in codes {

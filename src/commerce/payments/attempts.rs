@@ -233,7 +233,7 @@ pub async fn close(tx: &mut MerchantTx, payment: PaymentId, why: Closing) -> Res
     }
     sqlx::query!(
         "update payment_attempts
-         set closing = $3, next_at = now(), prompted = true, looks = 0, version = version + 1
+         set closing = $3, next_at = now(), prompted = true, unanswered_since = null, looks = 0, version = version + 1
          where merchant_id = $1 and payment_id = $2 and closing is null
            and state in ('created', 'unknown', 'pending', 'review', 'authorized')",
         merchant.0,
@@ -251,7 +251,7 @@ pub(super) async fn close_all(tx: &mut MerchantTx, sale: SaleId, but: Option<Pay
     let merchant = tx.merchant();
     sqlx::query!(
         "update payment_attempts
-         set closing = 'canceled', next_at = now(), prompted = true, looks = 0, version = version + 1
+         set closing = 'canceled', next_at = now(), prompted = true, unanswered_since = null, looks = 0, version = version + 1
          where merchant_id = $1 and sale_id = $2 and closing is null and forced_at is null and payment_id is distinct from $3
            and state in ('created', 'unknown', 'pending', 'review', 'authorized')",
         merchant.0,
@@ -298,7 +298,7 @@ pub(super) async fn unstall(tx: &mut MerchantTx, attempt: &Attempt) -> Result<()
 /// once more.
 pub async fn prompt(sql: &mut PgConnection, merchant: MerchantId, payment: PaymentId) -> Result<()> {
     sqlx::query!(
-        "update payment_attempts set next_at = now(), prompted = true
+        "update payment_attempts set next_at = now(), prompted = true, unanswered_since = null
          where merchant_id = $1 and payment_id = $2 and called_at is not null",
         merchant.0,
         payment.0,

@@ -25,7 +25,7 @@ pub async fn capture(
     let amount_minor = wanted(&attempt, sale, amount_minor)?;
     sqlx::query!(
         "update payment_attempts
-         set capture_minor = $3, failure = null, next_at = now(), prompted = true, looks = 0, version = version + 1
+         set capture_minor = $3, failure = null, next_at = now(), prompted = true, unanswered_since = null, looks = 0, version = version + 1
          where merchant_id = $1 and payment_id = $2 and state = 'authorized' and capture_minor is null and closing is null",
         merchant.0,
         payment.0,

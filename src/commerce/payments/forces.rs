@@ -31,7 +31,7 @@ pub async fn force(tx: &mut MerchantTx, sale: &Locked, payment: PaymentId, reaso
     let forced = PaymentForced { by: tx.actor()?, at: tx.now(), reason: reason.to_owned() };
     let marked = sqlx::query!(
         "update payment_attempts
-         set forced_at = $3, forced_by = $4, forced_reason = $5, next_at = now(), prompted = true, looks = 0,
+         set forced_at = $3, forced_by = $4, forced_reason = $5, next_at = now(), prompted = true, unanswered_since = null, looks = 0,
              version = version + 1
          where merchant_id = $1 and payment_id = $2 and forced_at is null and closing is null and not hold
            and state in ('unknown', 'pending', 'review')",

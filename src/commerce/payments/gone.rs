@@ -58,7 +58,7 @@ mod tests {
 
     fn told(amount_minor: i64, state: Refund) -> Told {
         let (key, id) = (Some(format!("{amount_minor}-{state}")), None);
-        Told { key, id, amount_minor: Some(amount_minor), state, failure: None, is_concluded: false }
+        Told { key, id, payment: None, amount_minor: Some(amount_minor), state, failure: None, is_concluded: false }
     }
 
     #[test]

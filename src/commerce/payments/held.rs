@@ -73,11 +73,10 @@ pub async fn take(app: &PgPool, merchant: MerchantId, payment: PaymentId, at_onc
              for no key update
          )
          update payment_attempts attempt
-         set lease = $3, leased_until = clock_timestamp() + make_interval(secs => $4), prompted = false,
-             prompted_at = case when free.prompted then coalesce(prompted_at, clock_timestamp()) else prompted_at end
+         set lease = $3, leased_until = clock_timestamp() + make_interval(secs => $4), prompted = false
          from free
          where attempt.merchant_id = $1 and attempt.payment_id = free.payment_id
-         returning free.prompted as "prompted!", prompted_at, clock_timestamp() as "now!""#,
+         returning free.prompted as "prompted!", unanswered_since, clock_timestamp() as "now!""#,
         merchant.0,
         payment.0,
         lease,
@@ -88,8 +87,9 @@ pub async fn take(app: &PgPool, merchant: MerchantId, payment: PaymentId, at_onc
     .await?;
     let Some(taken) = taken else { return Ok(None) };
     let attempt = attempts::get(&mut sql, merchant, payment).await?;
-    let until = looks::until(attempt.state, attempt.created_at, attempt.changed_at, attempt.expires_at);
-    let is_hopeless = attempt.called_at.is_some() && looks::is_hopeless(until, taken.prompted_at, taken.now);
+    let Attempt { state, created_at, expires_at, .. } = attempt;
+    let is_hopeless = attempt.called_at.is_some()
+        && looks::is_hopeless(state, created_at, expires_at, taken.unanswered_since, taken.now);
     let todo = if is_hopeless { Todo::GiveUp } else { todo(&attempt, attempt.expires_at <= taken.now) };
     if todo == Todo::Charge {
         // Before it is asked for: whoever finds it so does not know what came of that.
@@ -113,7 +113,7 @@ pub async fn prompt(tx: &mut MerchantTx, attempt: &Attempt, is_free: bool) -> Re
         r#"update payment_attempts
          set next_at = now(),
              prompted = not ($5 and coalesce(leased_until, '-infinity') <= statement_timestamp()),
-             prompted_at = coalesce(prompted_at, clock_timestamp()),
+             unanswered_since = null,
              lease = case when $5 and coalesce(leased_until, '-infinity') <= statement_timestamp() then $3 else lease end,
              leased_until = case when $5 and coalesce(leased_until, '-infinity') <= statement_timestamp()
                                  then clock_timestamp() + make_interval(secs => $4) else leased_until end
@@ -205,7 +205,7 @@ impl Held {
         let mut sql = pool::begin_of(app, self.merchant).await?;
         sqlx::query!(
             "update payment_attempts
-             set lease = null, leased_until = null, next_at = now(), prompted_at = null, looks = 0, version = version + 1,
+             set lease = null, leased_until = null, next_at = now(), unanswered_since = null, looks = 0, version = version + 1,
                  state = case when forced_at is null then 'created' else state end,
                  called_at = case when forced_at is null then null else called_at end
              where merchant_id = $1 and payment_id = $2 and lease = $3 and state in ('created', 'unknown')",
@@ -225,6 +225,8 @@ impl Held {
              set lease = null, leased_until = null,
                  next_at = case when prompted then now() else now() + make_interval(secs => $4) end,
                  prompted = prompted or $6,
+                 -- What is new since is another question.
+                 unanswered_since = case when prompted then null else coalesce(unanswered_since, clock_timestamp()) end,
                  called_at = case when $5 and state = 'created' then null else called_at end,
                  capture_called_at = case when $5 and state = 'authorized' then null else capture_called_at end
              where merchant_id = $1 and payment_id = $2 and lease = $3",
@@ -238,6 +240,11 @@ impl Held {
         .execute(&mut *sql)
         .await?;
         Ok(sql.commit().await?)
+    }
+
+    /// Whether it ends that somebody asks, although there is said to be something new.
+    pub(super) fn gives_up_news(&self) -> bool {
+        self.todo == Todo::GiveUp && self.prompted
     }
 
     /// By which the row says that it is.

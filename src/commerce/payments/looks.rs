@@ -20,10 +20,8 @@ const HELD_SECONDS: [(u32, u64); 3] = [(6, 10), (12, 60), (u32::MAX, 60 * 60)];
 const OPEN_MAX: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 /// And of one whose money is held: banks do that for a week.
 const HELD_MAX: Duration = Duration::from_secs(8 * 24 * 60 * 60);
-/// And of one that has ended or was paid, where a question could not be asked or answered.
-const OVER_MAX: Duration = Duration::from_secs(24 * 60 * 60);
-/// For how long somebody asks because there is said to be something new.
-const PROMPTED_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+/// For how long a question is asked in vain, at least, also of one that has ended or was paid.
+const UNANSWERED_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 /// How long after an end without money it is looked at: somebody may pay what they scanned before.
 const ENDED_SECONDS: [u64; 3] = [60, 5 * 60, 30 * 60];
 /// How long after a payment it is looked at whether the bank has taken it back, where banks do: they have five minutes.
@@ -49,7 +47,7 @@ pub fn next(standing: Standing) -> Option<Moment> {
     let Standing { state, looks, now, created_at, since, expires_at, reversible } = standing;
     let later = |after: Duration| Some(since + after).filter(|at| *at > now);
     match state {
-        _ if state.is_open() && now > until(state, created_at, since, expires_at) => None,
+        _ if until(state, created_at, expires_at).is_some_and(|until| now > until) => None,
         // It is called off at its time, and not later.
         State::Created | State::Pending => {
             let again = now + pause(&PENDING_SECONDS, looks);
@@ -65,18 +63,23 @@ pub fn next(standing: Standing) -> Option<Moment> {
     }
 }
 
-/// Until when somebody tries to find out what becomes of one, whatever is in the way.
-pub fn until(state: State, created_at: Moment, since: Moment, expires_at: Moment) -> Moment {
-    match state {
-        State::Authorized => created_at.max(expires_at) + HELD_MAX,
-        _ if state.is_open() => created_at.max(expires_at) + OPEN_MAX,
-        _ => since + OVER_MAX,
-    }
+/// Until when somebody tries to find out what becomes of one that has not ended, whatever is in the way.
+fn until(state: State, created_at: Moment, expires_at: Moment) -> Option<Moment> {
+    let tried_max = if state == State::Authorized { HELD_MAX } else { OPEN_MAX };
+    state.is_open().then_some(created_at.max(expires_at) + tried_max)
 }
 
-/// Whether it was tried for long enough, also since somebody has said that there is something new.
-pub fn is_hopeless(until: Moment, prompted_at: Option<Moment>, now: Moment) -> bool {
-    now > prompted_at.map_or(until, |at| until.max(at + PROMPTED_MAX))
+/// Whether nobody asks any more: it was asked for long enough in vain, since there was last said to be something new. Whoever was
+/// away so long asks first.
+pub fn is_hopeless(
+    state: State,
+    created_at: Moment,
+    expires_at: Moment,
+    unanswered_since: Option<Moment>,
+    now: Moment,
+) -> bool {
+    let until = until(state, created_at, expires_at);
+    unanswered_since.is_some_and(|since| now > since + UNANSWERED_MAX && until.is_none_or(|until| now > until))
 }
 
 /// The pause after so many looks.
@@ -160,32 +163,27 @@ mod tests {
 
     #[test]
     fn nobody_is_asked_for_ever_who_does_not_answer() {
-        let day = Duration::from_secs(24 * 60 * 60);
+        let (day, second) = (Duration::from_secs(24 * 60 * 60), Duration::from_secs(1));
         let Standing { created_at, expires_at, .. } = standing(State::Pending, 0, 0);
-        for (state, since, end) in [
-            (State::Created, created_at, expires_at + 7 * day),
-            (State::Unknown, expires_at + 6 * day, expires_at + 7 * day),
-            (State::Pending, created_at, expires_at + 7 * day),
-            (State::Review, created_at, expires_at + 7 * day),
-            (State::Authorized, created_at, expires_at + 8 * day),
-            // What is over is asked about for a day more, whenever that was.
-            (State::Expired, expires_at, expires_at + day),
-            (State::Paid, created_at, created_at + day),
-            (State::PaidLate, expires_at + 30 * day, expires_at + 31 * day),
+        for (state, days) in [
+            (State::Created, Some(7)),
+            (State::Unknown, Some(7)),
+            (State::Pending, Some(7)),
+            (State::Review, Some(7)),
+            (State::Authorized, Some(8)),
+            // What is over is asked about for a day, whenever that was.
+            (State::Expired, None),
+            (State::Paid, None),
+            (State::PaidLate, None),
         ] {
-            let until = until(state, created_at, since, expires_at);
-            assert_eq!(until, end, "{state}");
-            assert!(
-                !is_hopeless(until, None, end) && is_hopeless(until, None, end + Duration::from_secs(1)),
-                "{state}"
-            );
+            let is_hopeless = |since, now| is_hopeless(state, created_at, expires_at, since, now);
+            let end = days.map_or(created_at + day, |days| expires_at + days * day);
+            assert!(!is_hopeless(Some(created_at), end) && is_hopeless(Some(created_at), end + second), "{state}");
             // Something new is asked about for a day, and takes nothing of the time that there is.
-            let told = end + 3 * day;
-            assert!(
-                !is_hopeless(until, Some(told), told + day) && !is_hopeless(until, Some(created_at), end),
-                "{state}"
-            );
-            assert!(is_hopeless(until, Some(told), told + day + Duration::from_secs(1)), "{state}");
+            let new = end + 3 * day;
+            assert!(!is_hopeless(Some(new), new + day) && is_hopeless(Some(new), new + day + second), "{state}");
+            // Nobody has tried yet, since a hub was away.
+            assert!(!is_hopeless(None, end + 30 * day), "{state}");
         }
     }
 

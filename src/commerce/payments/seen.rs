@@ -140,18 +140,21 @@ pub async fn apply(tx: &mut MerchantTx, payment: PaymentId, seen: &Seen, held: O
     let next_at = if is_urgent { Some(now) } else { looks::next(standing) };
     let is_given_up = attempt.state.is_open() && next_at.is_none();
     let is_unfound = is_given_up && attempt.forced.is_some();
+    let is_left = is_given_up || held.is_some_and(Held::gives_up_news);
     if is_unfound {
         // What somebody took for paid and nobody finds pays nothing any more.
         attempt.closing = Some(Closing::Expired);
     }
     save(tx, &attempt, next_at, held).await?;
-    if is_given_up {
+    if is_left {
         give_up(tx, &attempt).await?;
     }
     if attempt.state != was.state && !attempt.state.is_open() {
         attempts::let_go(tx, sale.id).await?;
     }
-    let is_gone = attempt.state.ended_unpaid() || matches!(attempt.state, State::Reversed | State::ChargedBack);
+    let was_counted = attempt.forced.is_some() || !is_unpaid(was.state);
+    let is_taken = matches!(attempt.state, State::Reversed | State::ChargedBack);
+    let is_gone = is_taken || attempt.state.ended_unpaid() && was_counted;
     if is_unfound || is_gone && attempt.state != was.state {
         // What was paid of it, or was taken for paid, is not there any more.
         attempts::unstall(tx, &attempt).await?;
@@ -275,7 +278,9 @@ async fn follow(tx: &mut MerchantTx, sale: &Locked, attempt: &mut Attempt, seen:
     }
     let gone = Gone::of(attempt, seen, &path);
     for next in path {
-        if next == State::Paid && gone != Gone::No && attempt.forced.is_none() {
+        // What was forced stands in the books of its sale, unless it has counted as gone.
+        let is_first = attempt.forced.is_none() || has_counted_as_gone(attempt, attempt.state);
+        if matches!(next, State::Paid | State::PaidLate) && gone != Gone::No && is_first {
             gone::go_by(tx, attempt, seen, gone).await?;
             continue;
         }
@@ -352,11 +357,11 @@ fn has_counted_as_gone(attempt: &Attempt, before: State) -> bool {
 
 /// Nobody will ask for it any more, and nobody knows.
 async fn give_up(tx: &mut MerchantTx, attempt: &Attempt) -> Result<()> {
-    if attempt.forced.is_some() {
+    if attempt.forced.is_some() && attempt.state.is_open() {
         return forces::is_unpaid(tx, attempt).await;
     }
     let detail = format!(
-        "It is {} still, and {} is not asked any more: look there whether the customer has paid.",
+        "It is {} here, and {} does not answer and is not asked any more: look there whether the customer has paid.",
         attempt.state, attempt.provider
     );
     tasks::open(tx, attempt, Kind::GivenUp, Severity::Warning, detail).await
@@ -430,7 +435,7 @@ async fn save(tx: &mut MerchantTx, it: &Attempt, next_at: Option<Moment>, held: 
              version = version + 1,
              next_at = case when prompted then now() else $13 end,
              -- It was asked, and has answered; or nobody is asked any more.
-             prompted_at = case when $17::uuid is null then prompted_at end,
+             unanswered_since = case when $17::uuid is null then unanswered_since end,
              changed_at = case when state = $3 then changed_at else clock_timestamp() end,
              lease = case when lease = $17 then null else lease end,
              leased_until = case when lease = $17 then null else leased_until end

@@ -64,8 +64,8 @@ pub async fn lock(tx: &mut MerchantTx, task: Uuid, decision: &Decision) -> Resul
 ///
 /// # Errors
 /// `resolution_not_possible`, with what is; for a sale `sale_missing`, `sale_unexpected`, `other_outlet`, `other_currency`,
-/// `sale_not_open`, `amount_exceeds_due`, `too_many_payments`; `payment_forced`; `payment_not_late` if the money is not there any more, or is on its way back; and
-/// whatever refuses [a refund](refunds::begin).
+/// `sale_not_open`, `amount_exceeds_due`, `too_many_payments`; `payment_forced`; `payment_not_late` if the money is not there any
+/// more, or is on its way back; and whatever refuses [a refund](refunds::begin).
 pub async fn settle(
     tx: &mut MerchantTx,
     matter: Matter,
@@ -165,7 +165,8 @@ async fn accept(tx: &mut MerchantTx, sale: &Locked, attempt: &mut Attempt) -> Re
     if refunds::standing(tx.sql(), merchant, attempt.payment).await?.taken_minor > 0 {
         return Err(Error::conflict("payment_not_late", "The money, or a part of it, goes back already."));
     }
-    sale.require_room(0, attempt.taken_minor(), sale.due_minor(), "/sale")?;
+    let asked = attempts::open_of_sale(tx.sql(), merchant, sale.id).await?;
+    sale.require_room(asked, attempt.taken_minor(), sale.due_minor(), "/sale")?;
     let now = tx.now();
     let captured = captured(attempt, attempt.paid_at.filter(|at| *at < now).unwrap_or(now));
     match sales::settle(tx, sale, captured).await? {

@@ -83,6 +83,7 @@ fn of_asked(asked: &Asked, fields: &Fields<'_>, code: u16, mut report: Report) -
         report.refunds.push(RefundReport {
             key: fields.text("refund_key").or_else(|| Some(key.to_string())),
             id: fields.text("refund_chargeback_id"),
+            payment: None,
             amount_minor,
             state: if is_refused { RefundState::Failed } else { RefundState::Pending },
             failure: is_refused.then(|| failure(fields).or_else(|| fields.text("status_message"))).flatten(),
@@ -196,6 +197,7 @@ fn refunds(fields: &Fields<'_>) -> Result<Vec<RefundReport>, NotMoneyIn> {
         Ok(RefundReport {
             key: refund.text("refund_key"),
             id: refund.text("refund_chargeback_id"),
+            payment: None,
             amount_minor: refund.amount("refund_amount")?,
             state: if refund.text("bank_confirmed_at").is_some() {
                 RefundState::Succeeded

@@ -231,6 +231,7 @@ pub fn of_refund(fields: &Fields<'_>) -> Result<Report, NotMoneyIn> {
         refunds: vec![RefundReport {
             key: fields.text("reference_id"),
             id: fields.text("id"),
+            payment: fields.text("payment_id"),
             amount_minor: fields.amount("amount")?,
             state,
             failure: fields.text("failure_code"),

@@ -150,7 +150,7 @@ async fn what_nobody_finds_in_a_week_is_for_a_person() {
         .database
         .psql(
             "update payment_attempts set created_at = now() - interval '8 days', expires_at = now() - interval '8 days',
-                    prompted_at = now() - interval '8 days', next_at = now()",
+                    unanswered_since = now() - interval '8 days', next_at = now()",
         )
         .await;
     let asked_again = "select count(*) from payment_attempts where next_at is not null";

@@ -83,6 +83,27 @@ async fn the_till_of_the_documents_hears_that_it_is_paid_and_says_that_it_was_se
 }
 
 #[tokio::test]
+async fn the_till_of_the_documents_says_of_a_part_that_it_is_paid_and_not_that_all_is() {
+    let stage = Stage::opens().await;
+    let (market, shop, bread) = stage.cast();
+    for is_forced in [false, true] {
+        let sale = opens(&shop, bread).await;
+        let mut part = qris("midtrans");
+        part["amount_minor"] = json!(20_000);
+        let payment = asks(&shop, &sale, part).await.created();
+        let mut till = Till::follows(&payment, &shop, market.hub.address, "30000").await;
+        till.says("pending").await;
+        if is_forced {
+            let path = format!("/v1/payments/{}/force", text(&payment["id"]));
+            shop.post(&path, json!({ "reason": "Her app shows the receipt" })).await.ok();
+        }
+        market.pays(&payment).await;
+        till.says("paid").await;
+        assert_eq!(seen_on(&shop, &payment).await, 0, "nothing that a cashier waits for");
+    }
+}
+
+#[tokio::test]
 async fn the_till_of_the_documents_asks_where_nobody_tells_it_anything() {
     let stage = Stage::opens().await;
     let (market, shop, bread) = stage.cast();

@@ -28,6 +28,8 @@ pub struct Told {
     pub key: Option<String>,
     /// As the provider names it.
     pub id: Option<String>,
+    /// And the payment that it gives back.
+    pub payment: Option<String>,
     pub amount_minor: Option<i64>,
     pub state: State,
     pub failure: Option<String>,
@@ -39,7 +41,15 @@ impl Told {
     /// That is known of one of ours without a word of the provider's.
     pub fn of(refund: &Refund, state: State) -> Self {
         let key = refund.key_there.clone().unwrap_or_else(|| refund.id.to_string());
-        Self { key: Some(key), id: refund.there.clone(), amount_minor: None, state, failure: None, is_concluded: true }
+        Self {
+            key: Some(key),
+            id: refund.there.clone(),
+            payment: None,
+            amount_minor: None,
+            state,
+            failure: None,
+            is_concluded: true,
+        }
     }
 
     /// Whether it is said of this one.
@@ -91,6 +101,10 @@ async fn hear(tx: &mut MerchantTx, attempt: &mut Attempt, told: &[Told], looked_
     for told in told {
         match known.iter().find(|refund| told.is_of(refund)) {
             Some(refund) => follow(tx, attempt, refund, told, looked_at == Some(refund.id)).await?,
+            // What its customer has paid once more is none of this payment's, nor is what goes back of it.
+            None if told.payment.is_some()
+                && attempt.there.payment.is_some()
+                && told.payment != attempt.there.payment => {}
             None => take_over(tx, attempt, told).await?,
         }
     }
@@ -209,6 +223,9 @@ async fn take_over(tx: &mut MerchantTx, attempt: &Attempt, told: &Told) -> Resul
     )
     .execute(tx.sql())
     .await?;
+    if told.state == State::Succeeded {
+        attempts::unstall(tx, attempt).await?;
+    }
     let refund = get(tx.sql(), merchant, refund).await?;
     tell(tx, &refund).await?;
     let detail = format!(
