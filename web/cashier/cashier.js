@@ -32,13 +32,13 @@ let word = "starting";
 
 /** Goes on with another token: from where we are if it is for the same register, else from the beginning. */
 function take(token) {
-  sessionStorage.setItem(TOKEN_KEY, token);
   door.close();
   const { outlets = [], register = "" } = claims(token);
   if (outlets.length !== 1 || !register) {
-    state("refused");
+    if (!till) state("refused"); // One that is there goes on as it is.
     return door.open("Ini bukan token kasir", "Yang diperlukan adalah token untuk satu outlet dan satu register.");
   }
+  sessionStorage.setItem(TOKEN_KEY, token);
   if (till?.outlet === outlets[0] && till.register === register) {
     hub.token = token;
     return screen ? screen.renew(token) : begin();

@@ -13,16 +13,20 @@ const RANKS = {
   canceled: 4,
   expired: 4,
   paid: 5,
-  part: 5,
-  settled: 6,
-  paid_late: 6,
-  partially_refunded: 7,
-  refunded: 8,
-  reversed: 8,
-  charged_back: 8,
+  settled: 5,
+  // Above paid, which is said of it as well, by whoever does not look at its sale.
+  part: 6,
+  paid_late: 7,
+  partially_refunded: 8,
+  refunded: 9,
+  reversed: 9,
+  charged_back: 9,
 };
 const HELD_BY_PROVIDER = new Set(["review", "authorized"]);
 const PAID = new Set(["paid", "settled"]);
+
+/** Whether a view says that it is paid: what of its sale is left to pay then, it does not say. */
+export const saysPaid = ({ state, forced }) => PAID.has(state) || Boolean(forced);
 
 /** One payment, bound to its id and its sale from before it is asked for: what is said of any other is not for this screen. */
 export class Payment {
@@ -42,11 +46,11 @@ export class Payment {
     [this.id, this.sale] = [id, sale];
   }
 
-  /** Takes in what REST answered. Says whether anything changed. */
-  answered(view) {
+  /** Takes in what REST answered, and whether its sale is to be paid further if it is paid. Says whether anything changed. */
+  answered(view, { isPart = false } = {}) {
     // One that was taken by hand comes with its sale, and is there.
-    if (view.payment) return view.payment.payment === this.id && this.#comes({ state: "paid" });
-    return view.id === this.id && this.#comes(view);
+    const { id, ...said } = view.payment ? { id: view.payment.payment, state: "paid" } : view;
+    return id === this.id && this.#comes({ ...said, isPart });
   }
 
   /** Takes in an event. Says whether anything changed. */
@@ -54,26 +58,29 @@ export class Payment {
     if (data.payment !== this.id) return false;
     if (type === "payment.captured") {
       // Late money may pay another sale, and a part leaves something due: neither is for this screen to call paid.
-      const state = this.sale && data.sale !== this.sale ? "paid_late" : data.due_minor > 0 ? "part" : "paid";
-      return this.#comes({ state });
+      if (this.sale && data.sale !== this.sale) return this.#comes({ state: "paid_late" });
+      return this.#comes({ state: "paid", isPart: data.due_minor > 0 });
     }
     return type === "payment.changed" && this.#comes(data);
   }
 
-  /** The hub would not have it, or does not know it. */
+  /** The hub would not have it, or does not know it: which it says again, and less well, whenever it is asked. */
   refused(why) {
-    const changed = this.#comes({ state: "failed", failure: why });
-    this.#refused ||= changed;
-    return changed;
+    if (!this.isOpen) return false;
+    this.#refused = this.#comes({ state: "failed", failure: why });
+    return this.#refused;
   }
 
-  #comes({ state, forced, accepted_for, ...more }) {
+  #comes({ state, forced, accepted_for, isPart, ...more }) {
     // It was late, and a person has let it pay another sale.
     if (accepted_for && PAID.has(state)) return this.#comes({ ...more, state: "paid_late" });
     // Somebody has taken it for paid, and its sale is: whether its provider comes to say so is no matter of the till's.
-    if (forced && RANKS[state] <= RANKS.failed) return this.#comes({ state: "paid" });
+    if (forced && RANKS[state] <= RANKS.failed) return this.#comes({ state: "paid", isPart });
+    if (isPart && PAID.has(state)) return this.#comes({ ...more, state: "part" });
     const { shown, expires_at, failure, closing } = more;
-    const [now, then] = [RANKS[state], this.#refused ? -1 : RANKS[this.state]];
+    // It was late, and a person has let it pay its own sale after all.
+    const isLetIn = this.state === "paid_late" && (PAID.has(state) || state === "part");
+    const [now, then] = [RANKS[state], this.#refused || isLetIn ? -1 : RANKS[this.state]];
     // A word that is new to us says nothing that we could show.
     if (now === undefined || now < then) return false;
     if (now === then && state !== this.state && !HELD_BY_PROVIDER.has(state)) return false;

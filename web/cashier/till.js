@@ -3,7 +3,7 @@
 import { Refused } from "../live/hub.js";
 import { Basket } from "./basket.js";
 import { newId } from "./hub.js";
-import { Payment, afterwards } from "./payment.js";
+import { Payment, afterwards, saysPaid } from "./payment.js";
 import { CASH } from "./ways.js";
 
 // What a reload must not lose.
@@ -14,6 +14,9 @@ const WARNINGS_KEY = "tillwire.cashier.warnings";
 const WARNINGS_MAX = 5;
 
 const UNANSWERED = "Hub tidak menjawab; hasilnya sedang dicari tahu.";
+
+/** Why a sale is voided that nobody has paid. */
+const LEFT = "Penjualan baru di kasir";
 
 const isNotFound = (error) => error instanceof Refused && error.code === "not_found";
 
@@ -36,8 +39,12 @@ export class Till {
   #lookingAt = null;
   /** The payment that came to nothing, and after which the sale was looked at. */
   #lookedFor = null;
+  /** Whether another payment of its sale was heard of, and nobody has looked yet what it has made of it. */
+  #mayBeOver = false;
   /** The payment that was said to be paid. */
   #told = null;
+  /** Whether another till is on the screen by now, and has what is kept. */
+  #left = false;
   #tell;
 
   /** Tells `changed()` when something is to be drawn, `paid()` once a payment, and `sold()` when the shelf may be another. */
@@ -52,8 +59,11 @@ export class Till {
     const { sale, payment } = this;
     if (!sale) return "ringing";
     if (payment?.isPaid) return "paid";
+    const isOver = sale.state && sale.state !== "open";
+    // The rest may have come by another payment.
+    if (isOver && payment?.state === "part") return "over";
     if (payment && !payment.isOpen && !payment.cameToNothing) return "late";
-    if (sale.state && sale.state !== "open") return "over";
+    if (isOver) return "over";
     return payment?.cameToNothing ? "failed" : "waiting";
   }
 
@@ -72,7 +82,10 @@ export class Till {
 
   /** Whether nothing that is told would bring it on: whether the hub has the payment, or how the sale stands. */
   get isUnsure() {
-    return this.payment?.state === "created" || (this.step === "failed" && this.#lookedFor !== this.payment);
+    const { payment, step } = this;
+    if (step === "failed") return this.#mayBeOver || this.#lookedFor !== payment;
+    // The rest of a part may be paid at another register, which this one does not hear.
+    return this.#mayBeOver || payment?.state === "created" || (step === "late" && payment.state === "part");
   }
 
   // --- The basket ----------------------------------------------------------------------------------------------------
@@ -107,8 +120,13 @@ export class Till {
   /** The basket is to be another. What was asked for and not answered may be there, and keep its goods back. */
   #alter() {
     if (!this.#asked) return;
-    this.hub.post(`/v1/sales/${this.#asked.id}/void`, { reason: "Keranjang diubah di kasir" }).catch(() => {});
+    this.#void(this.#asked, "Keranjang diubah di kasir");
     this.#answered();
+  }
+
+  /** Gives back its goods, if the hub lets it; if not, it ends by itself. */
+  #void({ id }, reason) {
+    this.hub.post(`/v1/sales/${id}/void`, { reason }).catch(() => {});
   }
 
   /** Rings up the basket. The id is the key as well: however often it is sent, before and after a reload, it is one sale. */
@@ -132,7 +150,7 @@ export class Till {
 
   #answered() {
     this.#asked = null;
-    sessionStorage.removeItem(BASKET_KEY);
+    if (!this.#left) sessionStorage.removeItem(BASKET_KEY);
   }
 
   // --- The payment ---------------------------------------------------------------------------------------------------
@@ -144,7 +162,10 @@ export class Till {
     this.busy = true;
     this.#tell.changed();
     try {
-      this.sale ??= await this.#ringUp();
+      const sale = this.sale ?? (await this.#ringUp());
+      // It was not there to be voided when the till was left.
+      if (this.#left) return this.#void(sale, LEFT);
+      this.sale = sale;
     } catch (error) {
       this.busy = false;
       this.#say("Penjualan ini tidak dapat dibuka.", error.message);
@@ -158,7 +179,8 @@ export class Till {
     this.#tell.changed();
     try {
       const cash = way === CASH && { amount_minor: this.sale.totalMinor };
-      own.answered(await this.hub.post(`/v1/sales/${this.sale.id}/payments`, { id: own.id, ...way.body, ...cash }));
+      const view = await this.hub.post(`/v1/sales/${this.sale.id}/payments`, { id: own.id, ...way.body, ...cash });
+      if (!saysPaid(view)) own.answered(view); // Else its sale is looked at, which knows what is still due.
     } catch (error) {
       if (error instanceof Refused) own.refused(error.message);
       else this.#say(UNANSWERED, error.message);
@@ -172,32 +194,38 @@ export class Till {
     if (this.busy || !own) return;
     this.busy = true;
     this.#tell.changed();
-    let isUnknown = false;
+    let isUnsure = false;
     try {
-      own.answered(await this.hub.post(`/v1/payments/${own.id}/cancel`, {}));
+      const view = await this.hub.post(`/v1/payments/${own.id}/cancel`, {});
+      isUnsure = saysPaid(view);
+      if (!isUnsure) own.answered(view);
     } catch (error) {
-      isUnknown = isNotFound(error);
-      if (!isUnknown) this.#say("Tidak dapat dibatalkan.", error.message);
+      isUnsure = isNotFound(error);
+      if (!isUnsure && own === this.payment) this.#say("Tidak dapat dibatalkan.", error.message);
     }
     this.busy = false;
-    await (isUnknown ? this.look() : this.#came(own));
+    await (isUnsure ? this.look({ again: true }) : this.#came(own));
   }
 
   /** Clears the screen for the next customer. */
   next() {
     if (this.busy || !this.mayLeave) return;
-    this.leave();
+    this.#letGo();
     this.#tell.changed();
     this.#tell.sold();
   }
 
-  /** Lets the sale go. One that nobody has paid is voided; if that cannot be, it ends by itself. */
+  /** Another till takes its place on the screen. */
   leave() {
+    this.#letGo();
+    this.#left = true;
+  }
+
+  /** Lets the sale go. One that nobody has paid is voided. */
+  #letGo() {
     this.#alter();
-    if (this.sale && this.step !== "over" && this.payment?.mayBeReplaced) {
-      this.hub.post(`/v1/sales/${this.sale.id}/void`, { reason: "Penjualan baru di kasir" }).catch(() => {});
-    }
-    [this.sale, this.payment, this.wayLabel] = [null, null, ""];
+    if (this.sale && this.step !== "over" && this.payment?.mayBeReplaced) this.#void(this.sale, LEFT);
+    [this.sale, this.payment, this.wayLabel, this.#mayBeOver] = [null, null, "", false];
     this.basket.clear();
     sessionStorage.removeItem(SALE_KEY);
     this.#say();
@@ -213,29 +241,27 @@ export class Till {
     // An earlier attempt at the same sale, of which nobody knew: it is not the one on the screen.
     if (own && type === "payment.captured" && data.sale === this.sale.id && !own.isPaid) {
       this.#say("Pembayaran lain untuk penjualan ini sudah masuk. Periksa dulu sebelum meminta lagi.");
+      this.#mayBeOver = true;
       this.#tell.changed();
-      return this.look({ sale: true });
+      return this.look({ again: true });
     }
     const text = afterwards(envelope);
     if (text) this.#warn(data.payment, text);
   }
 
-  /** Asks how the payment stands; of one that came to nothing, or with `sale`, whether its sale is paid otherwise or over. */
-  async look({ sale = false } = {}) {
-    const own = this.payment;
-    if (!own || this.busy || (this.#lookingAt === own && !sale)) return;
+  /**
+   * Asks how the payment stands, whatever is known of it: what was said while nobody listened may not be said again. `again` asks even
+   * if it is just being asked for.
+   */
+  async look({ again = false } = {}) {
+    const { payment: own, sale } = this;
+    if (!own || this.busy || (this.#lookingAt === own && !again)) return;
     this.#lookingAt = own;
     try {
-      let isUnknown = false;
-      if (own.isOpen) {
-        try {
-          own.answered(await this.hub.get(`/v1/payments/${own.id}`));
-        } catch (error) {
-          if (!isNotFound(error)) throw error;
-          isUnknown = true;
-        }
-      }
-      if (isUnknown || sale || own.cameToNothing) await this.#lookAtSale(own, isUnknown);
+      const view = await this.#find(`/v1/payments/${own.id}`);
+      const isPaid = view !== null && saysPaid(view);
+      if (view && !isPaid) own.answered(view);
+      if (!view || isPaid || this.#mayBeOver || !own.isOpen) await this.#lookAtSale(own, sale, view);
       if (own === this.payment && this.note.text === UNANSWERED) this.#say();
     } catch {
       // Not answered: what nobody tells us is asked again.
@@ -244,23 +270,34 @@ export class Till {
     this.#changed(own);
   }
 
-  /** The sale knows what was taken by hand, and what never came to the hub; and whether another payment was faster. */
-  async #lookAtSale(own, isUnknown) {
-    const sale = this.sale;
-    let found = { state: "voided", tenders: [] };
-    try {
-      found = await this.hub.get(`/v1/sales/${sale.id}`);
-    } catch (error) {
-      if (!isNotFound(error)) throw error; // The hub may be another than it was when the page was loaded.
-    }
+  /**
+   * The sale knows what was taken by hand, and what never came to the hub; whether another payment was faster; and whether what is paid
+   * is all of it. So it is read after the payment.
+   */
+  async #lookAtSale(own, sale, view) {
+    // The hub may be another than it was when the page was loaded.
+    const found = (await this.#find(`/v1/sales/${sale.id}`)) ?? { state: "voided", tenders: [] };
+    const isPart = found.state !== "completed";
     const taken = found.tenders.find((tender) => tender.payment === own.id);
-    if (taken) own.answered({ payment: taken });
-    else if (isUnknown) own.refused("The hub knows nothing of this payment.");
+    if (view) own.answered(view, { isPart });
+    if (taken && (!view || own.isOpen)) own.answered({ payment: taken }, { isPart });
+    else if (!view) own.refused("The hub knows nothing of this payment.");
     if (own.cameToNothing) this.#lookedFor = own;
     sale.state = found.state;
     if (own !== this.payment) return;
+    this.#mayBeOver = false;
     this.#remember();
     if (this.step === "over") this.#say();
+  }
+
+  /** What the hub has there, or nothing. */
+  async #find(path) {
+    try {
+      return await this.hub.get(path);
+    } catch (error) {
+      if (!isNotFound(error)) throw error;
+      return null;
+    }
   }
 
   /** Something is known of a payment. If it is the one on the screen, it is shown; and what nobody will tell of it is asked. */

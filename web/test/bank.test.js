@@ -12,15 +12,18 @@ let page;
 let open;
 let late;
 let isAway;
+/** What answers to what is pressed wait for. */
+let thinking;
 
 beforeEach(async () => {
-  [open, late, isAway] = [[bill("a")], [], false];
+  [open, late, isAway, thinking] = [[bill("a")], [], false, null];
   page = await load("../../simulators/src/bank", { answers });
 });
 
 async function answers({ path, body }) {
   if (isAway) return null;
   if (path === "/_sim/open") return { body: { open, late } };
+  await thinking;
   const [ids, from] = body.late ? [late, "late"] : [open.map(({ id }) => id), "open"];
   if (!ids.includes(body.id)) return { status: 409, body: { error: "it waits for no money" } };
   if (from === "open") open = open.filter(({ id }) => id !== body.id);
@@ -72,4 +75,33 @@ test("that nobody answers is said, until somebody does", async () => {
   open = [bill("a"), bill("b")];
   await page.clock.go(LOOK_MS);
   assert.deepEqual([page.at("away").hidden, rows()], [true, ["Bayar", "Bayar"]]);
+});
+
+test("while one is being paid, no button can be pressed, and each says so", async () => {
+  const buttons = () => page.body.querySelectorAll("button").filter((it) => !it.closest("template"));
+  const areOff = () => [...new Set(buttons().map((it) => it.getAttribute("aria-disabled") === "true"))];
+  assert.deepEqual(areOff(), [false]);
+  let done;
+  thinking = new Promise((is) => (done = is));
+  page.at("open").querySelector(".pay").click();
+  open = [bill("a"), bill("b")];
+  await page.clock.go(LOOK_MS);
+  assert.deepEqual([rows(), areOff()], [["Bayar", "Bayar"], [true]], "nor one that has come meanwhile");
+  done();
+  await page.clock.go(0);
+  assert.deepEqual([rows(), areOff()], [["Bayar"], [false]]);
+});
+
+test("the keyboard goes on at what came of it when its bill is gone, and else stays", async () => {
+  open = [bill("a"), bill("b")];
+  await page.clock.go(LOOK_MS);
+  const [b, a] = page.at("open").querySelectorAll(".pay");
+  b.focus();
+  open = [bill("b")];
+  await page.clock.go(LOOK_MS);
+  assert.deepEqual([a.isConnected, page.focused === b], [false, true]);
+  b.click();
+  await page.clock.go(0);
+  assert.deepEqual([told(), page.focused === page.at("told")], ["Dibayar (ref-b: SUCCEEDED)", true]);
+  assert.equal(page.at("told").getAttribute("tabindex"), "-1", "or it cannot have it");
 });

@@ -24,6 +24,8 @@ class Hub {
   left = 10;
   /** What answers about stock wait for. */
   stocktaking = null;
+  /** And those about a sale. */
+  bookkeeping = null;
   /** How payments stand when they are asked for. */
   begins = { state: "pending", shown: QR };
   /** Which requests never arrive, and which answers never come back. */
@@ -34,6 +36,7 @@ class Hub {
     if (this.loses(asked)) return null;
     const answer = this.#does(asked);
     if (asked.path.includes("/stock/")) await this.stocktaking;
+    if (asked.method === "GET" && asked.path.startsWith("/v1/sales/")) await this.bookkeeping;
     return this.silences(asked) ? { status: 503, body: {} } : answer;
   };
 
@@ -43,6 +46,7 @@ class Hub {
     const sale = this.sales.get(id);
     const payment = this.payments.get(id);
     switch (`${method} ${what} ${verb ?? ""}`) {
+      case "GET snapshot?channel=payments q":
       case "GET snapshot?channel=payments r":
         return { body: { position: at(10) } };
       case "GET outlets ":
@@ -72,7 +76,7 @@ class Hub {
         return { body: "<svg/>" };
       case "POST payments cancel":
         if (!payment) return refused(404, "not_found");
-        payment.state = "canceled";
+        if (payment.state !== "paid") payment.state = "canceled"; // The provider has the last word.
         return { body: payment };
       default:
         assert.match(path, /^\/v1\/products/, `${method} ${path}`);
@@ -94,6 +98,12 @@ class Hub {
     const expires_at = new Date(Date.now() + LIFE_MS).toISOString();
     this.payments.set(id, { id, sale: sale.id, provider, ...this.begins, expires_at });
     return this.payments.get(id);
+  }
+
+  /** It is paid, and others are to pay the rest. */
+  capturesPart(payment) {
+    payment.state = "paid";
+    this.sales.get(payment.sale).tenders.push({ payment: payment.id });
   }
 
   #pays(sale, payment) {
@@ -146,6 +156,13 @@ const text = (id) => page.at(id).textContent;
 const isShown = (id) => page.at(id).closest("[hidden]") === null;
 const buttons = (id) => page.at(id).querySelectorAll("button");
 const shelf = (name) => buttons("shelf").find((it) => it.querySelector(".name").textContent === name);
+
+/** The shop's door, by another token. */
+async function enters(token) {
+  page.at("token").value = token;
+  page.at("door-form").submit();
+  await page.clock.go(0);
+}
 
 /** What the cashier can do with the sale. */
 function offered() {
@@ -250,6 +267,99 @@ test("what was forced is LUNAS, also after a reload, and when its provider says 
   payment.state = "reversed";
   await hears("payment.changed", { ...payment, payment: payment.id });
   assert.equal(text("title"), "Ditarik kembali");
+});
+
+test("late money that is let in for its own sale is LUNAS, whether it is heard or asked for", async () => {
+  for (const missed of [false, true]) {
+    const payment = await rings();
+    await presses(page.at("call-off"));
+    payment.state = "paid_late";
+    await hears("payment.changed", { ...payment, payment: payment.id });
+    assert.deepEqual([text("title"), offered(), page.notes], ["Dibayar terlambat", ["next"], missed ? 2 : 0]);
+    hub.captures(payment);
+    if (missed) {
+      page.sockets.says("disconnect", "transport close");
+      await page.clock.go(POLL_MS);
+    } else {
+      await hears("payment.captured", { payment: payment.id, sale: payment.sale, due_minor: 0 });
+      await hears("payment.changed", { ...payment, payment: payment.id });
+    }
+    assert.deepEqual([text("title"), offered(), page.notes], ["LUNAS", ["next"], missed ? 4 : 2]);
+    await presses(page.at("next"));
+  }
+});
+
+test("a part stays a part until another payment has brought the rest", async () => {
+  const payment = await rings();
+  hub.capturesPart(payment);
+  await hears("payment.captured", { payment: payment.id, sale: payment.sale, due_minor: 500 });
+  assert.deepEqual([text("title"), offered()], ["Dibayar sebagian", ["next"]]);
+  payment.state = "settled";
+  await hears("payment.changed", { ...payment, payment: payment.id });
+  assert.equal(text("title"), "Dibayar sebagian");
+  await reloads();
+  assert.deepEqual([text("title"), offered(), page.notes], ["Dibayar sebagian", ["next"], 0]);
+  hub.sales.get(payment.sale).state = "completed";
+  // It is asked for until the hub answers.
+  hub.loses = () => true;
+  await hears("payment.captured", { payment: "another", sale: payment.sale, due_minor: 0 });
+  await page.clock.go(TRIES_MS);
+  assert.deepEqual([text("title"), isShown("note")], ["Dibayar sebagian", true]);
+  hub.loses = () => false;
+  await page.clock.go(POLL_MS);
+  assert.deepEqual([text("title"), offered(), isShown("note")], ["Penjualan ini sudah lunas", ["next"], false]);
+});
+
+test("the rest of a part may be paid where this register does not hear it", async () => {
+  const payment = await rings();
+  hub.capturesPart(payment);
+  await hears("payment.captured", { payment: payment.id, sale: payment.sale, due_minor: 500 });
+  hub.sales.get(payment.sale).state = "completed";
+  await page.clock.go(POLL_MS);
+  assert.deepEqual([text("title"), offered()], ["Penjualan ini sudah lunas", ["next"]]);
+  const asked = page.asked.length;
+  await page.clock.go(2 * POLL_MS);
+  assert.equal(page.asked.length, asked, "that is the end of it");
+});
+
+test("that another payment may have been faster is asked until the hub says it", async () => {
+  const payment = await rings();
+  hub.sales.get(payment.sale).state = "completed";
+  hub.loses = () => true;
+  await hears("payment.captured", { payment: "another", sale: payment.sale, due_minor: 0 });
+  await page.clock.go(TRIES_MS);
+  assert.deepEqual([text("title"), isShown("note")], ["Menunggu pembayaran", true]);
+  hub.loses = () => false;
+  await page.clock.go(POLL_MS);
+  assert.deepEqual([text("title"), isShown("qr")], ["Penjualan ini sudah lunas", false]);
+});
+
+test("an answer that says paid is LUNAS only when its sale says so too", async () => {
+  for (const [captures, title] of [["capturesPart", "Dibayar sebagian"], ["captures", "LUNAS"]]) {
+    hub[captures](await rings()); // Which nobody has told the page.
+    let counted;
+    hub.bookkeeping = new Promise((done) => (counted = done));
+    await presses(page.at("call-off"));
+    assert.deepEqual([text("title"), page.notes], ["Menunggu pembayaran", 0], "its sale has not said anything yet");
+    counted();
+    await page.clock.go(0);
+    assert.equal(text("title"), title);
+    await presses(page.at("next"));
+  }
+  // Or the answer to the request for it.
+  hub.begins = { state: "paid", shown: null };
+  await rings();
+  assert.deepEqual([text("title"), page.notes], ["Dibayar sebagian", 2]);
+});
+
+test("what goes back while nobody listens is not LUNAS for ever", async () => {
+  const payment = await rings();
+  hub.captures(payment);
+  await hears("payment.captured", { payment: payment.id, sale: payment.sale, due_minor: 0 });
+  payment.state = "reversed";
+  page.sockets.says("disconnect", "transport close");
+  await page.clock.go(POLL_MS);
+  assert.deepEqual([text("title"), page.notes], ["Ditarik kembali", 2]);
 });
 
 test("what becomes of an earlier customer's payment is told until somebody has read it", async () => {
@@ -461,6 +571,31 @@ test("a token that is for no register opens no till", async () => {
   page.at("door-form").submit();
   await page.clock.go(0);
   assert.deepEqual([isShown("door"), isShown("till"), text("place")], [false, true, "Toko Roti · Kasir 1"]);
+});
+
+test("a wrong token at the door leaves a till as it is", async () => {
+  const payment = await rings();
+  await enters(`e30.${encoded({ role: "display" })}.c2ln`);
+  assert.deepEqual([text("door-title"), text("state")], ["Ini bukan token kasir", "Terhubung"]);
+  await reloads();
+  assert.deepEqual([isShown("door"), text("title")], [false, "Menunggu pembayaran"], "and it is not kept");
+  hub.captures(payment);
+  await hears("payment.captured", { payment: payment.id, sale: payment.sale, due_minor: 0 });
+  assert.equal(text("title"), "LUNAS");
+});
+
+test("a till that is left while it rings up asks for no payment, and keeps back nothing", async () => {
+  hub.silences = ({ path }) => path.endsWith("/sales");
+  await rings();
+  await enters(`e30.${encoded({ outlets: ["o"], register: "q" })}.c2ln`);
+  connects();
+  hub.silences = () => false;
+  const payment = await rings();
+  await page.clock.go(TRIES_MS);
+  const [left, own] = [...hub.sales.values()];
+  assert.deepEqual([left.state, own.state, hub.payments.size, payment.sale], ["voided", "open", 1, own.id]);
+  assert.deepEqual([text("counter-title"), text("title")], ["Struk A-2", "Menunggu pembayaran"]);
+  assert.equal(JSON.parse(page.kept.get("tillwire.cashier.sale")).sale.id, own.id, "what is kept is the other's");
 });
 
 test("a till that was sent away is let in again by the same door", async () => {

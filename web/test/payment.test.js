@@ -84,6 +84,49 @@ test("what has ended may still be paid, which is for a person", () => {
   }
 });
 
+test("what was late is LUNAS when it pays its own sale after all, unless that leaves something due", () => {
+  const told = (data) => ({ type: "payment.captured", data: { payment: "p", ...data } });
+  const title = (...all) => {
+    const payment = new Payment("p", "s");
+    payment.heard(changed("p", "paid_late"));
+    for (const it of all) payment.heard(it);
+    return words(payment).title;
+  };
+  assert.equal(title(told({ sale: "s", due_minor: 0 }), changed("p", "paid")), "LUNAS");
+  assert.equal(title(told({ sale: "s", due_minor: 500 }), changed("p", "paid")), "Dibayar sebagian");
+  assert.equal(title(told({ sale: "t", due_minor: 0 }), changed("p", "paid", { accepted_for: "t" })), "Dibayar terlambat");
+  assert.equal(title(changed("p", "pending", { shown: QR })), "Dibayar terlambat", "what says less takes nothing back");
+});
+
+test("what leaves something due is never LUNAS, whoever says that it is paid", () => {
+  const part = () => {
+    const payment = new Payment("p", "s");
+    payment.heard({ type: "payment.captured", data: { payment: "p", sale: "s", due_minor: 500 } });
+    return payment;
+  };
+  const view = (state, more) => ({ id: "p", state, ...more });
+  for (const said of [view("paid"), view("settled"), view("pending", { forced: { by: "s" } })]) {
+    const payment = part();
+    payment.heard(changed("p", said.state, said));
+    payment.answered(said);
+    assert.deepEqual([payment.isPaid, words(payment).title], [false, "Dibayar sebagian"]);
+    const looked = new Payment("p", "s");
+    looked.answered(said, { isPart: true });
+    assert.deepEqual([looked.isPaid, words(looked).title], [false, "Dibayar sebagian"]);
+    // Or it was taken for all of it, before its sale was looked at.
+    const taken = new Payment("p", "s");
+    taken.answered(said);
+    taken.answered(said, { isPart: true });
+    assert.equal(words(taken).title, "Dibayar sebagian");
+  }
+  const back = part();
+  back.heard(changed("p", "reversed"));
+  assert.equal(words(back).title, "Ditarik kembali");
+  const late = part();
+  late.heard(changed("p", "paid_late"));
+  assert.equal(words(late).title, "Dibayar terlambat");
+});
+
 test("while nobody knows, another way may be begun, and the hub finds out", () => {
   const payment = new Payment("p");
   assert.deepEqual([payment.isOpen, payment.mayBeReplaced], [true, false]);
@@ -102,6 +145,10 @@ test("what the page took for refused may be known better by the hub", () => {
   const paid = pending();
   paid.heard(captured("p"));
   assert.equal(paid.refused("no"), false);
+  const twice = new Payment("p");
+  for (const why of ["sale_not_open", "The hub knows nothing of this payment."]) twice.refused(why);
+  assert.equal(twice.failure, "sale_not_open", "what was said first says more");
+  assert.equal(twice.heard(changed("p", "pending", { shown: QR })), true);
 });
 
 test("cash is there when it is answered", () => {

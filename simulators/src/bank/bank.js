@@ -11,7 +11,7 @@ const moment = new Intl.DateTimeFormat("id-ID", { dateStyle: "medium", timeStyle
 
 /** The bills on the page, by id: what they are, their element, and whether they can only be paid late. */
 const bills = new Map();
-/** Whether something is just being done: what is pressed meanwhile was pressed twice. */
+/** Whether something is just being done: nothing else is meanwhile, and the buttons say so. */
 let acting = false;
 /** The look before the next one: they come one after another, so that none draws what is old. */
 let looked = Promise.resolve();
@@ -36,11 +36,16 @@ function tell(text, why) {
   $("told").classList.toggle("failed", why !== undefined);
 }
 
+function acts(is) {
+  acting = is;
+  document.body.setAttribute("aria-busy", String(is));
+  for (const button of document.body.querySelectorAll("button")) button.setAttribute("aria-disabled", String(is));
+}
+
 /** Does what a button or the form asks for, and says what came of it. */
 async function act(path, body, words) {
   if (acting) return;
-  acting = true;
-  document.body.setAttribute("aria-busy", "true");
+  acts(true);
   try {
     const said = await ask(path, body);
     tell(`${words} (${said.reference}: ${said.status})`);
@@ -48,8 +53,7 @@ async function act(path, body, words) {
     tell(error instanceof Refused ? "Tidak berhasil: " : "Tidak dijawab, mungkin berhasil: ", error.message);
   }
   await look();
-  acting = false;
-  document.body.setAttribute("aria-busy", "false");
+  acts(false);
 }
 
 function drawn(template, bill) {
@@ -64,6 +68,7 @@ function drawn(template, bill) {
   put("number", bill.number);
   put("reference", bill.reference);
   put("expires", bill.expires ? moment.format(new Date(bill.expires)) : "–");
+  for (const button of item.querySelectorAll("button")) button.setAttribute("aria-disabled", String(acting));
   return item;
 }
 
@@ -82,8 +87,11 @@ function show(bill) {
 }
 
 function drop(id) {
+  const focused = document.activeElement;
   bills.get(id).item.remove();
   bills.delete(id);
+  // Where the keyboard was is gone: it goes on from where it is said what came of it, and not from the top.
+  if (focused && !focused.isConnected) $("told").focus();
 }
 
 /** One that is over, and of which no money came, can be paid late. */
