@@ -5,7 +5,7 @@ mod view;
 
 use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
-use tillwire_channels::event::{PaymentForced, PaymentShown};
+use tillwire_channels::event::{Method, PaymentForced, PaymentShown};
 use tillwire_channels::{Event, MerchantId, Moment, OutletId, PaymentId, RegisterId, SaleId, StaffId};
 use utoipa::ToSchema;
 use uuid::Uuid;
@@ -14,7 +14,7 @@ pub use self::rows::{get, of_sale};
 pub(super) use self::rows::{lock, lock_of};
 pub use self::view::PaymentView;
 use super::state::State;
-use crate::commerce::sales::{self, Locked};
+use crate::commerce::sales::{self, Captured, Locked};
 use crate::error::{Error, OnConstraint, Result};
 use crate::journal::MerchantTx;
 
@@ -133,6 +133,21 @@ impl Attempt {
     /// What it brings: of money that is held, as much as somebody wants of it.
     pub fn taken_minor(&self) -> i64 {
         self.capture_minor.unwrap_or(self.amount_minor)
+    }
+
+    /// That it pays its sale.
+    pub(super) fn captured(&self, at: Moment) -> Captured {
+        Captured {
+            payment: self.payment,
+            method: match self.method.as_str() {
+                "qris" => Method::Qris,
+                "card" => Method::Card,
+                _ => Method::Transfer,
+            },
+            amount_minor: self.taken_minor(),
+            tendered_minor: self.taken_minor(),
+            at,
+        }
     }
 }
 

@@ -3,8 +3,8 @@
 use tillwire_channels::PaymentId;
 
 use super::attempts::{self, Attempt};
-use super::seen::Seen;
 use super::state::State;
+use super::word::Seen;
 use crate::commerce::sales::Locked;
 use crate::error::{Error, Result};
 use crate::journal::MerchantTx;

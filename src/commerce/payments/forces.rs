@@ -6,7 +6,6 @@ use tillwire_channels::event::{AlertRaised, PaymentForced, Severity};
 use tillwire_channels::{Event, PaymentId};
 
 use super::attempts::{self, Attempt};
-use super::seen::captured;
 use super::state::State;
 use super::tasks::{self, Kind};
 use crate::audit;
@@ -48,7 +47,7 @@ pub async fn force(tx: &mut MerchantTx, sale: &Locked, payment: PaymentId, reaso
     }
     let (by, at) = (forced.by, forced.at);
     attempt.forced = Some(forced);
-    match sales::settle(tx, sale, captured(&attempt, at)).await? {
+    match sales::settle(tx, sale, attempt.captured(at)).await? {
         Settled::Part { .. } => {}
         Settled::Completed(_) => attempts::close_all(tx, sale.id, Some(payment)).await?,
         Settled::NotOpen(state) => {

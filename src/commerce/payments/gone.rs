@@ -4,9 +4,9 @@ use tillwire_channels::event::Severity;
 
 use super::attempts::Attempt;
 use super::refunds::State as Refund;
-use super::seen::Seen;
 use super::state::State;
 use super::tasks::{self, Kind};
+use super::word::Seen;
 use crate::error::Result;
 use crate::journal::MerchantTx;
 

@@ -1,82 +1,21 @@
-//! What was heard of a payment, and what follows from it. Whoever hears something says it here: who asked, who was told, who
-//! looks up what was missed.
+//! What follows from what was heard of a payment. Whoever hears something says it here: who asked, who was told, who looks up
+//! what was missed.
 
-use serde::{Deserialize, Serialize};
-use tillwire_channels::event::{Method, PaymentShown, Severity};
+use tillwire_channels::event::Severity;
 use tillwire_channels::{Moment, PaymentId};
 
-use super::attempts::{self, Attempt, Closing, PaymentView, There, lock, lock_of, tell};
+use super::attempts::{self, Attempt, Closing, There, lock, lock_of, tell};
 use super::gone::{self, Gone};
 use super::held::Held;
 use super::looks::{self, Standing};
-use super::refunds::{self, Told};
+use super::refunds;
 use super::state::{State, Verdict, judge, steps};
 use super::tasks::{self, Kind};
+use super::word::{Applied, Outcome, Seen};
 use super::{captures, forces};
-use crate::commerce::sales::{self, Captured, Locked, Settled};
+use crate::commerce::sales::{self, Locked, Settled};
 use crate::error::Result;
 use crate::journal::MerchantTx;
-
-/// What a provider says of a payment, or what is known without it.
-#[derive(Clone, Debug, Default)]
-pub struct Seen {
-    /// None if nothing is said of that.
-    pub state: Option<State>,
-    /// A bank's refusal, which takes back what it had confirmed.
-    pub may_reverse: bool,
-    /// Whether it is the answer to a question, and so the provider's last word. A notification may be an old one.
-    pub asked: bool,
-    pub there: There,
-    /// Whom it is told of, if that is another merchant than the account's.
-    pub stranger: Option<String>,
-    pub amount_minor: Option<i64>,
-    pub captured_minor: Option<i64>,
-    pub currency: Option<String>,
-    /// Its refunds, as far as something is said of them.
-    pub refunds: Vec<Told>,
-    pub shown: Option<PaymentShown>,
-    /// That what the customer would be shown is not for this payment, and why.
-    pub unfit: Option<String>,
-    pub paid_at: Option<Moment>,
-    pub failure: Option<String>,
-    pub issuer: Option<String>,
-    pub fee_minor: Option<i64>,
-    /// Whether its bank may take it back for some minutes.
-    pub reversible: bool,
-    /// That its provider was asked how it stands, and holds the money: whatever it was asked to take, it has not.
-    pub still_held: bool,
-    /// That the provider does not take the money that it holds, and why.
-    pub capture_refused: Option<String>,
-}
-
-/// What came of it.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Applied {
-    pub outcome: Outcome,
-    pub attempt: PaymentView,
-}
-
-impl Applied {
-    /// Whether it has brought the news that there is money.
-    pub fn is_money_found(&self) -> bool {
-        self.outcome == Outcome::Moved && matches!(self.attempt.state, State::Paid | State::Settled | State::PaidLate)
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Outcome {
-    /// The payment has come to another state.
-    Moved,
-    /// It stands as it stood.
-    Same,
-    /// It came late, and nothing follows from it.
-    Stale,
-    /// It cannot be, as far as we know: a person is told.
-    Conflict,
-    /// It does not fit the payment, and nothing follows from it: a person is told.
-    Parked,
-}
 
 /// Writes down what was heard of a payment, with all that follows: for its sale, its stock, its screens and, if need be, a
 /// person. It can be said twice, and out of turn.
@@ -367,24 +306,9 @@ async fn give_up(tx: &mut MerchantTx, attempt: &Attempt) -> Result<()> {
     tasks::open(tx, attempt, Kind::GivenUp, Severity::Warning, detail).await
 }
 
-/// What a payment brings its sale.
-pub(super) fn captured(attempt: &Attempt, at: Moment) -> Captured {
-    Captured {
-        payment: attempt.payment,
-        method: match attempt.method.as_str() {
-            "qris" => Method::Qris,
-            "card" => Method::Card,
-            _ => Method::Transfer,
-        },
-        amount_minor: attempt.taken_minor(),
-        tendered_minor: attempt.taken_minor(),
-        at,
-    }
-}
-
 /// The money is there: the sale is paid, or else a person has to say what becomes of it.
 async fn pay(tx: &mut MerchantTx, sale: &Locked, attempt: &mut Attempt, now: Moment) -> Result<()> {
-    let captured = captured(attempt, attempt.paid_at.filter(|at| *at < now).unwrap_or(now));
+    let captured = attempt.captured(attempt.paid_at.filter(|at| *at < now).unwrap_or(now));
     if is_recorded(tx, attempt).await? {
         attempt.state = State::PaidLate;
         let detail = "Another payment was recorded under its id.";

@@ -5,7 +5,6 @@ use uuid::Uuid;
 
 use super::attempts::{self, Attempt};
 use super::refunds::{self, NewRefund, Reason, Terms};
-use super::seen::captured;
 use super::state::State;
 use super::tasks::{self, Kind, Resolution, TaskView};
 use crate::audit;
@@ -168,7 +167,7 @@ async fn accept(tx: &mut MerchantTx, sale: &Locked, attempt: &mut Attempt) -> Re
     let asked = attempts::open_of_sale(tx.sql(), merchant, sale.id).await?;
     sale.require_room(asked, attempt.taken_minor(), sale.due_minor(), "/sale")?;
     let now = tx.now();
-    let captured = captured(attempt, attempt.paid_at.filter(|at| *at < now).unwrap_or(now));
+    let captured = attempt.captured(attempt.paid_at.filter(|at| *at < now).unwrap_or(now));
     match sales::settle(tx, sale, captured).await? {
         Settled::Part { .. } => {}
         Settled::Completed(_) => attempts::close_all(tx, sale.id, None).await?,

@@ -64,8 +64,5 @@ impl Connector for XenditKeys {
     }
 }
 
-/// What stands where a QR code's text would, in the sandbox.
-pub const SANDBOX_CODE: &str = "some-random-qr-string";
-
 pub use notice::read as notice;
 pub use say::is_a_banks;

@@ -4,63 +4,20 @@ use tillwire_channels::event::Severity;
 use tillwire_channels::{PaymentId, RefundId};
 
 use super::super::attempts::{self, Attempt};
-use super::super::seen::Seen;
 use super::super::state::State as Payment;
 use super::super::tasks::{self, Kind};
+use super::super::word::Seen;
 use super::held::Held;
 use super::state::{self, State, Verdict, after, judge};
-use super::{Origin, Reason, Refund, get, of_payment, standing, tell};
+use super::{Origin, Reason, Refund, Told, get, of_payment, standing, tell};
 use crate::error::Result;
 use crate::journal::MerchantTx;
 
 /// The longest key of a provider's own that is kept, in bytes, and the longest id.
 const KEY_BYTES_MAX: usize = 255;
 const ID_BYTES_MAX: usize = 64;
-/// After how long a refund that has not ended is a matter for a person.
-pub const STUCK_AFTER: time::Duration = time::Duration::hours(24);
 /// What is said of a refund that nobody here has asked for.
 const MADE_THERE: &str = "Made at the provider.";
-
-/// What a provider, asked, says of a refund; or what is known without it.
-#[derive(Clone, Debug)]
-pub struct Told {
-    /// As we named it, or whoever made it.
-    pub key: Option<String>,
-    /// As the provider names it.
-    pub id: Option<String>,
-    /// And the payment that it gives back.
-    pub payment: Option<String>,
-    pub amount_minor: Option<i64>,
-    pub state: State,
-    pub failure: Option<String>,
-    /// That it is what we make of an answer without a word of it, or of none.
-    pub is_concluded: bool,
-}
-
-impl Told {
-    /// That is known of one of ours without a word of the provider's.
-    pub fn of(refund: &Refund, state: State) -> Self {
-        let key = refund.key_there.clone().unwrap_or_else(|| refund.id.to_string());
-        Self {
-            key: Some(key),
-            id: refund.there.clone(),
-            payment: None,
-            amount_minor: None,
-            state,
-            failure: None,
-            is_concluded: true,
-        }
-    }
-
-    /// Whether it is said of this one.
-    pub fn is_of(&self, refund: &Refund) -> bool {
-        let is_key = |key: &str| match &refund.key_there {
-            Some(there) => there == key,
-            None => refund.origin == Origin::Hub && refund.id.to_string().eq_ignore_ascii_case(key),
-        };
-        self.key.as_deref().is_some_and(is_key) || (self.id.is_some() && self.id == refund.there)
-    }
-}
 
 /// Writes down what came of attending to a refund. It can be said twice, and out of turn.
 pub async fn apply(tx: &mut MerchantTx, payment: PaymentId, told: &[Told], held: &Held) -> Result<()> {
@@ -240,7 +197,7 @@ pub async fn stuck(tx: &mut MerchantTx, payment: PaymentId, refund: RefundId) ->
     let (_, attempt) = attempts::lock(tx, payment).await?;
     let merchant = tx.merchant();
     let refund = get(tx.sql(), merchant, refund).await?;
-    if !is_stuck(&refund, tx.now()) {
+    if !refund.is_stuck(tx.now()) {
         return Ok(());
     }
     sqlx::query!(
@@ -255,11 +212,6 @@ pub async fn stuck(tx: &mut MerchantTx, payment: PaymentId, refund: RefundId) ->
         refund.amount_minor, refund.currency, refund.state
     );
     tasks::open(tx, &attempt, Kind::RefundStuck, Severity::Warning, detail).await
-}
-
-/// Whether a person is to be told of it, and was not.
-pub(super) fn is_stuck(refund: &Refund, now: tillwire_channels::Moment) -> bool {
-    refund.state.is_open() && refund.stuck_at.is_none() && now > refund.created_at + STUCK_AFTER
 }
 
 /// Brings a payment to where its refunds, or a person, leave it.

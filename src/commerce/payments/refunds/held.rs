@@ -9,7 +9,6 @@ use uuid::Uuid;
 
 use super::super::attempts::{self, Attempt};
 use super::super::held::LEASE;
-use super::heard::is_stuck;
 use super::state::{State, pause, until};
 use super::{Refund, get};
 use crate::error::Result;
@@ -84,7 +83,7 @@ pub async fn take(app: &PgPool, merchant: MerchantId, refund: RefundId, at_once:
     }
     sql.commit().await?;
     let called_for = taken.called_for.map(|seconds| Duration::from_secs_f64(seconds.max(0.0)));
-    let is_stuck = is_stuck(&refund, taken.now);
+    let is_stuck = refund.is_stuck(taken.now);
     Ok(Some(Held { merchant, refund, attempt, todo, is_stuck, called_for, lease }))
 }
 

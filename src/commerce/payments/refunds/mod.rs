@@ -9,6 +9,7 @@ pub mod heard;
 pub mod held;
 mod rows;
 pub mod state;
+mod told;
 
 use serde::{Deserialize, Serialize};
 use tillwire_channels::event::RefundChanged;
@@ -21,14 +22,16 @@ use crate::audit;
 use crate::error::{Error, OnConstraint, Result};
 use crate::journal::MerchantTx;
 
-pub use heard::Told;
 pub use rows::{Standing, get, of_payment, standing};
 pub use state::State;
+pub use told::Told;
 
 /// The most refunds of one payment.
 pub const OF_PAYMENT_MAX: i64 = 50;
 /// The longest note, in characters.
 pub const NOTE_CHARS_MAX: usize = 200;
+/// After how long a refund that has not ended is a matter for a person.
+const STUCK_AFTER: time::Duration = time::Duration::hours(24);
 /// How long a refund is left to whoever has begun it.
 const BEGUN_HOLD: time::Duration = time::Duration::seconds(3);
 
@@ -136,6 +139,13 @@ pub struct Refund {
     pub created_at: Moment,
     pub changed_at: Moment,
     pub version: i64,
+}
+
+impl Refund {
+    /// Whether a person is to be told of it, and was not.
+    pub(super) fn is_stuck(&self, now: Moment) -> bool {
+        self.state.is_open() && self.stuck_at.is_none() && now > self.created_at + STUCK_AFTER
+    }
 }
 
 /// A refund, as answered.
