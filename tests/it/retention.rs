@@ -195,10 +195,12 @@ async fn a_node_makes_the_partitions_that_are_missing_when_it_starts() {
     hub.has_done("partitions").await; // The first node makes no more of them.
     let made = hub.database.psql(names).await;
     assert_eq!(made.split(' ').count(), 4, "this month and three ahead: {made}");
-    for partition in made.split(' ') {
-        hub.database.psql(&format!("drop table {partition}")).await;
+    // At its start it may just be making them once more.
+    while !hub.database.psql(names).await.is_empty() {
+        for partition in made.split(' ') {
+            hub.database.psql(&format!("drop table if exists {partition}")).await;
+        }
     }
-    assert_eq!(hub.database.psql(names).await, "");
     let node = hub.node(Faces::API, &[]).await;
     let started = Instant::now();
     while hub.database.psql(names).await != made {

@@ -41,7 +41,7 @@ fn signed(payment: &Value, status: &str) -> String {
 }
 
 /// Nobody is at it any more, nor is to be, and nothing waits that was told of it.
-async fn is_left(market: &Market, payment: &Value) {
+pub(super) async fn is_left(market: &Market, payment: &Value) {
     let left = format!(
         "select (select count(*) from payment_attempts where payment_id = '{}' and next_at is null and lease is null)
                 - (select count(*) from provider_inbox where outcome is null)",
