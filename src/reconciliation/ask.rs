@@ -8,12 +8,12 @@ use tillwire_channels::{MerchantId, PaymentId};
 use uuid::Uuid;
 
 use super::compare::Source;
-use super::runs::Held;
+use super::runs::{Held, LEASE};
 use super::told::Told;
 use crate::accounts::Account;
 use crate::accounts::pulse::Pulse;
 use crate::commerce::payments::{Attempt, attempts};
-use crate::connectors::caller::{Call, Caller, Outcome};
+use crate::connectors::caller::{ANSWER_MAX, Call, Caller, NotSent, Outcome, WAIT_MAX};
 use crate::connectors::payment::{Id, Listing};
 use crate::connectors::refusal::{Again, Code, Refusal};
 use crate::connectors::request::{Answer, Request};
@@ -24,10 +24,17 @@ use crate::payments::desk::known;
 const MARGIN: time::Duration = time::Duration::hours(1);
 /// How many payments are asked for in one step.
 const ASKED: i64 = 10;
-/// How long one step may ask: its last call may take as long again, and the run's lease is longer than both.
+/// How long one step may ask, its last call aside.
 const ASKING_MAX: Duration = Duration::from_secs(20);
 /// How long a provider is left alone that does not say for how long.
 const PAUSE: Duration = Duration::from_secs(10);
+/// For how long a call waits for the provider's pace: as long as one payment is left alone. Longer ones come back.
+const HELD_MAX: Duration = Duration::from_secs(10);
+
+/// A step ends within the run's lease.
+const _: () = assert!(
+    ASKING_MAX.as_secs() + 2 * WAIT_MAX.as_secs() + HELD_MAX.as_secs() + ANSWER_MAX.as_secs() < LEASE.as_secs()
+);
 
 /// What came of asking.
 #[derive(Debug, Default)]
@@ -69,8 +76,15 @@ enum Answered {
 impl Asking<'_> {
     async fn carry(&self, request: &Request) -> Answered {
         let Account { provider, mode, .. } = *self.account;
-        let call = Call { merchant: self.merchant, provider, mode, request, prompted: false };
-        let outcome = self.caller.carry(call).await;
+        let call = || Call { merchant: self.merchant, provider, mode, request, prompted: false };
+        let outcome = match self.caller.carry(call()).await {
+            // Whoever comes back later may find that a look at the same payment, which fails again and again, was sooner each time.
+            Outcome::NotSent(NotSent::Held(after)) if after <= HELD_MAX => {
+                tokio::time::sleep(after).await;
+                self.caller.carry(call()).await
+            }
+            outcome => outcome,
+        };
         self.pulse.called(self.merchant, self.account.id, &outcome);
         match outcome {
             Outcome::Answered(answer) => Answered::With(answer),
