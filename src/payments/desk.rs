@@ -18,6 +18,7 @@ use serde::de::DeserializeOwned;
 use tillwire_channels::event::PaymentShown;
 use tillwire_channels::{MerchantId, PaymentId};
 use tracing::{debug, info, warn};
+use uuid::Uuid;
 
 use crate::accounts::known::KnownAccounts;
 use crate::accounts::pulse::Pulse;
@@ -123,9 +124,9 @@ impl Desk {
         }
         let Some(held) = held::take(app, merchant, payment, cause.at_once).await? else { return Ok(None) };
         if matches!(held.todo, Todo::Drop(_) | Todo::GiveUp) {
-            return self.end_unasked(&held).await;
+            return self.or_later(&held, self.end_unasked(&held)).await;
         }
-        let account = match self.account(&held).await {
+        let account = match self.account(merchant, held.attempt.account).await {
             Ok(account) => account,
             Err(error) => {
                 held.not_called(app, LONG_PAUSE).await?;
@@ -137,6 +138,30 @@ impl Desk {
 
     /// Does what is to be done for a payment that is held, at an account that is open.
     pub(super) async fn serve(&self, held: &Held, account: &Account, cause: Cause) -> Result<Option<Applied>> {
+        self.or_later(held, self.serve_held(held, account, cause)).await
+    }
+
+    /// What came of it; or, if the database fails meanwhile, lets go of the payment: nobody waits until the lease is over.
+    async fn or_later(
+        &self,
+        held: &Held,
+        served: impl Future<Output = Result<Option<Applied>>>,
+    ) -> Result<Option<Applied>> {
+        let served = served.await;
+        if served.is_err() {
+            self.let_go(held).await;
+        }
+        served
+    }
+
+    /// Lets go of a payment if it is held still, as far as the database can be told: whoever comes next finds out how it stands.
+    pub(super) async fn let_go(&self, held: &Held) {
+        if let Err(error) = held.put_off(&self.journal.pools.app, NOT_SENT_PAUSE).await {
+            debug!(payment = %held.attempt.payment, "A payment is held until its lease is over: {error:?}");
+        }
+    }
+
+    async fn serve_held(&self, held: &Held, account: &Account, cause: Cause) -> Result<Option<Applied>> {
         let is_told = cause.prompted;
         let cause = Cause { prompted: is_told || held.prompted, ..cause };
         let applied = match held.todo {
@@ -189,9 +214,9 @@ impl Desk {
         Ok(())
     }
 
-    async fn account(&self, held: &Held) -> Result<Account> {
-        let mut sql = pool::begin_of(&self.journal.pools.app, held.merchant).await?;
-        accounts::open(&mut sql, &self.vault, held.merchant, held.attempt.account).await
+    pub(super) async fn account(&self, merchant: MerchantId, account: Uuid) -> Result<Account> {
+        let mut sql = pool::begin_of(&self.journal.pools.app, merchant).await?;
+        accounts::open(&mut sql, &self.vault, merchant, account).await
     }
 
     async fn charge(&self, held: &Held, account: &Account, cause: Cause) -> Result<Option<Applied>> {

@@ -19,7 +19,7 @@ use uuid::Uuid;
 
 use super::claims::{Dealt, Heard, deal};
 use super::desk::{Cause, Desk};
-use crate::accounts::{self, Account, Confirm};
+use crate::accounts::{Account, Confirm};
 use crate::connectors::report::Kind;
 use crate::error::{Error, Result};
 use crate::journal::pool;
@@ -148,9 +148,7 @@ impl Desk {
 
     /// Opens an account, and keeps it in mind for those that follow.
     async fn open(&self, merchant: MerchantId, account: Uuid) -> Result<Arc<Account>> {
-        let mut sql = pool::begin_of(&self.journal.pools.app, merchant).await?;
-        let account = accounts::open(&mut sql, &self.vault, merchant, account).await?;
-        Ok(self.known.learn(merchant, account))
+        Ok(self.known.learn(merchant, self.account(merchant, account).await?))
     }
 
     /// Refuses what is not its provider's. Some of it is kept to be looked at, and the rest is counted: a flood costs neither
@@ -216,7 +214,7 @@ impl Desk {
         let turn = self.turns.begin_now(merchant);
         let (taken, hint, is_free) = (Arc::new(Mutex::default()), heard.notice.claims.ids.clone(), turn.is_some());
         let (about, takes) = (account.clone(), taken.clone());
-        let dealt: Dealt = self
+        let dealt: Result<Dealt> = self
             .journal
             .act(merchant, move |tx| {
                 let (parcel, about, heard, takes) = (parcel.clone(), about.clone(), heard.clone(), takes.clone());
@@ -227,9 +225,19 @@ impl Desk {
                 }
                 .boxed()
             })
-            .await?;
-        count(account, dealt.outcome);
+            .await;
         let held = lock(&taken).take();
+        let dealt = match dealt {
+            Ok(dealt) => dealt,
+            Err(error) => {
+                // It may have been committed all the same.
+                if let Some(held) = held {
+                    self.let_go(&held).await;
+                }
+                return Err(error);
+            }
+        };
+        count(account, dealt.outcome);
         if let Some(held) = held {
             let (desk, account) = (self.clone(), account.clone());
             self.journal.tasks().spawn(async move {

@@ -9,7 +9,7 @@ use tillwire_channels::{MerchantId, Moment, RefundId};
 use tracing::{debug, info};
 
 use super::desk::{ANOTHER_MAX, Desk, LONG_PAUSE, NOT_SENT_PAUSE, PAUSE, known, method};
-use crate::accounts::{self, Account};
+use crate::accounts::Account;
 use crate::commerce::payments::State as Payment;
 use crate::commerce::payments::attempts::Attempt;
 use crate::commerce::payments::held::Held as HeldPayment;
@@ -23,7 +23,6 @@ use crate::connectors::payment::{self, Id, KnownRefund};
 use crate::connectors::refusal::{Again, Code, Refusal};
 use crate::connectors::report::{RefundReport, RefundState, Report};
 use crate::error::Result;
-use crate::journal::pool;
 
 /// How often a refund is asked for, if the provider says each time that it has never heard of it.
 const ASKED_MAX: i32 = 2;
@@ -47,17 +46,26 @@ impl Desk {
             return Ok(false);
         }
         let Some(held) = held::take(app, merchant, refund, at_once).await? else { return Ok(false) };
+        if let Err(error) = self.serve_refund(&held).await {
+            // Nobody waits until the lease is over.
+            if let Err(error) = held.put_off(app, Some(NOT_SENT_PAUSE)).await {
+                debug!(%refund, "A refund is held until its lease is over: {error:?}");
+            }
+            return Err(error);
+        }
+        Ok(true)
+    }
+
+    /// Does what is to be done for a refund that is held.
+    async fn serve_refund(&self, held: &Held) -> Result<()> {
+        let (app, merchant) = (&self.journal.pools.app, held.merchant);
         if held.is_stuck {
             let (payment, refund) = (held.refund.payment, held.refund.id);
             self.journal
                 .act(merchant, move |tx| async move { refunds::heard::stuck(tx, payment, refund).await }.boxed())
                 .await?;
         }
-        let account = {
-            let mut sql = pool::begin_of(app, merchant).await?;
-            accounts::open(&mut sql, &self.vault, merchant, held.attempt.account).await
-        };
-        let account = match account {
+        let account = match self.account(merchant, held.attempt.account).await {
             Ok(account) => account,
             Err(error) => {
                 held.not_called(app, Some(LONG_PAUSE)).await?;
@@ -65,10 +73,9 @@ impl Desk {
             }
         };
         match held.todo {
-            Todo::Ask => self.give_back(&held, &account).await?,
-            Todo::Look => self.look_after(&held, &account).await?,
+            Todo::Ask => self.give_back(held, &account).await,
+            Todo::Look => self.look_after(held, &account).await,
         }
-        Ok(true)
     }
 
     /// The same at once, and if somebody else is at it waits until they are done.

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use futures_util::{StreamExt as _, stream};
 use tokio::time::{MissedTickBehavior, interval};
 
+use super::refunds::{gives_back, refund_comes_to, time_passes};
 use super::*;
 use crate::support::process::TillwireProcess;
 use crate::support::providers::{open_accounts, say_to, shown_by};
@@ -317,9 +318,65 @@ async fn what_could_not_be_dealt_with_is_kept_and_dealt_with_later() {
     each_is_paid_once(&market.hub.database, 2).await;
 }
 
-/// The database is away while customers pay: webhooks are answered with 503 in time, and what is told again is taken.
+/// What a provider has said cannot be written down: whoever held the payment, or its refund, lets go of it, and nobody waits
+/// until the lease is over.
+#[tokio::test]
+async fn what_cannot_be_written_down_is_asked_for_again_and_not_held_meanwhile() {
+    let stage = Stage::opens().await;
+    let (market, shop, bread) = stage.cast();
+    let database = &market.hub.database;
+    let fails = "create sequence failures;
+                 create function fails() returns trigger language plpgsql security definer as $$
+                 begin perform nextval('failures'); raise exception 'as it is to'; end $$";
+    database.psql(fails).await;
+    let is_let_go_of = async |row: &str| {
+        let held = format!("select last_value, (select lease is null from {row}) from failures");
+        until(async || {
+            let found = database.psql(&held).await;
+            let (failures, is_free) = found.trim().split_once('|').expect("two");
+            (failures.parse::<u32>().expect("a number") >= 3 && is_free == "t").then_some(())
+        })
+        .await;
+    };
+    for provider in ["midtrans", "xendit"] {
+        let payment = asks(&shop, &opens(&shop, bread).await, qris(provider)).await.created();
+        leave_in_peace(database).await;
+        database.psql("alter sequence failures restart").await;
+        database.psql("create trigger fails before insert on payments for each row execute function fails()").await;
+        market.pays(&payment).await;
+        is_let_go_of(&format!("payment_attempts where payment_id = '{}'", payment["id"].as_str().unwrap())).await;
+        database.psql("drop trigger fails on payments").await;
+        comes_to(&shop, &payment, "paid").await;
+
+        database.psql("alter sequence failures restart").await;
+        database
+            .psql("create trigger fails before update of state on refunds for each row execute function fails()")
+            .await;
+        let refund = gives_back(&shop, &payment, Some(8_500)).await.created();
+        is_let_go_of(&format!("refunds where refund_id = '{}'", refund["id"].as_str().unwrap())).await;
+        database.psql("drop trigger fails on refunds").await;
+        time_passes(market).await;
+        refund_comes_to(&shop, &refund, "succeeded").await;
+        assert_eq!(market.asked(provider, "refund").await, 1);
+    }
+    assert!(tasks(&shop).await.is_empty());
+    market.hub.ledgers_add_up().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn p8_what_is_told_while_the_database_is_away_is_told_again() {
+    is_told_again_after(Duration::ZERO).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "two minutes, most of which it waits"]
+async fn p8_what_is_told_while_the_database_is_away_for_a_minute_is_told_again() {
+    is_told_again_after(Duration::from_secs(60)).await;
+}
+
+/// The database is away while customers pay, for so long at least: webhooks are answered with 503 in time, and what is told again
+/// is taken.
+async fn is_told_again_after(outage: Duration) {
     let mut postgres = Postgres::start_own().await;
     let url = |role: &str| postgres.url(role, "tillwire");
     tillwire::schema::up(&url("tillwire_migrate")).await.expect("migrations");
@@ -358,6 +415,7 @@ async fn p8_what_is_told_while_the_database_is_away_is_told_again() {
         eprintln!("answered with 503 within {took:?}");
         // Five seconds, and what a busy machine takes.
         assert!(took < Duration::from_secs(8), "{took:?}");
+        tokio::time::sleep(outage.saturating_sub(began.elapsed())).await;
         if is_killed {
             postgres.start_again().await.expect("it starts");
         } else {
