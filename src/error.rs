@@ -57,6 +57,15 @@ impl Error {
 }
 
 impl Error {
+    /// Whether the database was busy or away: the same may succeed in a moment.
+    pub fn is_passing(&self) -> bool {
+        match self {
+            Self::Busy { .. } => true,
+            Self::Internal(cause) => cause.downcast_ref::<sqlx::Error>().is_some_and(is_passing),
+            _ => false,
+        }
+    }
+
     /// For those who only report it: the cause if there is one, else the error's own name.
     pub fn into_anyhow(self) -> anyhow::Error {
         match self {
@@ -82,6 +91,19 @@ fn is_overload(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::PoolTimedOut => true,
         sqlx::Error::Database(refusal) => refusal.code().as_deref() == Some("55P03"),
+        _ => false,
+    }
+}
+
+/// Whether it is about the connection, the server's resources, or who else was at it: SQLSTATE's classes 08, 53 and 57, 40, and a
+/// transaction that rested for too long.
+fn is_passing(error: &sqlx::Error) -> bool {
+    use sqlx::Error::{Database, Io, PoolClosed, PoolTimedOut, Protocol, Tls, WorkerCrashed};
+    match error {
+        Database(refusal) => refusal
+            .code()
+            .is_some_and(|code| ["08", "40", "53", "57", "25P03", "55P03"].iter().any(|class| code.starts_with(class))),
+        Io(_) | Tls(_) | Protocol(_) | PoolTimedOut | PoolClosed | WorkerCrashed => true,
         _ => false,
     }
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use serde_json::value::RawValue;
 use tillwire_channels::{Channel, MerchantId, Position};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -13,7 +14,7 @@ use crate::error::Result;
 use crate::identity::tokens::Verifier;
 use crate::journal::Journal;
 use crate::journal::read::ReadTx;
-use crate::payments::Desk;
+use crate::payments::{Desk, inbox};
 use crate::push::services::Services;
 use crate::vault::Vault;
 use crate::webhooks::sender::Sender;
@@ -39,6 +40,8 @@ pub struct Hub {
     pub vault: Arc<Vault>,
     /// Attends to payments that providers carry.
     pub desk: Desk,
+    /// How many of their providers' notifications may still be worked on.
+    pub notified: Arc<Semaphore>,
     /// Cancelled when the node begins to drain: readiness fails from then on.
     pub draining: CancellationToken,
 }
@@ -58,7 +61,21 @@ impl Hub {
         let sender = Sender::new(egress.clone());
         let vault = desk.vault.clone();
         let (trials, device_trials) = (Arc::default(), Arc::default());
-        Self { journal, verifier, snapshots, egress, sender, trials, push, device_trials, vault, desk, draining }
+        let notified = Arc::new(Semaphore::new(inbox::AT_ONCE_MAX));
+        Self {
+            journal,
+            verifier,
+            snapshots,
+            egress,
+            sender,
+            trials,
+            push,
+            device_trials,
+            vault,
+            desk,
+            notified,
+            draining,
+        }
     }
 
     /// What gateways ask for the state of a channel with: the one place where they and commerce meet.

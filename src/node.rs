@@ -32,7 +32,7 @@ use crate::relay::herald::Herald;
 use crate::vault::Vault;
 use crate::workers::duties;
 use crate::workers::expiry::{self, Expiring};
-use crate::workers::payments::{self, Attending};
+use crate::workers::payments;
 use crate::workers::reconciling::{self, Reconciling};
 use crate::workers::{self, Urls, Workers};
 use crate::{config, http, server, telemetry};
@@ -175,7 +175,7 @@ impl Node {
             tasks.spawn(async move { workers::until("Ending open sales", &stop, || expiring.run(&stop)).await });
             // Whoever cannot open an account would only keep others from it.
             if has_vault {
-                duties::begin(Attending::new(&config.database.database_url, &hub.desk)?, &tasks, &ended);
+                payments::begin(&config.database.database_url, &hub.desk, &tasks, &ended)?;
                 duties::begin(Reconciling::new(&config.database.database_url, &hub.desk)?, &tasks, &ended);
             }
         }

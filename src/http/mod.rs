@@ -68,7 +68,7 @@ fn api() -> (Router<Hub>, OpenApi) {
     let import = guard::Bounds { body_bytes_max: IMPORT_BYTES_MAX, timeout: IMPORT_TIMEOUT };
     let settlements = guard::Bounds { body_bytes_max: FILE_BYTES_MAX, timeout: REQUEST_TIMEOUT };
     // Whoever notifies shows no token. So tills do not share their room with it.
-    let notices = Arc::new(Semaphore::new(providers::NOTIFIED_MAX));
+    let notices = Arc::new(Semaphore::new(providers::READ_MAX));
     let notice = guard::Bounds { body_bytes_max: NOTICE_BYTES_MAX, timeout: providers::TIMEOUT };
     let (routes, mut openapi) = OpenApiRouter::with_openapi(docs::description())
         .merge(bounded(routes_of_one(), &limits, usual))

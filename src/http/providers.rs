@@ -1,7 +1,7 @@
 //! `/v1/providers`: what payment providers tell by themselves. The one door that no token opens: what comes through it proves
 //! itself, and is a claim all the same.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Json;
 use axum::body::Bytes;
@@ -21,8 +21,12 @@ use crate::error::{Error, Result};
 use crate::hub::Hub;
 use crate::payments::inbox::ANSWER_MAX;
 
-/// How many notifications a node works on at once, apart from all else: whoever is at this door has proved nothing yet.
-pub const NOTIFIED_MAX: usize = 128;
+/// How many notifications a node reads at once: one that comes slowly keeps no other from being worked on.
+pub const READ_MAX: usize = 1_024;
+/// How long one waits while enough are worked on.
+const WAIT_MAX: Duration = Duration::from_secs(1);
+/// How long one is worked on at most, also when nobody waits for the answer any more: longer than the database may take.
+const WORKED_MAX: Duration = Duration::from_secs(60);
 /// How long the body of one may take to come. Providers send it at once.
 const BODY_MAX: Duration = Duration::from_secs(2);
 /// How long one may take in all: longer than its body and its answer, which have bounds of their own.
@@ -56,10 +60,19 @@ pub async fn notified(
         Ok(Err(_)) => return Err(Error::invalid("malformed_json", "", "The body could not be read.")),
         Err(_) => return Err(Error::Busy { retry_after: ANSWER_MAX }),
     };
+    let began = Instant::now();
+    let Ok(Ok(place)) = tokio::time::timeout(WAIT_MAX, hub.notified.clone().acquire_owned()).await else {
+        metrics::counter!("tillwire_http_shed_total").increment(1);
+        return Err(Error::Busy { retry_after: ANSWER_MAX });
+    };
     let desk = hub.desk.clone();
     // A provider that hangs up cancels nothing half-way.
-    let receiving = hub.journal.tasks().spawn(async move { desk.receive(merchant, account, &headers, &body).await });
-    match tokio::time::timeout(ANSWER_MAX, receiving).await {
+    let receiving = hub.journal.tasks().spawn(async move {
+        let _place = place;
+        let received = tokio::time::timeout(WORKED_MAX, desk.receive(merchant, account, &headers, &body)).await;
+        received.unwrap_or(Err(Error::Busy { retry_after: ANSWER_MAX }))
+    });
+    match tokio::time::timeout(ANSWER_MAX.saturating_sub(began.elapsed()), receiving).await {
         Ok(Ok(received)) => match received {
             Ok(_) => Ok(Json(Kept { kept: true }).into_response()),
             // Not even how else one might prove oneself: there is no other way.

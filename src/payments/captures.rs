@@ -38,7 +38,7 @@ impl Desk {
                     self.say(held, Seen { asked: true, capture_refused, ..Seen::default() }).await
                 }
                 // It has gone on, or nobody knows.
-                _ => self.look(held, account, &Cause { prompted: true, ..Cause::default() }).await,
+                _ => self.look(held, account, &Cause { prompted: true, ..cause.clone() }).await,
             },
             Outcome::NotSent(why) => {
                 held.not_called(app, why.after().unwrap_or(NOT_SENT_PAUSE)).await?;

@@ -14,13 +14,14 @@ use crate::commerce::payments::attempts::{self, Attempt};
 use crate::commerce::payments::held::{self, Held};
 use crate::commerce::payments::seen::misfit;
 use crate::commerce::payments::tasks::{self, Kind as TaskKind};
-use crate::commerce::payments::{self, Seen, State};
+use crate::commerce::payments::{self, Seen, State, refunds};
 use crate::connectors::Unreadable;
 use crate::connectors::habits::habits;
 use crate::connectors::payment::Id;
 use crate::connectors::report::{Kind, Notice};
 use crate::error::{Error, Result};
 use crate::journal::MerchantTx;
+use crate::turns::{OwnTurn, Turns};
 
 /// What a notification says.
 #[derive(Clone)]
@@ -62,15 +63,15 @@ pub(super) struct Dealt {
 }
 
 /// A notification and all that follows from it, in one transaction. Gives its payment as well, if that is to be looked at and
-/// nobody else does.
+/// nobody else does, with the turn that there was for that.
 pub(super) async fn deal(
     tx: &mut MerchantTx,
     parcel: &Parcel,
     account: &Account,
     heard: &Heard,
     is_believed: bool,
-    is_free: bool,
-) -> Result<(Dealt, Option<Held>)> {
+    turns: &Turns,
+) -> Result<(Dealt, Option<(Held, OwnTurn)>)> {
     let attempt = match_up(tx, account, &heard.notice).await?;
     let claim = attempt.as_ref().map(|attempt| claim(account, attempt, heard)).transpose()?;
     let [if_new, if_told] = match &claim {
@@ -102,13 +103,20 @@ pub(super) async fn deal(
             found::count(account.provider, "notice");
         }
     }
-    let held = held::prompt(tx, &attempt, is_free).await?;
+    // After whoever told the same had to be waited for: until then others have the turn. What finds none is left to whoever looks
+    // what is due.
+    let merchant = tx.merchant();
+    let turn = turns.begin_now(merchant);
+    let held = held::prompt(tx, &attempt, is_new, turn.is_some()).await?;
+    if is_new && !attempt.state.is_open() {
+        refunds::held::prompt(tx.sql(), merchant, attempt.payment).await?;
+    }
     if let Claim::Misfit(kind, detail) = claim
         && is_new
     {
         tasks::open(tx, &attempt, kind, Severity::Critical, detail).await?;
     }
-    Ok((dealt, held))
+    Ok((dealt, held.zip(turn)))
 }
 
 /// Writes down a notification, that it was told, and what comes of it the first time and later. Answers whether it is the first.

@@ -36,7 +36,7 @@ use crate::connectors::qris;
 use crate::connectors::refusal::{Again, Code, Refusal};
 use crate::connectors::report::{Report, Shown};
 use crate::connectors::request::Request;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::journal::{Journal, MerchantTx, pool};
 use crate::turns::Turns;
 use crate::vault::Vault;
@@ -65,8 +65,9 @@ const _: () = assert!(ANOTHER_MAX.as_secs() + QUESTION_MAX < held::LEASE.as_secs
 /// How many payments are looked at at once because of notifications, and how many of one merchant.
 const PROMPTED_MAX: usize = 64;
 const PROMPTED_OF_ONE_MAX: usize = 16;
-/// How long whoever waits for a payment to be attended to waits between two looks whether it was.
-const WATCH_EVERY: Duration = Duration::from_millis(50);
+/// How long whoever waits for a payment to be attended to waits between two looks whether it was: at first, and at most.
+const WATCH_PAUSE_MIN: Duration = Duration::from_millis(50);
+const WATCH_PAUSE_MAX: Duration = Duration::from_millis(400);
 const WATCH_MAX: Duration = Duration::from_secs(10);
 
 /// Cheap to clone.
@@ -90,6 +91,8 @@ pub struct Cause {
     pub prompted: bool,
     /// Whoever has just begun it need not wait for its turn.
     pub at_once: bool,
+    /// That is worth waiting a moment for the provider's pace. Whoever comes back anyway does not hold up others by that.
+    pub is_patient: bool,
     /// As the provider has named it then. It is a claim.
     pub hint: Ids,
     /// What the provider's script made of a card. It is kept nowhere.
@@ -129,7 +132,7 @@ impl Desk {
         let account = match self.account(merchant, held.attempt.account).await {
             Ok(account) => account,
             Err(error) => {
-                held.not_called(app, LONG_PAUSE).await?;
+                held.not_called(app, rest_without_account(&error)).await?;
                 return Err(error);
             }
         };
@@ -154,16 +157,21 @@ impl Desk {
         served
     }
 
-    /// Lets go of a payment if it is held still, as far as the database can be told: whoever comes next finds out how it stands.
+    /// Lets go of a payment if it is held still: whoever comes next finds out how it stands. While the database is away it is tried
+    /// again, until the lease is over anyway.
     pub(super) async fn let_go(&self, held: &Held) {
-        if let Err(error) = held.put_off(&self.journal.pools.app, NOT_SENT_PAUSE).await {
-            debug!(payment = %held.attempt.payment, "A payment is held until its lease is over: {error:?}");
+        while held.since.elapsed() < held::LEASE {
+            match held.put_off(&self.journal.pools.app, NOT_SENT_PAUSE).await {
+                Ok(()) => break,
+                Err(error) => debug!(payment = %held.attempt.payment, "A payment is still held: {error:?}"),
+            }
+            tokio::time::sleep(SAY_AGAIN_AFTER).await;
         }
     }
 
     async fn serve_held(&self, held: &Held, account: &Account, cause: Cause) -> Result<Option<Applied>> {
         let is_told = cause.prompted;
-        let cause = Cause { prompted: is_told || held.prompted, ..cause };
+        let cause = Cause { prompted: is_told || held.prompted, is_patient: is_told || cause.is_patient, ..cause };
         let applied = match held.todo {
             Todo::Drop(_) | Todo::GiveUp => self.end_unasked(held).await?,
             Todo::Charge => self.charge(held, account, cause).await?,
@@ -190,7 +198,7 @@ impl Desk {
     /// The same, and if somebody else is at it waits until they are done.
     pub async fn attend_to_end(&self, merchant: MerchantId, payment: PaymentId, mut cause: Cause) -> Result<()> {
         let attend = || {
-            let now = cause.clone();
+            let now = Cause { is_patient: true, ..cause.clone() };
             // Whoever was at it may have done it, or have come too early for what is new.
             cause.at_once = false;
             async move { Ok(self.attend(merchant, payment, now).await?.is_some()) }
@@ -204,12 +212,13 @@ impl Desk {
         A: Future<Output = Result<bool>>,
         U: Future<Output = Result<bool>>,
     {
-        let began = Instant::now();
+        let (began, mut pause) = (Instant::now(), WATCH_PAUSE_MIN);
         while began.elapsed() < WATCH_MAX && !self.vault.keys().is_empty() {
             if attend().await? || !is_under_way().await? {
                 break;
             }
-            tokio::time::sleep(WATCH_EVERY).await;
+            tokio::time::sleep(pause).await;
+            pause = (2 * pause).min(WATCH_PAUSE_MAX);
         }
         Ok(())
     }
@@ -276,7 +285,7 @@ impl Desk {
                 break;
             }
             let Ok(request) = connector.status(&asked_by) else { break };
-            let answer = match self.carry_if(prompted, held.merchant, account, &request).await {
+            let answer = match self.carry_if(cause.is_patient, held.merchant, account, &request, prompted).await {
                 Outcome::Answered(answer) => answer,
                 Outcome::NotSent(why) => {
                     held.put_off(app, why.after().unwrap_or(NOT_SENT_PAUSE)).await?;
@@ -375,7 +384,7 @@ impl Desk {
             Outcome::Answered(answer) => match connector.read(&request.asked, &answer) {
                 Ok(report) if report.state.is_some() => self.told(held, account, report).await,
                 // It has gone on meanwhile, most likely because it was paid.
-                _ => self.look(held, account, &Cause { prompted: true, ..Cause::default() }).await,
+                _ => self.look(held, account, &Cause { prompted: true, ..cause.clone() }).await,
             },
             Outcome::NotSent(why) => {
                 held.put_off(&self.journal.pools.app, why.after().unwrap_or(NOT_SENT_PAUSE)).await?;
@@ -420,12 +429,19 @@ impl Desk {
         }
     }
 
-    /// The one for what the provider has just told of, the other for what nobody waits for.
-    async fn carry_if(&self, prompted: bool, merchant: MerchantId, account: &Account, request: &Request) -> Outcome {
-        if prompted {
-            self.carry_soon(merchant, account, request, true).await
+    /// The one or the other.
+    async fn carry_if(
+        &self,
+        is_patient: bool,
+        merchant: MerchantId,
+        account: &Account,
+        request: &Request,
+        prompted: bool,
+    ) -> Outcome {
+        if is_patient {
+            self.carry_soon(merchant, account, request, prompted).await
         } else {
-            self.carry(merchant, account, request, false).await
+            self.carry(merchant, account, request, prompted).await
         }
     }
 
@@ -505,6 +521,11 @@ impl Desk {
             labels: BTreeMap::from([("outlet".to_owned(), outlet.code), ("sale".to_owned(), attempt.sale.to_string())]),
         })
     }
+}
+
+/// How long a payment rests whose account cannot be opened. A database that is busy is not for long.
+pub(super) fn rest_without_account(error: &Error) -> Duration {
+    if error.is_passing() { NOT_SENT_PAUSE } else { LONG_PAUSE }
 }
 
 /// How long a payment rests whose provider does not say how it stands.

@@ -14,18 +14,22 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use sqlx::PgPool;
 use tillwire_channels::MerchantId;
+use tokio::time::timeout;
 use tracing::{debug, error, info};
 use uuid::Uuid;
 
 use super::claims::{Dealt, Heard, deal};
 use super::desk::{Cause, Desk};
 use crate::accounts::{Account, Confirm};
+use crate::commerce::payments::held::LEASE;
 use crate::connectors::report::Kind;
 use crate::error::{Error, Result};
 use crate::journal::pool;
 
 /// How long whoever notifies is let wait, at most: providers want an answer within five seconds.
 pub const ANSWER_MAX: Duration = Duration::from_secs(5);
+/// How many a node works on at once, apart from all else: whoever is at that door has proved nothing yet.
+pub const AT_ONCE_MAX: usize = 128;
 /// What is kept of one that is not its provider's, if it is kept at all.
 const FORGED_BYTES_MAX: usize = 4 * 1024;
 /// How often somebody comes back to one that cannot be dealt with: for about four days.
@@ -95,6 +99,8 @@ pub(super) struct Parcel {
 
 /// That an account was changed after it was opened: nothing of what it was good for is written down.
 pub(super) const ACCOUNT_CHANGED: &str = "account_changed";
+/// How long a look because of a notification may take: its lease is over by then, and it waits for what never answers.
+const SERVED_WITHIN: Duration = Duration::from_secs(2 * LEASE.as_secs());
 /// How often an account is opened that is changed meanwhile.
 const OPENED_MAX: u32 = 3;
 
@@ -194,8 +200,27 @@ impl Desk {
             self.keep(merchant, row.account_id, None, parcel, Some(Outcome::Unreadable)).await?;
             return Ok(Some(Outcome::Unreadable));
         }
-        let account = self.open(merchant, row.account_id).await?;
-        self.deal_with(merchant, &account, parcel, false).await.map(Some)
+        let dealt = match self.open(merchant, row.account_id).await {
+            Ok(account) => self.deal_with(merchant, &account, parcel, false).await,
+            Err(error) => Err(error),
+        };
+        match dealt {
+            Err(error) if error.is_passing() => {
+                // That was not the notification's: the next try comes as soon as the first.
+                let mut sql = pool::begin_of(&self.journal.pools.app, merchant).await?;
+                sqlx::query!(
+                    "update provider_inbox set tries = tries - 1, due_at = clock_timestamp() + interval '5 seconds'
+                     where merchant_id = $1 and inbox_id = $2 and outcome is null and tries > 0",
+                    merchant.0,
+                    inbox
+                )
+                .execute(&mut *sql)
+                .await?;
+                sql.commit().await?;
+                Err(error)
+            }
+            dealt => dealt.map(Some),
+        }
     }
 
     /// Keeps it with all that follows from it, in one transaction; its payment is looked at afterwards.
@@ -210,16 +235,15 @@ impl Desk {
             Ok(heard) => heard,
             Err(outcome) => return self.set_aside(merchant, account, parcel, outcome).await,
         };
-        // What finds no turn is left to whoever looks what is due.
-        let turn = self.turns.begin_now(merchant);
-        let (taken, hint, is_free) = (Arc::new(Mutex::default()), heard.notice.claims.ids.clone(), turn.is_some());
-        let (about, takes) = (account.clone(), taken.clone());
+        let (taken, hint) = (Arc::new(Mutex::default()), heard.notice.claims.ids.clone());
+        let (about, takes, turns) = (account.clone(), taken.clone(), self.turns.clone());
         let dealt: Result<Dealt> = self
             .journal
             .act(merchant, move |tx| {
-                let (parcel, about, heard, takes) = (parcel.clone(), about.clone(), heard.clone(), takes.clone());
+                let (parcel, about, heard) = (parcel.clone(), about.clone(), heard.clone());
+                let (takes, turns) = (takes.clone(), turns.clone());
                 async move {
-                    let (dealt, held) = deal(tx, &parcel, &about, &heard, is_believed, is_free).await?;
+                    let (dealt, held) = deal(tx, &parcel, &about, &heard, is_believed, &turns).await?;
                     *lock(&takes) = held;
                     Ok(dealt)
                 }
@@ -230,21 +254,24 @@ impl Desk {
         let dealt = match dealt {
             Ok(dealt) => dealt,
             Err(error) => {
-                // It may have been committed all the same.
-                if let Some(held) = held {
-                    self.let_go(&held).await;
+                if let Some((held, _)) = held {
+                    // It may have been committed all the same. Whoever told it is not let wait for that.
+                    let desk = self.clone();
+                    self.journal.tasks().spawn(async move { desk.let_go(&held).await });
                 }
                 return Err(error);
             }
         };
         count(account, dealt.outcome);
-        if let Some(held) = held {
+        if let Some((held, turn)) = held {
             let (desk, account) = (self.clone(), account.clone());
             self.journal.tasks().spawn(async move {
                 let (_turn, payment) = (turn, held.attempt.payment);
                 let cause = Cause { prompted: true, hint, ..Cause::default() };
-                if let Err(error) = desk.serve(&held, &account, cause).await {
-                    debug!(%payment, "A payment is attended to later: {error:?}");
+                match timeout(SERVED_WITHIN, desk.serve(&held, &account, cause)).await {
+                    Ok(Ok(_)) => {}
+                    Ok(Err(error)) => debug!(%payment, "A payment is attended to later: {error:?}"),
+                    Err(_) => debug!(%payment, "A payment is attended to once more: this comes to no end"),
                 }
             });
         }

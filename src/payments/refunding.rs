@@ -8,7 +8,7 @@ use futures_util::FutureExt as _;
 use tillwire_channels::{MerchantId, Moment, RefundId};
 use tracing::{debug, info};
 
-use super::desk::{ANOTHER_MAX, Desk, LONG_PAUSE, NOT_SENT_PAUSE, PAUSE, known, method};
+use super::desk::{ANOTHER_MAX, Desk, LONG_PAUSE, NOT_SENT_PAUSE, PAUSE, known, method, rest_without_account};
 use crate::accounts::Account;
 use crate::commerce::payments::State as Payment;
 use crate::commerce::payments::attempts::Attempt;
@@ -46,7 +46,18 @@ impl Desk {
             return Ok(false);
         }
         let Some(held) = held::take(app, merchant, refund, at_once).await? else { return Ok(false) };
-        if let Err(error) = self.serve_refund(&held).await {
+        let account = match self.ready(&held).await {
+            Ok(account) => account,
+            Err(error) => {
+                held.not_called(app, Some(rest_without_account(&error))).await?;
+                return Err(error);
+            }
+        };
+        let served = match held.todo {
+            Todo::Ask => self.give_back(&held, &account).await,
+            Todo::Look => self.look_after(&held, &account).await,
+        };
+        if let Err(error) = served {
             // Nobody waits until the lease is over.
             if let Err(error) = held.put_off(app, Some(NOT_SENT_PAUSE)).await {
                 debug!(%refund, "A refund is held until its lease is over: {error:?}");
@@ -56,26 +67,15 @@ impl Desk {
         Ok(true)
     }
 
-    /// Does what is to be done for a refund that is held.
-    async fn serve_refund(&self, held: &Held) -> Result<()> {
-        let (app, merchant) = (&self.journal.pools.app, held.merchant);
+    /// What comes before its provider is asked: a person is told that it takes long, if it does; and its account.
+    async fn ready(&self, held: &Held) -> Result<Account> {
         if held.is_stuck {
             let (payment, refund) = (held.refund.payment, held.refund.id);
             self.journal
-                .act(merchant, move |tx| async move { refunds::heard::stuck(tx, payment, refund).await }.boxed())
+                .act(held.merchant, move |tx| async move { refunds::heard::stuck(tx, payment, refund).await }.boxed())
                 .await?;
         }
-        let account = match self.account(merchant, held.attempt.account).await {
-            Ok(account) => account,
-            Err(error) => {
-                held.not_called(app, Some(LONG_PAUSE)).await?;
-                return Err(error);
-            }
-        };
-        match held.todo {
-            Todo::Ask => self.give_back(held, &account).await,
-            Todo::Look => self.look_after(held, &account).await,
-        }
+        self.account(held.merchant, held.attempt.account).await
     }
 
     /// The same at once, and if somebody else is at it waits until they are done.

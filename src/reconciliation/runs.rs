@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 use crate::journal::{MerchantTx, pool};
 
 /// For how long a run is held without a word: longer than a call to a provider takes, and a step.
-pub(super) const LEASE: Duration = Duration::from_secs(60);
+pub const LEASE: Duration = Duration::from_secs(60);
 /// The longest span, and how far back one may begin: differences are kept for no longer.
 pub const SPAN_MAX: time::Duration = time::Duration::days(31);
 const BACK_MAX: time::Duration = time::Duration::days(540);

@@ -31,20 +31,24 @@ pub trait Duty: Clone + Send + Sync + 'static {
     const LOOK_EVERY: Duration;
     /// How long the database may take to say it.
     const LOOK_MAX: Duration;
+    /// How long attending may take: longer than its lease. Whoever is at it still waits for what never answers, as a connection
+    /// that is half open.
+    const ATTEND_MAX: Duration;
     /// How much is attended to at once.
     const AT_ONCE_MAX: usize;
 
     /// Something to attend to.
     type Due: Copy + Eq + Hash + Debug + Send + 'static;
 
-    /// What is due, so much at most. What is under way already may be among it, and is left to whoever is at it.
+    /// What is due, so much at most, and perhaps nothing. What is under way already may be among it, and is left to whoever is at
+    /// it.
     fn look(&self, room: usize) -> impl Future<Output = Result<Vec<Self::Due>>> + Send;
 
     /// Attends to it, under a lease: somebody else may have been sooner.
     fn attend(&self, due: Self::Due) -> impl Future<Output = Result<()>> + Send;
 
-    /// How soon it is looked again when so much was due.
-    fn pause(_due: usize) -> Duration {
+    /// How soon it is looked again when so much was due, where there was room for so much.
+    fn pause(_due: usize, _room: usize) -> Duration {
         Self::LOOK_EVERY
     }
 }
@@ -60,12 +64,12 @@ async fn run<D: Duty>(duty: &D, stop: &CancellationToken) {
     let (mut under_way, mut tasks) = (HashSet::new(), JoinSet::new());
     let mut is_failing = false;
     while !stop.is_cancelled() {
-        let mut pause = D::LOOK_EVERY;
-        let looked = tokio::time::timeout(D::LOOK_MAX, duty.look(D::AT_ONCE_MAX - under_way.len())).await;
+        let (mut pause, room) = (D::LOOK_EVERY, D::AT_ONCE_MAX - under_way.len());
+        let looked = tokio::time::timeout(D::LOOK_MAX, duty.look(room)).await;
         match looked.map_err(Error::from).and_then(|due| due) {
             Ok(due) => {
                 is_failing = false;
-                pause = D::pause(due.len());
+                pause = D::pause(due.len(), room);
                 for due in due {
                     if under_way.insert(due) {
                         tasks.spawn(attend(duty.clone(), due));
@@ -92,10 +96,11 @@ async fn run<D: Duty>(duty: &D, stop: &CancellationToken) {
 }
 
 async fn attend<D: Duty>(duty: D, due: D::Due) -> D::Due {
-    match AssertUnwindSafe(duty.attend(due)).catch_unwind().await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => debug!(?due, "{} goes on later: {error:?}", D::NAME),
-        Err(_) => error!(?due, "{} has panicked, and goes on when its lease is over", D::NAME),
+    match tokio::time::timeout(D::ATTEND_MAX, AssertUnwindSafe(duty.attend(due)).catch_unwind()).await {
+        Ok(Ok(Ok(()))) => {}
+        Ok(Ok(Err(error))) => debug!(?due, "{} goes on later: {error:?}", D::NAME),
+        Err(_) => warn!(?due, "{} has come to no end within {:?}, and is begun again", D::NAME, D::ATTEND_MAX),
+        Ok(Err(_)) => error!(?due, "{} has panicked, and goes on when its lease is over", D::NAME),
     }
     due
 }
@@ -106,7 +111,8 @@ mod tests {
 
     use super::*;
 
-    /// Of six things that are always due two can be attended to at once. The first panics, and the second fails.
+    /// Of six things that are always due two can be attended to at once. The first panics, the second fails, and the third comes
+    /// to no end.
     #[derive(Clone, Default)]
     struct Busy(Arc<Mutex<Seen>>);
 
@@ -123,6 +129,7 @@ mod tests {
         const NAME: &'static str = "A test";
         const LOOK_EVERY: Duration = Duration::from_millis(2);
         const LOOK_MAX: Duration = Duration::from_millis(20);
+        const ATTEND_MAX: Duration = Duration::from_millis(20);
         const AT_ONCE_MAX: usize = 2;
         type Due = usize;
 
@@ -152,6 +159,7 @@ mod tests {
             match due {
                 0 => panic!("as it is to"),
                 1 => Err(anyhow::anyhow!("in vain").into()),
+                2 => std::future::pending().await,
                 _ => Ok(()),
             }
         }

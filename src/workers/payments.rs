@@ -1,95 +1,142 @@
 //! Attending to payments and refunds: what notifications did not bring is asked for, what is over is called off, and what
 //! somebody began and did not live to end is gone on with.
 //!
-//! Every node that serves REST or is a worker looks, twice a second, and takes what is due under a lease of its own. A provider
-//! that is slow or dead holds up its own payments: each is attended to beside the others, within bounds.
+//! Every node that serves REST or is a worker looks, twice a second, and takes what is due under a lease of its own: each beside
+//! the others, within bounds. Payments, what was told of them and what goes back are duties of their own, so that none waits
+//! behind another.
 
 use std::time::Duration;
 
 use secrecy::SecretString;
 use tillwire_channels::{MerchantId, PaymentId, RefundId};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
-use super::duties::Duty;
-use crate::commerce::payments::{held, refunds};
+use super::duties::{self, Duty};
+use crate::commerce::payments::held::{self, LEASE};
+use crate::commerce::payments::refunds;
 use crate::connectors::credentials::Provider;
 use crate::error::Result;
 use crate::payments::desk::Cause;
 use crate::payments::{Desk, inbox};
 
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// How soon it is looked again while so much is due that there may be more.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
-/// How much is attended to at once, and how much of it for one merchant.
-const AT_ONCE_MAX: usize = 32;
+const LOOK_MAX: Duration = Duration::from_secs(5);
+/// How long attending may take: whoever is at it longer has lost the lease long ago, and waits for what never answers.
+const ATTEND_MAX: Duration = Duration::from_secs(2 * LEASE.as_secs());
+/// How much of a kind is attended to at once for one merchant.
 const OF_ONE_MAX: i32 = 8;
 /// How many connections to the database this takes: a payment needs one for moments only, before and after its call.
 const POOL_MAX: u32 = 4;
 /// All that this takes: those, and the connections to providers.
-pub const DESCRIPTORS_MAX: usize = POOL_MAX as usize + AT_ONCE_MAX;
+pub const DESCRIPTORS_MAX: usize =
+    POOL_MAX as usize + Payments::AT_ONCE_MAX + Notices::AT_ONCE_MAX + Refunds::AT_ONCE_MAX;
 
-/// Whoever attends to payments: one a node.
-#[derive(Clone)]
-pub struct Attending {
-    /// Over connections of its own: it does not wait for tills, nor tills for it.
-    desk: Desk,
-}
-
-/// Something to attend to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Due {
-    Payment(MerchantId, PaymentId),
-    Refund(MerchantId, RefundId),
-    Notice(MerchantId, Uuid),
-}
-
-impl Attending {
-    /// # Errors
-    /// If the URL, which is the application's, makes no sense.
-    pub fn new(app_url: &SecretString, desk: &Desk) -> anyhow::Result<Self> {
-        // What first appears when it happens has not risen, says Prometheus.
-        for (provider, outcome) in
-            Provider::ALL.iter().flat_map(|provider| inbox::Outcome::ALL.map(|it| (provider, it)))
-        {
-            let (provider, outcome) = (provider.as_str(), outcome.as_str());
-            metrics::counter!("tillwire_provider_notices_total", "provider" => provider, "outcome" => outcome)
-                .increment(0);
-        }
-        Ok(Self { desk: desk.over(desk.journal.apart(app_url, POOL_MAX)?) })
+/// Begins to attend to all of it, until `stop`. `app_url` is the application's.
+///
+/// # Errors
+/// If the URL makes no sense.
+pub fn begin(app_url: &SecretString, desk: &Desk, tasks: &TaskTracker, stop: &CancellationToken) -> anyhow::Result<()> {
+    // What first appears when it happens has not risen, says Prometheus.
+    for (provider, outcome) in Provider::ALL.iter().flat_map(|provider| inbox::Outcome::ALL.map(|it| (provider, it))) {
+        let (provider, outcome) = (provider.as_str(), outcome.as_str());
+        metrics::counter!("tillwire_provider_notices_total", "provider" => provider, "outcome" => outcome).increment(0);
     }
+    // Over connections of its own: it does not wait for tills, nor tills for it.
+    let desk = desk.over(desk.journal.apart(app_url, POOL_MAX)?);
+    duties::begin(Payments(desk.clone()), tasks, stop);
+    duties::begin(Notices(desk.clone()), tasks, stop);
+    duties::begin(Refunds(desk), tasks, stop);
+    Ok(())
 }
 
-impl Duty for Attending {
-    const NAME: &'static str = "Attending to payments";
-    const LOOK_EVERY: Duration = Duration::from_millis(500);
-    const LOOK_MAX: Duration = Duration::from_secs(5);
-    const AT_ONCE_MAX: usize = AT_ONCE_MAX;
-    type Due = Due;
+/// Payments whose turn it is.
+#[derive(Clone)]
+struct Payments(Desk);
 
-    async fn look(&self, room: usize) -> Result<Vec<Due>> {
+/// Notifications that were kept, and left.
+#[derive(Clone)]
+struct Notices(Desk);
+
+#[derive(Clone)]
+struct Refunds(Desk);
+
+impl Duty for Payments {
+    const NAME: &'static str = "Attending to payments";
+    const LOOK_EVERY: Duration = LOOK_EVERY;
+    const LOOK_MAX: Duration = LOOK_MAX;
+    const ATTEND_MAX: Duration = ATTEND_MAX;
+    const AT_ONCE_MAX: usize = 32;
+    type Due = (MerchantId, PaymentId);
+
+    async fn look(&self, room: usize) -> Result<Vec<Self::Due>> {
         if room == 0 {
             return Ok(Vec::new());
         }
-        let (app, max) = (&self.desk.journal.pools.app, i32::try_from(room)?);
-        let payments = held::due(app, OF_ONE_MAX, max).await?;
-        let notices = inbox::due(app, OF_ONE_MAX, max).await?;
-        let refunds = refunds::held::due(app, OF_ONE_MAX, max).await?;
-        let payments = payments.into_iter().map(|(merchant, payment)| Due::Payment(merchant, payment));
-        let notices = notices.into_iter().map(|(merchant, notice)| Due::Notice(merchant, notice));
-        let refunds = refunds.into_iter().map(|(merchant, refund)| Due::Refund(merchant, refund));
-        // A customer at a till goes first.
-        Ok(payments.chain(notices).chain(refunds).take(room).collect())
+        held::due(&self.0.journal.pools.app, OF_ONE_MAX, i32::try_from(room)?).await
     }
 
-    async fn attend(&self, due: Due) -> Result<()> {
-        match due {
-            Due::Payment(merchant, payment) => _ = self.desk.attend(merchant, payment, Cause::default()).await?,
-            Due::Refund(merchant, refund) => _ = self.desk.attend_refund(merchant, refund, false).await?,
-            Due::Notice(merchant, notice) => _ = self.desk.resume(merchant, notice).await?,
+    async fn attend(&self, (merchant, payment): Self::Due) -> Result<()> {
+        self.0.attend(merchant, payment, Cause::default()).await.map(drop)
+    }
+
+    fn pause(due: usize, room: usize) -> Duration {
+        pause(due, room)
+    }
+}
+
+impl Duty for Notices {
+    const NAME: &'static str = "Coming back to notifications";
+    const LOOK_EVERY: Duration = LOOK_EVERY;
+    const LOOK_MAX: Duration = LOOK_MAX;
+    const ATTEND_MAX: Duration = ATTEND_MAX;
+    const AT_ONCE_MAX: usize = 8;
+    type Due = (MerchantId, Uuid);
+
+    async fn look(&self, room: usize) -> Result<Vec<Self::Due>> {
+        if room == 0 {
+            return Ok(Vec::new());
         }
-        Ok(())
+        inbox::due(&self.0.journal.pools.app, OF_ONE_MAX, i32::try_from(room)?).await
     }
 
-    fn pause(due: usize) -> Duration {
-        if due >= OF_ONE_MAX as usize { LOOK_AGAIN } else { Self::LOOK_EVERY }
+    async fn attend(&self, (merchant, notice): Self::Due) -> Result<()> {
+        self.0.resume(merchant, notice).await.map(drop)
     }
+
+    fn pause(due: usize, room: usize) -> Duration {
+        pause(due, room)
+    }
+}
+
+impl Duty for Refunds {
+    const NAME: &'static str = "Attending to refunds";
+    const LOOK_EVERY: Duration = LOOK_EVERY;
+    const LOOK_MAX: Duration = LOOK_MAX;
+    const ATTEND_MAX: Duration = ATTEND_MAX;
+    const AT_ONCE_MAX: usize = 8;
+    type Due = (MerchantId, RefundId);
+
+    async fn look(&self, room: usize) -> Result<Vec<Self::Due>> {
+        if room == 0 {
+            return Ok(Vec::new());
+        }
+        refunds::held::due(&self.0.journal.pools.app, OF_ONE_MAX, i32::try_from(room)?).await
+    }
+
+    async fn attend(&self, (merchant, refund): Self::Due) -> Result<()> {
+        self.0.attend_refund(merchant, refund, false).await.map(drop)
+    }
+
+    fn pause(due: usize, room: usize) -> Duration {
+        pause(due, room)
+    }
+}
+
+/// Where all that there was room for was due, or all of one merchant's, there may be more.
+fn pause(due: usize, room: usize) -> Duration {
+    if due >= room.min(OF_ONE_MAX as usize) { LOOK_AGAIN } else { LOOK_EVERY }
 }

@@ -16,8 +16,9 @@ use crate::accounts::found;
 use crate::connectors::credentials::Provider;
 use crate::error::Result;
 use crate::payments::Desk;
+use crate::reconciliation::Class;
 use crate::reconciliation::run::Reconciler;
-use crate::reconciliation::{Class, runs};
+use crate::reconciliation::runs::{self, LEASE};
 
 /// How many runs a node goes on with at once. Each is of another account.
 const AT_ONCE_MAX: usize = 2;
@@ -73,6 +74,7 @@ impl Duty for Reconciling {
     const NAME: &'static str = "Comparing payments";
     const LOOK_EVERY: Duration = Duration::from_secs(2);
     const LOOK_MAX: Duration = Duration::from_secs(10);
+    const ATTEND_MAX: Duration = Duration::from_secs(2 * LEASE.as_secs());
     const AT_ONCE_MAX: usize = AT_ONCE_MAX;
     type Due = (MerchantId, Uuid);
 

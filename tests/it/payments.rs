@@ -36,6 +36,7 @@ mod secrets;
 mod silent;
 mod storms;
 mod tills;
+mod turns;
 
 /// How long something may take that must happen.
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -106,24 +106,32 @@ pub async fn take(app: &PgPool, merchant: MerchantId, payment: PaymentId, at_onc
 }
 
 /// Asks for a payment to be looked at now, because its provider has told of it, in the transaction that writes that down; and
-/// takes it for whoever `is_free` to look, if nobody has it. Whoever has it looks once more, and what nobody takes is due.
-pub async fn prompt(tx: &mut MerchantTx, attempt: &Attempt, is_free: bool) -> Result<Option<Held>> {
+/// takes it for whoever `is_free` to look, if nobody has it. Whoever has it looks once more, unless this was told before, and what
+/// nobody takes is due.
+pub async fn prompt(tx: &mut MerchantTx, attempt: &Attempt, is_new: bool, is_free: bool) -> Result<Option<Held>> {
     let (merchant, lease) = (tx.merchant(), Uuid::new_v4());
     let prompted = sqlx::query!(
-        r#"update payment_attempts
+        r#"with looked_at as (
+             select payment_id, coalesce(leased_until, '-infinity') > clock_timestamp() as is_held from payment_attempts
+             where merchant_id = $1 and payment_id = $2 and called_at is not null
+             for no key update
+         )
+         update payment_attempts attempt
          set next_at = now(),
-             prompted = not ($5 and coalesce(leased_until, '-infinity') <= statement_timestamp()),
+             prompted = is_held or not $5,
              unanswered_since = null,
-             lease = case when $5 and coalesce(leased_until, '-infinity') <= statement_timestamp() then $3 else lease end,
-             leased_until = case when $5 and coalesce(leased_until, '-infinity') <= statement_timestamp()
-                                 then clock_timestamp() + make_interval(secs => $4) else leased_until end
-         where merchant_id = $1 and payment_id = $2 and called_at is not null
+             lease = case when is_held or not $5 then lease else $3 end,
+             leased_until = case when is_held or not $5 then leased_until
+                                 else clock_timestamp() + make_interval(secs => $4) end
+         from looked_at
+         where attempt.merchant_id = $1 and attempt.payment_id = looked_at.payment_id and ($6 or not is_held)
          returning coalesce(lease = $3, false) as "is_ours!", version"#,
         merchant.0,
         attempt.payment.0,
         lease,
         LEASE.as_secs_f64(),
         is_free,
+        is_new,
     )
     .fetch_optional(tx.sql())
     .await?;

@@ -62,8 +62,13 @@ pub async fn apply(tx: &mut MerchantTx, payment: PaymentId, seen: &Seen, held: O
             outcome
         }
     };
-    attempt.looks =
-        if attempt.state == was.state { attempt.looks.saturating_add(i32::from(held.is_some())) } else { 0 };
+    attempt.looks = match held {
+        // What was told of, and is not there yet, is looked for soon.
+        Some(held) if attempt.state != was.state || held.prompted => 0,
+        Some(_) => attempt.looks.saturating_add(1),
+        None if attempt.state != was.state => 0,
+        None => attempt.looks,
+    };
     let now = tx.now();
     let standing = Standing {
         state: attempt.state,

@@ -86,7 +86,7 @@ async fn comes_true(database: &Database, query: &str, answer: &str) {
 }
 
 /// Nobody looks at a payment by themselves for a while: it is webhooks that bring what is new.
-async fn leave_in_peace(database: &Database) {
+pub(super) async fn leave_in_peace(database: &Database) {
     let resting = "select count(*) from payment_attempts where leased_until > now() or prompted";
     comes_true(database, resting, "0").await;
     database.psql("update payment_attempts set next_at = now() + interval '1 hour' where next_at is not null").await;
@@ -309,6 +309,11 @@ async fn what_could_not_be_dealt_with_is_kept_and_dealt_with_later() {
         market.pays(&payment).await;
         let left = "select count(*) from provider_inbox where outcome is null";
         comes_true(&market.hub.database, left, "1").await;
+        // Somebody comes back to it in vain, which is the database's matter: it is not put off the longer for that.
+        let due = "update provider_inbox set due_at = now() where outcome is null";
+        market.hub.database.psql(due).await;
+        let put_off = "select count(*) from provider_inbox where outcome is null and due_at > now() and tries = 0";
+        comes_true(&market.hub.database, put_off, "1").await;
         drop(held);
         // Nobody tells it again, and nobody would ask.
         comes_to(&stall.shop, &payment, "paid").await;

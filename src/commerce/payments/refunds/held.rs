@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use sqlx::{PgConnection, PgPool};
-use tillwire_channels::{MerchantId, RefundId};
+use tillwire_channels::{MerchantId, PaymentId, RefundId};
 use uuid::Uuid;
 
 use super::super::attempts::{self, Attempt};
@@ -85,6 +85,21 @@ pub async fn take(app: &PgPool, merchant: MerchantId, refund: RefundId, at_once:
     let called_for = taken.called_for.map(|seconds| Duration::from_secs_f64(seconds.max(0.0)));
     let is_stuck = refund.is_stuck(taken.now);
     Ok(Some(Held { merchant, refund, attempt, todo, is_stuck, called_for, lease }))
+}
+
+/// Asks for the refunds of a payment to be looked at soon, and often at first: its provider has told of it, and may say so of them
+/// a little later.
+pub async fn prompt(sql: &mut PgConnection, merchant: MerchantId, payment: PaymentId) -> Result<()> {
+    sqlx::query!(
+        "update refunds set next_at = least(next_at, now() + make_interval(secs => $3)), looks = 0
+         where merchant_id = $1 and payment_id = $2 and next_at is not null",
+        merchant.0,
+        payment.0,
+        pause(State::Pending, 0).as_secs_f64(),
+    )
+    .execute(sql)
+    .await?;
+    Ok(())
 }
 
 /// Whether somebody attends to a refund, or is to by now.

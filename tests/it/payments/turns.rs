@@ -1,0 +1,165 @@
+//! Whose turn it is: what its provider has told of comes first, whoever waits longest comes before the others, and nobody who is
+//! slow, or has failed, keeps a payment from being looked at soon.
+
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
+
+use super::refunds::{BOTH, gives_back, sold};
+use super::storms::leave_in_peace;
+use super::*;
+use crate::support::services::postgres::locked_out;
+
+/// How soon its next turn is, in seconds, and how often it was looked at; once nobody is at it.
+async fn next_turn(market: &Market, row: &str) -> (i64, i32) {
+    let asked = format!("select extract(epoch from next_at - now())::bigint, looks from {row} and lease is null");
+    until(async || {
+        let found = market.hub.database.psql(&asked).await;
+        let (seconds, looks) = found.trim().split_once('|')?;
+        Some((seconds.parse().expect("seconds"), looks.parse().expect("looks")))
+    })
+    .await
+}
+
+fn row(payment: &Value) -> String {
+    format!("payment_attempts where payment_id = '{}'", payment["id"].as_str().expect("an id"))
+}
+
+#[tokio::test]
+async fn whoever_waits_longest_comes_first_and_of_these_what_was_told() {
+    let market = Market::opens().await;
+    let mut payments = Vec::new();
+    for name in ["Toko Lama", "Toko Baru", "Toko Terbaru"] {
+        let shop = market.shop(name).await;
+        let bread = shop.stocked("roti", 48_500, "10").await;
+        payments.push(asks(&shop, &opens(&shop, &bread).await, qris("midtrans")).await.created());
+    }
+    leave_in_peace(&market.hub.database).await;
+    let id = |at: usize| payments[at]["id"].as_str().expect("an id").to_owned();
+    let due = |at: usize, seconds: u32, prompted: bool| {
+        format!(
+            "update payment_attempts set next_at = now() - interval '{seconds} s', prompted = {prompted} where payment_id = '{}'",
+            id(at)
+        )
+    };
+    // The merchants' ids are as old as they are. All of it is undone before anybody else sees it.
+    let sql = format!(
+        "begin; {}; {}; {}; select payment from payments_due(8, 2); rollback",
+        due(0, 1, false),
+        due(1, 9, false),
+        due(2, 2, true)
+    );
+    let found = market.hub.database.psql(&sql).await;
+    let found: Vec<&str> = found.lines().filter(|line| line.contains('-')).collect();
+    assert_eq!(found, [id(2), id(1)]);
+}
+
+#[tokio::test]
+async fn what_is_told_again_while_it_is_looked_at_is_not_looked_at_again() {
+    let stage = Stage::opens().await;
+    let (market, shop, bread) = stage.cast();
+    for (provider, paid, look) in [("midtrans", "settlement", "status"), ("xendit", "payment.capture", "get_payment")] {
+        let sale = opens(&shop, bread).await;
+        let payment = asks(&shop, &sale, qris(provider)).await.created();
+        leave_in_peace(&market.hub.database).await;
+        let before = market.asked(provider, look).await;
+        for fault in [
+            json!({ "fault": "duplicate", "provider": provider, "on": paid, "n": 9, "concurrent": true }),
+            json!({ "fault": "slow_s", "provider": provider, "on": look, "seconds": 2 }),
+        ] {
+            market.says("faults", fault).await;
+        }
+        market.pays(&payment).await;
+        let told = format!(
+            "select count(*) from provider_inbox where payment_id = '{}' and outcome in ('applied', 'duplicate')",
+            payment["id"].as_str().unwrap()
+        );
+        until(async || (market.hub.database.psql(&told).await.trim() >= "10").then_some(())).await;
+        comes_to(&shop, &payment, "paid").await;
+        // Of what was told there is nothing to look for any more.
+        let rests = format!("select count(*) from {} and next_at is null and not prompted", row(&payment));
+        assert_eq!(market.hub.database.psql(&rests).await.trim(), "1", "{provider}");
+        assert_eq!(market.asked(provider, look).await - before, 1, "{provider}");
+    }
+}
+
+#[tokio::test]
+async fn what_was_told_and_is_not_there_yet_is_looked_for_soon() {
+    let stage = Stage::opens().await;
+    let (market, shop, bread) = stage.cast();
+    for (provider, paid) in [("midtrans", "settlement"), ("xendit", "SUCCEEDED")] {
+        let payment = asks(&shop, &opens(&shop, bread).await, qris(provider)).await.created();
+        leave_in_peace(&market.hub.database).await;
+        let often = format!("update {} returning 1", row(&payment).replace(" where", " set looks = 30 where"));
+        market.hub.database.psql(&often).await;
+        // The provider itself says pending.
+        market.says("forge", json!({ "id": payment["id"], "status": paid })).await;
+        until(async || (next_turn(market, &row(&payment)).await.0 < 3_000).then_some(())).await;
+        let (seconds, looks) = next_turn(market, &row(&payment)).await;
+        assert!(seconds <= 10 && looks <= 1, "{provider}: in {seconds} s, after {looks} looks");
+    }
+}
+
+#[tokio::test]
+async fn a_refund_of_what_was_told_is_looked_at_soon() {
+    let stage = Stage::opens().await;
+    let (market, shop, bread) = stage.cast();
+    let (_, payment) = sold(market, &shop, bread, "midtrans").await;
+    let refund = gives_back(&shop, &payment, Some(8_500)).await.created();
+    let refund = format!("refunds where refund_id = '{}'", refund["id"].as_str().unwrap());
+    next_turn(market, &refund).await;
+    let late = refund.replace(" where", " set looks = 30, next_at = now() + interval '30 minutes' where");
+    market.hub.database.psql(&format!("update {late}")).await;
+    // Something of the payment is told that was not told before.
+    market.says("forge", json!({ "id": payment["id"], "status": "chargeback" })).await;
+    until(async || (next_turn(market, &refund).await.0 < 1_000).then_some(())).await;
+    let (seconds, looks) = next_turn(market, &refund).await;
+    assert!(seconds <= 10 && looks <= 1, "in {seconds} s, after {looks} looks");
+}
+
+#[tokio::test]
+async fn an_account_that_cannot_be_read_for_a_moment_does_not_put_its_payments_off_for_long() {
+    let stage = Stage::opens().await;
+    let (market, shop, bread) = stage.cast();
+    for provider in BOTH {
+        let payment = asks(&shop, &opens(&shop, bread).await, qris(provider)).await.created();
+        leave_in_peace(&market.hub.database).await;
+        let held = market.hub.locks("provider_accounts").await;
+        market
+            .hub
+            .database
+            .psql(&format!("update {}", row(&payment).replace(" where", " set next_at = now() where")))
+            .await;
+        locked_out(&market.hub.database, 1).await;
+        let (seconds, _) = until(async || Some(next_turn(market, &row(&payment)).await).filter(|it| it.0 >= 0)).await;
+        drop(held);
+        assert!(seconds <= 5, "{provider}: {seconds}");
+        market.pays(&payment).await;
+        comes_to(&shop, &payment, "paid").await;
+    }
+}
+
+#[tokio::test]
+async fn whoever_sends_slowly_holds_up_no_other_notification() {
+    let stage = Stage::opens().await;
+    let (market, shop, bread) = stage.cast();
+    let accounts = shop.get("/v1/provider-accounts").await.ok();
+    let path = accounts["items"][0]["webhook_path"].as_str().expect("a path").to_owned();
+    for provider in BOTH {
+        let payment = asks(&shop, &opens(&shop, bread).await, qris(provider)).await.created();
+        leave_in_peace(&market.hub.database).await;
+        let mut strangers = Vec::new();
+        for _ in 0..200 {
+            let mut stranger = TcpStream::connect(market.hub.address).await.expect("a connection");
+            let head = format!(
+                "POST {path} HTTP/1.1\r\nhost: hub\r\ncontent-type: application/json\r\ncontent-length: 99\r\n\r\n{{"
+            );
+            stranger.write_all(head.as_bytes()).await.expect("sent");
+            strangers.push(stranger);
+        }
+        market.pays(&payment).await;
+        comes_to(&shop, &payment, "paid").await;
+        let told = market.deliveries(&payment).await;
+        let attempts: Vec<&Value> = told.iter().flat_map(|it| it["attempts"].as_array().unwrap()).collect();
+        assert!(!attempts.is_empty() && attempts.iter().all(|it| it["outcome"]["answered"] == 200), "{attempts:?}");
+    }
+}
