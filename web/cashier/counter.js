@@ -33,6 +33,11 @@ export class Counter {
     [this.#till, this.#hub, this.#does] = [till, hub, does];
   }
 
+  /** Another takes its place, whose payments are others: nothing of this one's is left for anybody to pay. */
+  close() {
+    this.#drawPicture(null);
+  }
+
   stock(products, ways = this.#ways) {
     [this.#products, this.#ways] = [products, ways];
     this.draw();
@@ -171,7 +176,7 @@ export class Counter {
     $("away").hidden = step !== "waiting" || this.#away === "";
     put($("away"), this.#away);
     // What can be paid with, while it can.
-    const isGood = step === "waiting" && payment.state === "pending" && !payment.isOver(now);
+    const isGood = step === "waiting" && payment.state === "pending" && !payment.closing && !payment.isOver(now);
     const shown = (isGood && payment.shown) || {};
     const account = { virtual_account: [shown.bank, shown.number], bill: [shown.biller_code, shown.bill_key] }[shown.type];
     $("account").hidden = !account;
