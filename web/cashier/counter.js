@@ -36,6 +36,7 @@ export class Counter {
   /** Another takes its place, whose payments are others: nothing of this one's is left for anybody to pay. */
   close() {
     this.#drawPicture(null);
+    $("to-counter").hidden = true;
   }
 
   stock(products, ways = this.#ways) {
@@ -56,7 +57,8 @@ export class Counter {
     const totalMinor = till.sale?.totalMinor ?? till.basket.totalMinor();
     this.#drawShelf();
     this.#drawLines(currency);
-    put($("sum"), format.amount(totalMinor, currency));
+    for (const id of ["sum", "so-far"]) put($(id), format.amount(totalMinor, currency));
+    $("to-counter").hidden = till.step !== "ringing" || totalMinor === 0;
     this.#drawPayment();
     this.#drawWays(totalMinor);
     this.#drawNotes();
@@ -85,7 +87,8 @@ export class Counter {
   }
 
   #drawShelf() {
-    const { sale, busy } = this.#till;
+    const { sale, busy, basket } = this.#till;
+    const taken = new Map(basket.lines().map(({ product, quantity }) => [product.variant, quantity]));
     const shelf = this.#products.filter((product) => product.left > 0);
     $("no-products").hidden = shelf.length > 0;
     show($("shelf"), shelf, {
@@ -99,6 +102,8 @@ export class Counter {
         put(item.querySelector(".name"), product.name);
         put(item.querySelector(".price"), format.amount(product.priceMinor, product.currency));
         put(item.querySelector(".left"), `sisa ${format.count(product.left)}`);
+        const quantity = taken.get(product.variant);
+        put(item.querySelector(".taken"), quantity ? `${quantity} × di keranjang` : "");
         item.querySelector("button").setAttribute("aria-disabled", String(sale !== null || busy));
       },
     });

@@ -37,7 +37,7 @@ export class Till {
   busy = false;
   /** What went wrong, in our words; and in the hub's, which are English. */
   note = { text: "", why: "" };
-  /** What became of payments of earlier customers, until somebody says that they have seen it: texts, by the payment. */
+  /** What became of earlier customers' payments and sales, until somebody says that they have seen it: texts, by which it was. */
   warnings = new Map();
   /** Sales that were let go while a payment for them could still come: their numbers, by the sale. */
   #behind = new Map();
@@ -144,21 +144,24 @@ export class Till {
     this.hub.post(`/v1/sales/${id}/void`, { reason }).catch(() => {});
   }
 
-  /** The same for a sale whose payment has been asked for. The hub does not let it while that may still be paid. */
-  async #voidBehind(id, number) {
+  /**
+   * The same for a sale whose payment has been asked for. The hub does not let it while that may still be paid, which `ifNot` tells the
+   * cashier.
+   */
+  async #voidBehind(id, ifNot = "") {
     try {
       await this.hub.post(`/v1/sales/${id}/void`, { reason: LEFT });
       this.#isSettled(id);
     } catch (error) {
-      if (error.code !== "payment_under_way" || this.sale || this.note.text) return;
-      this.#say(`Struk ${number} belum batal, karena penyedia belum menjawab. Ia berakhir sendiri; barangnya lalu kembali ke stok.`);
-      this.#tell.changed();
+      if (ifNot && error.code === "payment_under_way") this.#warn(id, ifNot);
     }
   }
 
   #isSettled(id) {
     this.#behind.delete(id);
     this.#keepBehind();
+    this.warnings.delete(id);
+    this.#keepWarnings();
   }
 
   #keepBehind() {
@@ -272,7 +275,8 @@ export class Till {
     if (!sale || step === "over" || !payment?.mayBeReplaced) return;
     this.#behind.set(sale.id, sale.number);
     this.#keepBehind();
-    this.#voidBehind(sale.id, sale.number);
+    const ends = "Ia berakhir sendiri, dan barangnya lalu kembali ke stok.";
+    this.#voidBehind(sale.id, `Struk ${sale.number} belum batal, karena penyedia belum menjawab. ${ends}`);
   }
 
   // --- What is known of it -------------------------------------------------------------------------------------------
@@ -304,9 +308,10 @@ export class Till {
     const number = this.#behind.get(id);
     try {
       const found = await this.#find(`/v1/sales/${id}`);
-      if (found?.tenders.length > 0) this.#warn(id, `Struk ${number} ternyata dibayar setelah ditinggalkan. Panggil atasan.`);
-      else if (found?.state === "open") return this.#voidBehind(id, number);
+      const isPaid = found?.tenders.length > 0;
+      if (found?.state === "open" && !isPaid) return this.#voidBehind(id);
       this.#isSettled(id);
+      if (isPaid) this.#warn(id, `Struk ${number} ternyata dibayar setelah ditinggalkan. Panggil atasan.`);
     } catch {
       // Not answered: it is looked at when more is told of it, or when the shop is read again.
     }

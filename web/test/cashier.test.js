@@ -567,7 +567,7 @@ test("a sale that is let go before its payment has ended is voided after it, als
     await presses(page.at("call-off"));
     await presses(page.at("next"));
     assert.deepEqual([page.body.dataset.step, hub.sales.get(payment.sale).state], ["ringing", "open"]);
-    assert.match(text("note"), /^Struk A-\d belum batal, karena penyedia belum menjawab\./);
+    assert.match(text("warnings"), /^Struk A-\d belum batal, karena penyedia belum menjawab\./);
     await finds();
     Object.assign(payment, { state: "canceled", closing: null });
     await hears("payment.changed", { payment: payment.id, sale: payment.sale, state: "canceled" });
@@ -688,6 +688,21 @@ test("the keyboard stays where it is, and goes on at the counter when that is go
   assert.deepEqual(buttons("shelf").map((it) => it.getAttribute("aria-disabled")), ["true", "true"]);
   await presses(bread);
   assert.equal(text("lines").startsWith("1 ×"), true, "what is rung up is not changed");
+});
+
+test("what lies in the basket is seen at the shelf, which hides it on a phone", async () => {
+  const taken = (name) => shelf(name).querySelector(".taken").textContent;
+  assert.deepEqual([isShown("to-counter"), taken("Roti")], [false, ""]);
+  await presses(shelf("Roti"));
+  await presses(shelf("Roti"));
+  await presses(shelf("Susu"));
+  assert.deepEqual([taken("Roti"), taken("Susu"), isShown("to-counter")], ["2 × di keranjang", "1 × di keranjang", true]);
+  assert.equal(text("to-counter").replaceAll("\u00a0", " "), "Rp 33.250");
+  await pays("QRIS Midtrans");
+  assert.equal(isShown("to-counter"), false, "the counter is on top by now");
+  await presses(page.at("call-off"));
+  await presses(page.at("next"));
+  assert.deepEqual([taken("Roti"), isShown("to-counter")], ["", false]);
 });
 
 test("a button that is pressed twice asks once", async () => {
