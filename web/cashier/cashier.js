@@ -193,6 +193,10 @@ $("call-off").addEventListener("click", () => till.callOff());
 $("next").addEventListener("click", () => till.next());
 $("clear").addEventListener("click", () => till.clear());
 $("read").addEventListener("click", () => till.dismiss());
+$("to-counter").addEventListener("click", () => {
+  $("counter-title").focus();
+  $("counter").scrollIntoView();
+});
 
 setInterval(() => counter?.tick(), TICK_MS);
 // While nothing is heard, the hub is asked.

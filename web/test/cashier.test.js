@@ -697,7 +697,9 @@ test("what lies in the basket is seen at the shelf, which hides it on a phone", 
   await presses(shelf("Roti"));
   await presses(shelf("Susu"));
   assert.deepEqual([taken("Roti"), taken("Susu"), isShown("to-counter")], ["2 × di keranjang", "1 × di keranjang", true]);
-  assert.equal(text("to-counter").replaceAll("\u00a0", " "), "Rp 33.250");
+  assert.equal(text("so-far").replaceAll("\u00a0", " "), "Rp 33.250");
+  await presses(page.at("to-counter"));
+  assert.deepEqual([page.scrolled.at(-1), page.focused === page.at("counter-title")], ["counter", true]);
   await pays("QRIS Midtrans");
   assert.equal(isShown("to-counter"), false, "the counter is on top by now");
   await presses(page.at("call-off"));
