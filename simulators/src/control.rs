@@ -147,7 +147,14 @@ async fn pay(State(shared): State<Arc<Shared>>, Said(order): Said<PayOrder>) -> 
 }
 
 fn pay_one(world: &mut World, provider: Option<Provider>, id: &str, pay: &Pay) -> Result<Value, Refusal> {
-    match whose(world, provider, id)? {
+    let whose = whose(world, provider, id)?;
+    // Whoever enters the number of a bill pays the bill. By an id it is a test that pays, which may want another amount.
+    let billed = match whose {
+        Provider::Midtrans => midtrans::billed(world, id),
+        Provider::Xendit => xendit::billed(world, id),
+    };
+    let pay = &Pay { amount: billed.or(pay.amount), ..pay.clone() };
+    match whose {
         Provider::Midtrans => midtrans::pay(world, id, pay),
         Provider::Xendit => xendit::pay(world, id, pay),
     }
@@ -156,6 +163,8 @@ fn pay_one(world: &mut World, provider: Option<Provider>, id: &str, pay: &Pay) -
 /// As a bank's app does: what it cannot read it does not pay.
 fn pay_code(world: &mut World, qr: &str, pay: &Pay) -> Result<Value, Refusal> {
     let read = qris::read(qr).ok_or(Refusal::Not("this is no QRIS code: its checksum or a field is wrong"))?;
+    // What the code says is what is paid, whatever was asked for.
+    let pay = &Pay { amount: read.amount.or(pay.amount), ..pay.clone() };
     if let Some(id) = world.xendit.codes.get(qr).cloned() {
         return xendit::pay(world, &id, pay);
     }
@@ -164,9 +173,7 @@ fn pay_code(world: &mut World, qr: &str, pay: &Pay) -> Result<Value, Refusal> {
         return pay_counter(world, Some(Provider::Midtrans), &merchant, pay);
     }
     let found = world.midtrans.find(None, qr).map(|it| it.id.clone());
-    // What the code says is what is paid, whatever was asked for.
-    let amount = pay.amount.or(read.amount);
-    midtrans::pay(world, &found.ok_or(Refusal::NotFound)?, &Pay { amount, ..pay.clone() })
+    midtrans::pay(world, &found.ok_or(Refusal::NotFound)?, pay)
 }
 
 fn pay_counter(world: &mut World, provider: Option<Provider>, merchant: &str, pay: &Pay) -> Result<Value, Refusal> {

@@ -1,5 +1,6 @@
 //! Both simulators as a process of their own. It says where they are, a line each, and ends when it is told to.
 
+use std::io::Write as _;
 use std::net::SocketAddr;
 
 use anyhow::Context;
@@ -102,15 +103,21 @@ impl Flags {
     }
 }
 
+/// Says where they are, in one write. Whoever started it may have read enough, or reads nothing at all: the simulators are
+/// there all the same.
+fn say_where(simulators: &Simulators) {
+    let (midtrans, xendit) = (simulators.midtrans_url(), simulators.xendit_url());
+    let places = format!("midtrans {midtrans}\nxendit {xendit}\nbank {}\n", simulators.bank_url());
+    let _ = std::io::stdout().write_all(places.as_bytes());
+}
+
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let flags = Flags::parse();
     let (mut interrupt, mut terminate) =
         (signal(SignalKind::interrupt()).context("waiting for signals")?, signal(SignalKind::terminate())?);
     let simulators = Simulators::start(flags.options()).await?;
-    println!("midtrans {}", simulators.midtrans_url());
-    println!("xendit {}", simulators.xendit_url());
-    println!("bank {}", simulators.bank_url());
+    say_where(&simulators);
     tokio::select! {
         _ = interrupt.recv() => {}
         _ = terminate.recv() => {}

@@ -7,12 +7,15 @@ import { claims, tokenFromAddress } from "../live/token.js";
 import { chime, prepare } from "./chime.js";
 import { Counter } from "./counter.js";
 import { Hub } from "./hub.js";
+import { put } from "./list.js";
 import { readShelf } from "./shelf.js";
 import { Till } from "./till.js";
 import { offered } from "./ways.js";
 
 const TOKEN_KEY = "tillwire.cashier.token";
 const POLL_EVERY_MS = 5_000;
+/** The hub pings every 25 seconds, unless TILLWIRE_PING_SECONDS says otherwise. */
+const SILENCE_MAX_MS = 30_000;
 const TICK_MS = 1_000;
 const REREAD_MIN_MS = 1_000;
 const REREAD_MAX_MS = 30_000;
@@ -44,6 +47,7 @@ function take(token) {
     return screen ? screen.renew(token) : begin();
   }
   till?.leave();
+  counter?.close();
   $("till").hidden = true;
   hub = new Hub(token);
   till = new Till({ hub, outlet: outlets[0], register, tell: { changed: () => counter?.draw(), paid: chime, sold: readAgain } });
@@ -97,7 +101,9 @@ function open({ position, place, methods, shelf }) {
   till.renew(shelf);
   counter.stock(shelf, offered(methods));
   screen = new Screen({ token: hub.token, channels: [channel()], position, tell });
-  till.look(); // What was told before our position we do not hear.
+  // What was told before our position we do not hear.
+  till.look();
+  till.lookBehind();
 }
 
 /** The shelf again. If it cannot be read it stays as it was; the hub has the last word on each sale. */
@@ -136,10 +142,16 @@ const tell = {
   },
 };
 
+const EXPIRED = "Token sudah berakhir. Buka tautan yang baru; penjualan ini tetap ada.";
+const REVOKED = "Token ini sudah dicabut. Mintalah yang baru kepada atasan.";
+const REFUSALS = { expired: EXPIRED, token_expired: EXPIRED, revoked: REVOKED, token_revoked: REVOKED };
+
 function refused(code, detail) {
   state("refused");
-  const retry = code === "disconnected";
-  door.open(retry ? "Terputus" : "Hub meminta token lain", `${detail} (${code})`, { retry });
+  if (code === "disconnected") return door.open("Terputus", "Hub memutuskan koneksi halaman ini.", { retry: true });
+  const title = "Hub meminta token lain";
+  if (REFUSALS[code]) return door.open(title, REFUSALS[code]);
+  door.open(title, "Token ini tidak diterima:", { said: `${detail} (${code})` });
 }
 
 const STATES = {
@@ -149,17 +161,25 @@ const STATES = {
   reconnecting: "Menghubungkan kembali",
   "catching-up": "Menyusul",
   live: "Terhubung",
+  silent: "Hub tidak terdengar; sedang ditanya",
   draining: "Pindah ke node lain",
   refused: "Tidak terhubung",
 };
 // What does not last is said at the top of the page only.
-const BROKEN = new Set(["reading", "unreachable", "reconnecting", "refused"]);
+const BROKEN = new Set(["reading", "unreachable", "reconnecting", "refused", "silent"]);
 
 function state(name) {
   word = name;
+  drawState();
+}
+
+/** A connection can be dead long before anybody notices. */
+function drawState() {
+  const name = word === "live" && screen.silentMs > SILENCE_MAX_MS ? "silent" : word;
   document.body.dataset.state = name;
-  $("state").textContent = STATES[name] ?? name;
+  put($("state"), STATES[name] ?? name);
   counter?.away(BROKEN.has(name) ? STATES[name] : "");
+  return name;
 }
 
 // --- The buttons, and time -------------------------------------------------------------------------------------------
@@ -173,11 +193,16 @@ $("call-off").addEventListener("click", () => till.callOff());
 $("next").addEventListener("click", () => till.next());
 $("clear").addEventListener("click", () => till.clear());
 $("read").addEventListener("click", () => till.dismiss());
+$("to-counter").addEventListener("click", () => {
+  $("counter-title").focus();
+  $("counter").scrollIntoView();
+});
 
 setInterval(() => counter?.tick(), TICK_MS);
 // While nothing is heard, the hub is asked.
 setInterval(() => {
-  if (till && (word !== "live" || till.isUnsure)) till.look();
+  const isHeard = drawState() === "live";
+  if (till && (!isHeard || till.isUnsure)) till.look();
   counter?.retry();
 }, POLL_EVERY_MS);
 

@@ -33,6 +33,12 @@ export class Counter {
     [this.#till, this.#hub, this.#does] = [till, hub, does];
   }
 
+  /** Another takes its place, whose payments are others: nothing of this one's is left for anybody to pay. */
+  close() {
+    this.#drawPicture(null);
+    $("to-counter").hidden = true;
+  }
+
   stock(products, ways = this.#ways) {
     [this.#products, this.#ways] = [products, ways];
     this.draw();
@@ -51,7 +57,8 @@ export class Counter {
     const totalMinor = till.sale?.totalMinor ?? till.basket.totalMinor();
     this.#drawShelf();
     this.#drawLines(currency);
-    put($("sum"), format.amount(totalMinor, currency));
+    for (const id of ["sum", "so-far"]) put($(id), format.amount(totalMinor, currency));
+    $("to-counter").hidden = till.step !== "ringing" || totalMinor === 0;
     this.#drawPayment();
     this.#drawWays(totalMinor);
     this.#drawNotes();
@@ -80,7 +87,8 @@ export class Counter {
   }
 
   #drawShelf() {
-    const { sale, busy } = this.#till;
+    const { sale, busy, basket } = this.#till;
+    const taken = new Map(basket.lines().map(({ product, quantity }) => [product.variant, quantity]));
     const shelf = this.#products.filter((product) => product.left > 0);
     $("no-products").hidden = shelf.length > 0;
     show($("shelf"), shelf, {
@@ -94,6 +102,8 @@ export class Counter {
         put(item.querySelector(".name"), product.name);
         put(item.querySelector(".price"), format.amount(product.priceMinor, product.currency));
         put(item.querySelector(".left"), `sisa ${format.count(product.left)}`);
+        const quantity = taken.get(product.variant);
+        put(item.querySelector(".taken"), quantity ? `${quantity} × di keranjang` : "");
         item.querySelector("button").setAttribute("aria-disabled", String(sale !== null || busy));
       },
     });
@@ -171,7 +181,7 @@ export class Counter {
     $("away").hidden = step !== "waiting" || this.#away === "";
     put($("away"), this.#away);
     // What can be paid with, while it can.
-    const isGood = step === "waiting" && payment.state === "pending" && !payment.isOver(now);
+    const isGood = step === "waiting" && payment.state === "pending" && !payment.closing && !payment.isOver(now);
     const shown = (isGood && payment.shown) || {};
     const account = { virtual_account: [shown.bank, shown.number], bill: [shown.biller_code, shown.bill_key] }[shown.type];
     $("account").hidden = !account;

@@ -4,6 +4,7 @@ import { Refused } from "../live/hub.js";
 
 // The hub waits up to ten seconds for a provider.
 const ANSWER_MAX_MS = 20_000;
+const LOOK_MAX_MS = 4_000;
 const TRIES_MAX = 4;
 const PAUSE_MS = 1_000;
 /** Dates have whole seconds, cut off: on average it is half a second later. */
@@ -31,6 +32,11 @@ export class Hub {
     return (await this.#settle("GET", path, {})).json();
   }
 
+  /** One try, and a short one: for who asks again in a while, and must not be kept from it by a request that hangs. */
+  async look(path) {
+    return (await this.#ask("GET", path, { answerMaxMs: LOOK_MAX_MS })).json();
+  }
+
   async post(path, body, key = newId()) {
     const headers = { "content-type": "application/json", "idempotency-key": key };
     return (await this.#settle("POST", path, { headers, body: JSON.stringify(body) })).json();
@@ -41,10 +47,10 @@ export class Hub {
     return (await this.#settle("GET", path, {})).blob();
   }
 
-  async #settle(method, path, { headers, body }) {
+  async #settle(method, path, said) {
     for (let tried = 1; ; tried += 1) {
       try {
-        return await this.#ask(method, path, headers, body);
+        return await this.#ask(method, path, said);
       } catch (error) {
         if (error instanceof Refused || tried === TRIES_MAX) throw error;
         await new Promise((done) => setTimeout(done, PAUSE_MS));
@@ -52,13 +58,13 @@ export class Hub {
     }
   }
 
-  async #ask(method, path, headers, body) {
+  async #ask(method, path, { headers, body, answerMaxMs = ANSWER_MAX_MS }) {
     const response = await fetch(path, {
       method,
       headers: { ...headers, authorization: `Bearer ${this.token}` },
       body,
       cache: "no-store",
-      signal: AbortSignal.timeout(ANSWER_MAX_MS),
+      signal: AbortSignal.timeout(answerMaxMs),
     });
     const date = Date.parse(response.headers.get("date"));
     if (date) this.clock = date + DATE_CUT_MS - Date.now();

@@ -113,9 +113,12 @@ export class Payment {
     return RANKS[this.state] === RANKS.failed;
   }
 
-  /** Whether another way may be begun beside it: nobody knows what became of this one, and no customer waits for that. */
+  /**
+   * Whether another way may be begun beside it: nobody knows what became of this one, or will before its provider has answered, and
+   * no customer waits for that.
+   */
   get mayBeReplaced() {
-    return this.cameToNothing || this.state === "unknown";
+    return this.cameToNothing || this.state === "unknown" || this.closing;
   }
 }
 
@@ -150,11 +153,16 @@ const STATES = {
   charged_back: ["Ditarik kembali", "Bank pelanggan menarik kembali uang ini. Panggil atasan."],
 };
 
+const OTHERWISE = "Pelanggan tidak perlu menunggu: pilih cara lain, atau mulai penjualan baru.";
+
 /** What the screen says of a payment, at a time by the hub's clock: { title, text }. */
 export function words(payment, now = 0) {
-  if (payment.closing) return { title: "Membatalkan", text: "Penyedia diminta membatalkan, dan dapat menjawab bahwa sudah dibayar." };
   if (payment.isOver(now)) {
-    return { title: "Waktu habis, menunggu kepastian", text: "Jangan terima pembayaran dengan kode ini lagi: hasilnya sedang dicari tahu." };
+    const text = "Jangan terima pembayaran dengan kode ini lagi: hasilnya sedang dicari tahu.";
+    return { title: "Waktu habis, menunggu kepastian", text: payment.closing ? `${text} ${OTHERWISE}` : text };
+  }
+  if (payment.closing) {
+    return { title: "Membatalkan", text: `Penyedia diminta membatalkan, dan dapat menjawab bahwa sudah dibayar. ${OTHERWISE}` };
   }
   if (payment.state === "pending") return { title: "Menunggu pembayaran", text: SHOWN[payment.shown?.type] ?? "" };
   const [title, text] = STATES[payment.state];

@@ -10,10 +10,16 @@ import { CASH } from "./ways.js";
 const BASKET_KEY = "tillwire.cashier.basket";
 const SALE_KEY = "tillwire.cashier.sale";
 const WARNINGS_KEY = "tillwire.cashier.warnings";
+const BEHIND_KEY = "tillwire.cashier.behind";
 /** How many payments of earlier customers are warned of at once. */
 const WARNINGS_MAX = 5;
+/** How many sales that were let go are watched at once. */
+const BEHIND_MAX = 5;
 
 const UNANSWERED = "Hub tidak menjawab; hasilnya sedang dicari tahu.";
+const NOT_CALLED_OFF = "Tidak dapat dibatalkan.";
+/** What is said while it is not known how a payment ends. */
+const BEFORE_ITS_END = new Set([UNANSWERED, NOT_CALLED_OFF]);
 
 /** Why a sale is voided that nobody has paid. */
 const LEFT = "Penjualan baru di kasir";
@@ -31,8 +37,10 @@ export class Till {
   busy = false;
   /** What went wrong, in our words; and in the hub's, which are English. */
   note = { text: "", why: "" };
-  /** What became of payments of earlier customers, until somebody says that they have seen it: texts, by the payment. */
+  /** What became of earlier customers' payments and sales, until somebody says that they have seen it: texts, by which it was. */
   warnings = new Map();
+  /** Sales that were let go while a payment for them could still come: their numbers, by the sale. */
+  #behind = new Map();
   /** The sale that the hub was asked to open, while it has not answered: it is asked for no other. */
   #asked = null;
   /** The payment that is just being asked after. */
@@ -84,8 +92,15 @@ export class Till {
   get isUnsure() {
     const { payment, step } = this;
     if (step === "failed") return this.#mayBeOver || this.#lookedFor !== payment;
+    if (this.note.text === UNANSWERED) return true;
+    // That it is called off when its time is over, after which there may be another, no event says.
+    if (payment?.isOver(this.#now()) && !payment.closing) return true;
     // The rest of a part may be paid at another register, which this one does not hear.
     return this.#mayBeOver || payment?.state === "created" || (step === "late" && payment.state === "part");
+  }
+
+  #now() {
+    return Date.now() + this.hub.clock;
   }
 
   // --- The basket ----------------------------------------------------------------------------------------------------
@@ -129,11 +144,35 @@ export class Till {
     this.hub.post(`/v1/sales/${id}/void`, { reason }).catch(() => {});
   }
 
+  /**
+   * The same for a sale whose payment has been asked for. The hub does not let it while that may still be paid, which `ifNot` tells the
+   * cashier.
+   */
+  async #voidBehind(id, ifNot = "") {
+    try {
+      await this.hub.post(`/v1/sales/${id}/void`, { reason: LEFT });
+      this.#isSettled(id);
+    } catch (error) {
+      if (ifNot && error.code === "payment_under_way") this.#warn(id, ifNot);
+    }
+  }
+
+  #isSettled(id) {
+    this.#behind.delete(id);
+    this.#keepBehind();
+    this.warnings.delete(id);
+    this.#keepWarnings();
+  }
+
+  #keepBehind() {
+    for (const oldest of [...this.#behind.keys()].slice(0, -BEHIND_MAX)) this.#behind.delete(oldest);
+    this.#keep(BEHIND_KEY, [...this.#behind]);
+  }
+
   /** Rings up the basket. The id is the key as well: however often it is sent, before and after a reload, it is one sale. */
   async #ringUp() {
     const asked = (this.#asked ??= this.basket.sale(newId(), this.register));
-    const kept = { register: this.register, asked, lines: this.basket.lines() };
-    sessionStorage.setItem(BASKET_KEY, JSON.stringify(kept));
+    this.#keep(BASKET_KEY, { asked, lines: this.basket.lines() });
     let opened;
     try {
       opened = await this.hub.post(`/v1/outlets/${this.outlet}/sales`, asked, asked.id);
@@ -150,7 +189,7 @@ export class Till {
 
   #answered() {
     this.#asked = null;
-    if (!this.#left) sessionStorage.removeItem(BASKET_KEY);
+    this.#forget(BASKET_KEY);
   }
 
   // --- The payment ---------------------------------------------------------------------------------------------------
@@ -200,8 +239,9 @@ export class Till {
       isUnsure = saysPaid(view);
       if (!isUnsure) own.answered(view);
     } catch (error) {
-      isUnsure = isNotFound(error);
-      if (!isUnsure && own === this.payment) this.#say("Tidak dapat dibatalkan.", error.message);
+      // Refused, it stands otherwise than is known here. Not answered, it may be called off all the same.
+      isUnsure = error instanceof Refused;
+      if (!isNotFound(error) && own === this.payment) this.#say(isUnsure ? NOT_CALLED_OFF : UNANSWERED, error.message);
     }
     this.busy = false;
     await (isUnsure ? this.look({ again: true }) : this.#came(own));
@@ -215,20 +255,28 @@ export class Till {
     this.#tell.sold();
   }
 
-  /** Another till takes its place on the screen. */
+  /**
+   * Another till takes its place on the screen. A payment that a customer may just be making is not called off for that: it is kept, and
+   * found again when this till comes back.
+   */
   leave() {
-    this.#letGo();
+    if (this.step !== "waiting") this.#letGo();
     this.#left = true;
   }
 
   /** Lets the sale go. One that nobody has paid is voided. */
   #letGo() {
     this.#alter();
-    if (this.sale && this.step !== "over" && this.payment?.mayBeReplaced) this.#void(this.sale, LEFT);
+    const { sale, step, payment } = this;
     [this.sale, this.payment, this.wayLabel, this.#mayBeOver] = [null, null, "", false];
     this.basket.clear();
-    sessionStorage.removeItem(SALE_KEY);
+    this.#forget(SALE_KEY);
     this.#say();
+    if (!sale || step === "over" || !payment?.mayBeReplaced) return;
+    this.#behind.set(sale.id, sale.number);
+    this.#keepBehind();
+    const ends = "Ia berakhir sendiri, dan barangnya lalu kembali ke stok.";
+    this.#voidBehind(sale.id, `Struk ${sale.number} belum batal, karena penyedia belum menjawab. ${ends}`);
   }
 
   // --- What is known of it -------------------------------------------------------------------------------------------
@@ -247,6 +295,26 @@ export class Till {
     }
     const text = afterwards(envelope);
     if (text) this.#warn(data.payment, text);
+    if (this.#behind.has(data.sale)) return this.#lookAt(data.sale);
+  }
+
+  /** What became of sales that were let go while nobody listened. */
+  async lookBehind() {
+    for (const id of [...this.#behind.keys()]) await this.#lookAt(id);
+  }
+
+  /** How a sale stands that was let go: whether it was paid after all, which nobody at the till would know, or can be voided now. */
+  async #lookAt(id) {
+    const number = this.#behind.get(id);
+    try {
+      const found = await this.#find(`/v1/sales/${id}`);
+      const isPaid = found?.tenders.length > 0;
+      if (found?.state === "open" && !isPaid) return this.#voidBehind(id);
+      this.#isSettled(id);
+      if (isPaid) this.#warn(id, `Struk ${number} ternyata dibayar setelah ditinggalkan. Panggil atasan.`);
+    } catch {
+      // Not answered: it is looked at when more is told of it, or when the shop is read again.
+    }
   }
 
   /**
@@ -293,7 +361,7 @@ export class Till {
   /** What the hub has there, or nothing. */
   async #find(path) {
     try {
-      return await this.hub.get(path);
+      return await this.hub.look(path);
     } catch (error) {
       if (!isNotFound(error)) throw error;
       return null;
@@ -307,7 +375,8 @@ export class Till {
   }
 
   #changed(own) {
-    if (own !== this.payment) return;
+    if (own !== this.payment || this.#left) return;
+    if (BEFORE_ITS_END.has(this.note.text) && (own.closing || !own.isOpen)) this.#say();
     if (own.isPaid && this.#told !== own) {
       this.#told = own;
       this.#tell.paid();
@@ -328,8 +397,7 @@ export class Till {
   }
 
   #keepWarnings() {
-    const { register, warnings } = this;
-    sessionStorage.setItem(WARNINGS_KEY, JSON.stringify({ register, warnings: [...warnings] }));
+    this.#keep(WARNINGS_KEY, [...this.warnings]);
     this.#tell.changed();
   }
 
@@ -337,28 +405,42 @@ export class Till {
     this.note = { text, why };
   }
 
-  // --- What a reload must not lose -----------------------------------------------------------------------------------
+  // --- What a reload must not lose, nor another till on the screen ---------------------------------------------------
 
   #remember() {
-    const { register, sale, wayLabel, payment, basket } = this;
-    sessionStorage.setItem(SALE_KEY, JSON.stringify({ register, sale, wayLabel, payment: payment.id, lines: basket.lines() }));
+    const { sale, wayLabel, payment, basket } = this;
+    this.#keep(SALE_KEY, { sale, wayLabel, payment: payment.id, lines: basket.lines() });
   }
 
-  /** What was on the screen before it was loaded anew, if it was this register's. */
+  /** What was on the screen when it was this register's the last time. */
   #recall() {
-    const kept = (key) => {
-      const found = JSON.parse(sessionStorage.getItem(key));
-      return found?.register === this.register ? found : null;
-    };
-    this.warnings = new Map(kept(WARNINGS_KEY)?.warnings);
-    const sold = kept(SALE_KEY);
+    this.#behind = new Map(this.#kept(BEHIND_KEY));
+    this.warnings = new Map(this.#kept(WARNINGS_KEY));
+    const sold = this.#kept(SALE_KEY);
     if (sold) {
       [this.sale, this.wayLabel, this.payment] = [sold.sale, sold.wayLabel, new Payment(sold.payment, sold.sale.id)];
       return this.basket.restore(sold.lines ?? []);
     }
-    const asked = kept(BASKET_KEY);
+    const asked = this.#kept(BASKET_KEY);
     if (!asked) return;
     this.#asked = asked.asked;
     this.basket.restore(asked.lines);
+  }
+
+  #kept(key) {
+    return JSON.parse(sessionStorage.getItem(this.#keyOf(key)));
+  }
+
+  /** Once it has left, what is kept of the register is another till's to change. */
+  #keep(key, value) {
+    if (!this.#left) sessionStorage.setItem(this.#keyOf(key), JSON.stringify(value));
+  }
+
+  #forget(key) {
+    if (!this.#left) sessionStorage.removeItem(this.#keyOf(key));
+  }
+
+  #keyOf(key) {
+    return `${key}.${this.register}`;
   }
 }

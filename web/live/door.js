@@ -21,9 +21,10 @@ export class Door {
     });
   }
 
-  open(title, why, { retry = false } = {}) {
+  /** `said` is what the hub says, in its English, whatever the page's language is. */
+  open(title, why, { said, retry = false } = {}) {
     $("door-title").textContent = title;
-    $("door-why").textContent = why;
+    $("door-why").replaceChildren(why, ...(said ? [" ", english(said)] : []));
     $("retry").hidden = !retry;
     $("door").hidden = false;
   }
@@ -32,4 +33,11 @@ export class Door {
     $("door").hidden = true;
     $("token").value = "";
   }
+}
+
+function english(text) {
+  const span = document.createElement("span");
+  span.lang = "en";
+  span.textContent = text;
+  return span;
 }

@@ -21,6 +21,8 @@ export class Screen {
   /** Since when we are away, from where, and what has come back so far. Null while nothing is missing. */
   #away = null;
   #retry;
+  /** When the hub said something last, be it a heartbeat. */
+  #heardAt = Date.now();
 
   constructor({ token, channels, position, tell }) {
     this.#token = token;
@@ -37,8 +39,16 @@ export class Screen {
     return this.#cursor.position;
   }
 
+  /** How long nothing was heard. The hub pings every 25 seconds; that a connection is dead the client notices a while after. */
+  get silentMs() {
+    return Date.now() - this.#heardAt;
+  }
+
   #listen() {
     const [socket, tell] = [this.#socket, this.#tell];
+    const isThere = () => (this.#heardAt = Date.now());
+    socket.io.on("ping", isThere);
+    socket.onAny(isThere);
     socket.on("connect", () => this.#connected());
     socket.on("disconnect", (reason) => this.#disconnected(reason));
     socket.on("connect_error", (error) => this.#failed(error));
@@ -63,6 +73,7 @@ export class Screen {
   }
 
   #connected() {
+    this.#heardAt = Date.now();
     const engine = this.#socket.io.engine;
     const transport = () => this.#tell.transport(engine.transport.name);
     transport();

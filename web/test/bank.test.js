@@ -77,6 +77,25 @@ test("that nobody answers is said, until somebody does", async () => {
   assert.deepEqual([page.at("away").hidden, rows()], [true, ["Bayar", "Bayar"]]);
 });
 
+test("an amount that was entered is for one payment, and for what has none", async () => {
+  open = [bill("a"), { ...bill("b"), amount: null }];
+  await page.clock.go(LOOK_MS);
+  const [b, a] = page.at("open").querySelectorAll(".pay");
+  const amounts = () => page.asked.filter(({ path }) => path === "/_sim/pay").map(({ body }) => body.amount);
+  page.at("amount").value = "900";
+  isAway = true;
+  b.click();
+  await page.clock.go(0);
+  assert.deepEqual([amounts(), page.at("amount").value], [[900], "900"], "it may be tried again");
+  isAway = false;
+  b.click();
+  await page.clock.go(0);
+  page.at("amount").value = "800";
+  a.click();
+  await page.clock.go(0);
+  assert.deepEqual([amounts(), page.at("amount").value], [[900, 900, undefined], ""]);
+});
+
 test("while one is being paid, no button can be pressed, and each says so", async () => {
   const buttons = () => page.body.querySelectorAll("button").filter((it) => !it.closest("template"));
   const areOff = () => [...new Set(buttons().map((it) => it.getAttribute("aria-disabled") === "true"))];

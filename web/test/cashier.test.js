@@ -11,6 +11,7 @@ const LIFE_MS = 900_000;
 /** Four tries, and a second between two. */
 const TRIES_MS = 3_000;
 const POLL_MS = 5_000;
+const PING_MS = 25_000;
 
 const at = (position) => `${position}-9f3ac2d1`;
 const way = (provider, method, more) => ({ provider, method, mode: "test", amount_min_minor: 1_000, amount_max_minor: 10_000_000, ...more });
@@ -31,9 +32,16 @@ class Hub {
   /** Which requests never arrive, and which answers never come back. */
   loses = () => false;
   silences = () => false;
+  /** And which hang. */
+  hangs = () => false;
+  /** Why no payment can be called off. */
+  refuses = null;
+  /** Whether providers answer: without one no payment comes to its end. */
+  providersAnswer = true;
 
   answers = async (asked) => {
     if (this.loses(asked)) return null;
+    if (this.hangs(asked)) await new Promise(() => {});
     const answer = this.#does(asked);
     if (asked.path.includes("/stock/")) await this.stocktaking;
     if (asked.method === "GET" && asked.path.startsWith("/v1/sales/")) await this.bookkeeping;
@@ -66,6 +74,8 @@ class Hub {
         return sale ? { body: sale } : refused(404, "not_found");
       case "POST sales void":
         if (!sale) return refused(404, "not_found");
+        if (this.#isUnderWay(id)) return refused(409, "payment_under_way");
+        if (sale.state !== "open") return refused(409, "sale_not_open");
         sale.state = "voided";
         return { body: sale };
       case "POST sales payments":
@@ -76,12 +86,18 @@ class Hub {
         return { body: "<svg/>" };
       case "POST payments cancel":
         if (!payment) return refused(404, "not_found");
-        if (payment.state !== "paid") payment.state = "canceled"; // The provider has the last word.
+        if (this.refuses) return refused(409, this.refuses);
+        if (!this.providersAnswer) payment.closing = "canceled";
+        else if (payment.state !== "paid") payment.state = "canceled"; // The provider has the last word.
         return { body: payment };
       default:
         assert.match(path, /^\/v1\/products/, `${method} ${path}`);
         return { body: { items: [product("b", "Roti", this.breadMinor), product("m", "Susu", 18_250)] } };
     }
+  }
+
+  #isUnderWay(id) {
+    return [...this.payments.values()].some(({ sale, state }) => sale === id && ["unknown", "pending"].includes(state));
   }
 
   #opens({ id, lines }) {
@@ -150,6 +166,14 @@ async function hears(type, data) {
   position += 1;
   page.sockets.tells(type, { currency: "IDR", amount_minor: 7_500, ...data }, at(position));
   await page.clock.go(0);
+}
+
+/** Time goes by, and the hub is heard all the while. */
+async function waits(ms) {
+  for (let left = ms; left > 0; left -= PING_MS) {
+    page.sockets.says("ping");
+    await page.clock.go(Math.min(left, PING_MS));
+  }
 }
 
 const text = (id) => page.at(id).textContent;
@@ -507,6 +531,120 @@ test("an open sale may be paid otherwise", async () => {
   assert.deepEqual([text("title"), text("way"), offered()], ["LUNAS", "Tunai", ["next"]]);
 });
 
+test("while a payment is being called off there may be another, and nobody is shown its code", async () => {
+  hub.providersAnswer = false;
+  for (const label of ["Tunai", "QRIS Xendit"]) {
+    const first = await rings();
+    await presses(page.at("call-off"));
+    assert.deepEqual([text("title"), isShown("qr"), isShown("left"), offered()], ["Membatalkan", false, false, [...WAYS, "next"]]);
+    await pays(label);
+    if (label !== "Tunai") {
+      assert.deepEqual([text("title"), text("way"), isShown("qr"), offered()], ["Menunggu pembayaran", label, true, ["call-off"]]);
+      hub.captures([...hub.payments.values()].at(-1));
+      await hears("payment.captured", { payment: [...hub.payments.keys()].at(-1), sale: first.sale, due_minor: 0 });
+    }
+    assert.deepEqual([text("title"), text("way"), isShown("note"), offered()], ["LUNAS", label, false, ["next"]]);
+    await presses(page.at("next"));
+  }
+});
+
+test("when its time is over the page finds out that there may be another, which nobody tells it", async () => {
+  const payment = await rings();
+  await waits(LIFE_MS);
+  assert.deepEqual([text("title"), offered()], ["Waktu habis, menunggu kepastian", ["call-off"]]);
+  payment.closing = "expired";
+  await page.clock.go(POLL_MS);
+  assert.deepEqual([text("title"), isShown("qr"), offered()], ["Waktu habis, menunggu kepastian", false, [...WAYS, "next"]]);
+  assert.match(text("text"), /pilih cara lain/);
+  await pays("Tunai");
+  assert.equal(text("title"), "LUNAS");
+});
+
+test("a sale that is let go before its payment has ended is voided after it, also through a reload", async () => {
+  hub.providersAnswer = false;
+  for (const finds of [() => {}, reloads]) {
+    const payment = await rings();
+    await presses(page.at("call-off"));
+    await presses(page.at("next"));
+    assert.deepEqual([page.body.dataset.step, hub.sales.get(payment.sale).state], ["ringing", "open"]);
+    assert.match(text("warnings"), /^Struk A-\d belum batal, karena penyedia belum menjawab\./);
+    await finds();
+    Object.assign(payment, { state: "canceled", closing: null });
+    await hears("payment.changed", { payment: payment.id, sale: payment.sale, state: "canceled" });
+    assert.deepEqual([hub.sales.get(payment.sale).state, isShown("earlier")], ["voided", false]);
+    const asked = page.asked.length;
+    await hears("payment.changed", { payment: payment.id, sale: payment.sale, state: "canceled" });
+    assert.equal(page.asked.length, asked, "that is the end of it");
+  }
+});
+
+test("that a sale was paid after it had been let go is told, whether it is heard or missed", async () => {
+  hub.providersAnswer = false;
+  for (const missed of [false, true]) {
+    const payment = await rings();
+    await presses(page.at("call-off"));
+    await presses(page.at("next"));
+    hub.captures(payment);
+    if (missed) await reloads();
+    else await hears("payment.captured", { payment: payment.id, sale: payment.sale, due_minor: 0 });
+    const { number } = hub.sales.get(payment.sale);
+    assert.deepEqual([isShown("earlier"), text("warnings")], [true, `Struk ${number} ternyata dibayar setelah ditinggalkan. Panggil atasan.`]);
+    assert.deepEqual([page.body.dataset.step, page.notes], ["ringing", 0], "it is not for the next customer");
+    await presses(page.at("read"));
+  }
+});
+
+test("a payment whose calling off was not answered is not said to go on", async () => {
+  const isCancel = ({ path }) => path.endsWith("/cancel");
+  // It is called off all the same.
+  hub.silences = isCancel;
+  const first = await rings();
+  await presses(page.at("call-off"));
+  await page.clock.go(TRIES_MS);
+  assert.deepEqual([first.state, text("title"), isShown("note"), offered()], ["canceled", "Dibatalkan", false, [...WAYS, "next"]]);
+  // Nor can anybody be asked: until then nobody knows.
+  await presses(page.at("next"));
+  await rings();
+  hub.loses = (asked) => isCancel(asked) || asked.method === "GET";
+  await presses(page.at("call-off"));
+  await page.clock.go(TRIES_MS);
+  assert.deepEqual([text("title"), text("note-text")], ["Menunggu pembayaran", "Hub tidak menjawab; hasilnya sedang dicari tahu."]);
+  [hub.loses, hub.silences] = [() => false, () => false];
+  await page.clock.go(POLL_MS);
+  assert.deepEqual([text("title"), isShown("note"), offered()], ["Menunggu pembayaran", false, ["call-off"]], "it did not come to the hub");
+});
+
+test("that a payment cannot be called off is said until it has ended otherwise", async () => {
+  const payment = await rings();
+  hub.refuses = "capture_under_way";
+  await presses(page.at("call-off"));
+  assert.deepEqual([text("note-text"), text("note-why"), offered()], ["Tidak dapat dibatalkan.", "capture_under_way", ["call-off"]]);
+  hub.captures(payment);
+  await hears("payment.captured", { payment: payment.id, sale: payment.sale, due_minor: 0 });
+  assert.deepEqual([text("title"), isShown("note")], ["LUNAS", false]);
+});
+
+test("where nothing is heard the hub is asked, though the connection seems to be there", async () => {
+  const payment = await rings();
+  hub.captures(payment); // Which is told into the void.
+  await waits(24_000);
+  page.sockets.says("ping");
+  const asked = page.asked.length;
+  await page.clock.go(29_000);
+  assert.deepEqual([page.asked.length, text("state"), page.body.dataset.state], [asked, "Terhubung", "live"]);
+  // One that hangs does not keep the next one from being asked.
+  hub.hangs = ({ path }) => path.startsWith("/v1/payments/");
+  await page.clock.go(2 * POLL_MS);
+  assert.ok(page.asked.length >= asked + 2);
+  assert.deepEqual([text("state"), text("title"), isShown("away")], ["Hub tidak terdengar; sedang ditanya", "Menunggu pembayaran", true]);
+  hub.hangs = () => false;
+  await page.clock.go(POLL_MS);
+  assert.equal(text("title"), "LUNAS");
+  page.sockets.says("ping");
+  await page.clock.go(POLL_MS);
+  assert.deepEqual([text("state"), page.body.dataset.state], ["Terhubung", "live"]);
+});
+
 test("no code is shown whose time is over, though nobody says what became of it", async () => {
   const payment = await rings();
   page.sockets.says("disconnect", "transport close");
@@ -552,6 +690,23 @@ test("the keyboard stays where it is, and goes on at the counter when that is go
   assert.equal(text("lines").startsWith("1 ×"), true, "what is rung up is not changed");
 });
 
+test("what lies in the basket is seen at the shelf, which hides it on a phone", async () => {
+  const taken = (name) => shelf(name).querySelector(".taken").textContent;
+  assert.deepEqual([isShown("to-counter"), taken("Roti")], [false, ""]);
+  await presses(shelf("Roti"));
+  await presses(shelf("Roti"));
+  await presses(shelf("Susu"));
+  assert.deepEqual([taken("Roti"), taken("Susu"), isShown("to-counter")], ["2 × di keranjang", "1 × di keranjang", true]);
+  assert.equal(text("so-far").replaceAll("\u00a0", " "), "Rp 33.250");
+  await presses(page.at("to-counter"));
+  assert.deepEqual([page.scrolled.at(-1), page.focused === page.at("counter-title")], ["counter", true]);
+  await pays("QRIS Midtrans");
+  assert.equal(isShown("to-counter"), false, "the counter is on top by now");
+  await presses(page.at("call-off"));
+  await presses(page.at("next"));
+  assert.deepEqual([taken("Roti"), isShown("to-counter")], ["", false]);
+});
+
 test("a button that is pressed twice asks once", async () => {
   await presses(shelf("Roti"));
   const [qris] = buttons("ways");
@@ -595,7 +750,94 @@ test("a till that is left while it rings up asks for no payment, and keeps back 
   const [left, own] = [...hub.sales.values()];
   assert.deepEqual([left.state, own.state, hub.payments.size, payment.sale], ["voided", "open", 1, own.id]);
   assert.deepEqual([text("counter-title"), text("title")], ["Struk A-2", "Menunggu pembayaran"]);
-  assert.equal(JSON.parse(page.kept.get("tillwire.cashier.sale")).sale.id, own.id, "what is kept is the other's");
+  assert.equal(JSON.parse(page.kept.get("tillwire.cashier.sale.q")).sale.id, own.id, "what is kept is the other's");
+});
+
+test("another till on the screen has nothing of the first one's payment, which is found again there", async () => {
+  const other = `e30.${encoded({ outlets: ["o"], register: "q" })}.c2ln`;
+  // Its picture may be there, or be on its way.
+  for (const label of ["QRIS Midtrans", "QRIS Xendit"]) {
+    let drawn = null;
+    const { answers } = hub;
+    const isSlow = label === "QRIS Xendit";
+    const picture = new Promise((done) => (drawn = done));
+    page.answers = async (asked) => {
+      if (isSlow && asked.path.endsWith("/qr.svg")) await picture;
+      return answers(asked);
+    };
+    await presses(shelf("Roti"));
+    await pays(label);
+    const payment = [...hub.payments.values()].at(-1);
+    assert.equal(isShown("qr"), !isSlow);
+    await enters(other);
+    drawn();
+    await page.clock.go(0);
+    page.answers = answers;
+    connects();
+    const qr = () => [page.at("qr").hidden, page.at("qr").getAttribute("src")];
+    assert.deepEqual([isShown("till"), isShown("payment"), qr()], [true, false, [true, null]]);
+    assert.deepEqual([page.body.dataset.step, payment.state, hub.sales.get(payment.sale).state], ["ringing", "pending", "open"]);
+    hub.captures(payment);
+    // It rings up its own meanwhile, and warns of its own.
+    await hears("payment.changed", { payment: "old", sale: "old", state: "reversed" });
+    await presses(shelf("Roti"));
+    await pays("QRIS Midtrans");
+    const own = [...hub.payments.values()].at(-1);
+    await enters(TOKEN);
+    connects();
+    assert.deepEqual([text("title"), text("way"), isShown("earlier")], ["LUNAS", label, false]);
+    await presses(page.at("next"));
+    await enters(other);
+    connects();
+    assert.deepEqual([text("title"), isShown("qr"), isShown("earlier"), own.state], ["Menunggu pembayaran", true, true, "pending"]);
+    hub.captures(own);
+    await hears("payment.captured", { payment: own.id, sale: own.sale, due_minor: 0 });
+    await presses(page.at("next"));
+    await presses(page.at("read"));
+    await enters(TOKEN);
+    connects();
+  }
+});
+
+test("what comes to a till that was left is neither sounded nor shown, and changes nothing that is kept", async () => {
+  hub.begins = { state: "paid", shown: null };
+  const { answers } = hub;
+  let said;
+  const thinks = new Promise((done) => (said = done));
+  page.answers = async (asked) => {
+    const answer = await answers(asked);
+    if (asked.path.endsWith("/payments")) await thinks;
+    return answer;
+  };
+  const payment = await rings();
+  hub.captures(payment);
+  const other = `e30.${encoded({ outlets: ["o"], register: "q" })}.c2ln`;
+  await enters(other);
+  await enters(TOKEN);
+  connects();
+  assert.deepEqual([text("title"), page.notes], ["LUNAS", 2]);
+  await presses(page.at("next"));
+  said();
+  await page.clock.go(0);
+  assert.deepEqual([page.body.dataset.step, page.notes], ["ringing", 2]);
+  page.answers = answers;
+  await reloads();
+  assert.deepEqual([page.body.dataset.step, isShown("payment")], ["ringing", false]);
+});
+
+test("the door says in the cashier's language what became of the token, and marks what it has from the hub", async () => {
+  const said = () => page.at("door-why").querySelectorAll("span").map(({ lang, textContent }) => [lang, textContent]);
+  for (const [reason, why] of [["expired", /^Token sudah berakhir\./], ["revoked", /^Token ini sudah dicabut\./]]) {
+    page.sockets.says("signed_out", { reason });
+    assert.deepEqual([text("door-title"), said(), isShown("retry")], ["Hub meminta token lain", [], false]);
+    assert.match(text("door-why"), why);
+  }
+  page.sockets.says("disconnect", "io server disconnect");
+  assert.deepEqual([text("door-why"), said()], ["Hub memutuskan koneksi halaman ini.", []]);
+  const answers = async () => ({ status: 401, body: { code: "token_invalid", detail: "This is no token." } });
+  page = await load("../cashier", { hash: `#token=${TOKEN}`, answers });
+  assert.equal(text("door-why"), "Token ini tidak diterima: This is no token. (token_invalid)");
+  assert.deepEqual(said(), [["en", "This is no token. (token_invalid)"]]);
 });
 
 test("a till that was sent away is let in again by the same door", async () => {

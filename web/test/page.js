@@ -267,7 +267,7 @@ let loaded = 0;
  * { status, body }, or nothing if nobody is there.
  */
 export async function load(folder, { hash = "", kept = new Kept(), clock = new Clock(), answers }) {
-  const page = { focused: null, scrolled: [], kept, clock, asked: [], sockets: new Sockets(), pictures: 0, notes: 0 };
+  const page = { answers, focused: null, scrolled: [], kept, clock, asked: [], sockets: new Sockets(), pictures: 0, notes: 0 };
   page.root = parse(page, readFileSync(new URL(`${folder}/index.html`, import.meta.url), "utf8"));
   page.body = page.root.querySelector("body");
   page.at = (id) => page.root.querySelector(`#${id}`) ?? assertNone(id);
@@ -282,11 +282,11 @@ export async function load(folder, { hash = "", kept = new Kept(), clock = new C
   };
   let begun;
   const begins = new Promise((done) => (begun = done));
-  const fetch = async (path, { method = "GET", headers = {}, body } = {}) => {
+  const fetch = async (path, { method = "GET", headers = {}, body, signal } = {}) => {
     begun();
     const asked = { method, path, body: body && JSON.parse(body), key: headers["idempotency-key"] };
     page.asked.push(asked);
-    const answer = await answers(asked);
+    const answer = await Promise.race([page.answers(asked), signal?.isOver].filter(Boolean));
     if (!answer) throw new TypeError("fetch failed");
     const { status = 200, body: said } = answer;
     return {
@@ -311,7 +311,8 @@ export async function load(folder, { hash = "", kept = new Kept(), clock = new C
     ...sound(page),
   });
   Date.now = () => clock.now;
-  AbortSignal.timeout = AbortSignal.any = () => undefined;
+  AbortSignal.timeout = (ms) => ({ isOver: new Promise((_, over) => clock.after(() => over(new Error("timed out")), ms)) });
+  AbortSignal.any = (all) => all.at(-1);
   URL.createObjectURL = () => `blob:${(page.pictures += 1)}`;
   URL.revokeObjectURL = () => {};
   loaded += 1;

@@ -42,12 +42,13 @@ function acts(is) {
   for (const button of document.body.querySelectorAll("button")) button.setAttribute("aria-disabled", String(is));
 }
 
-/** Does what a button or the form asks for, and says what came of it. */
+/** Does what a button or the form asks for, and says what came of it. What was entered for it is for nothing else. */
 async function act(path, body, words) {
   if (acting) return;
   acts(true);
   try {
     const said = await ask(path, body);
+    if (path === "pay") $("qr").value = $("amount").value = "";
     tell(`${words} (${said.reference}: ${said.status})`);
   } catch (error) {
     tell(error instanceof Refused ? "Tidak berhasil: " : "Tidak dijawab, mungkin berhasil: ", error.message);

@@ -20,7 +20,7 @@ use std::sync::Arc;
 pub use book::Midtrans;
 pub use charge::static_code;
 pub use notify::forge;
-pub use pay::{chargeback, expire_now, fail, open, pay, pay_static, payable_late, settle};
+pub use pay::{billed, chargeback, expire_now, fail, open, pay, pay_static, payable_late, settle};
 use serde_json::{Value, json};
 pub use transaction::signature;
 

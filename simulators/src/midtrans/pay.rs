@@ -33,6 +33,12 @@ pub fn pay(world: &mut World, id: &str, pay: &Pay) -> Result<Value, Refusal> {
     Ok(shown(world, &id))
 }
 
+/// What a number of a virtual account or of a bill stands for; nothing of any other name.
+pub fn billed(world: &World, number: &str) -> Option<i64> {
+    let transaction = world.midtrans.find(None, number)?;
+    (transaction.method.number() == Some(number)).then_some(transaction.gross)
+}
+
 fn shown(world: &World, id: &str) -> Value {
     let transaction = &world.midtrans.transactions[id];
     let (id, order, status) = (&transaction.id, &transaction.order_id, transaction.state.as_str());
@@ -218,11 +224,7 @@ pub fn open(world: &World, most: usize) -> Vec<Open> {
             Method::Echannel { .. } => "MANDIRI BILL".into(),
             _ => "QRIS".into(),
         },
-        number: match &it.method {
-            Method::Va { number, .. } | Method::Permata { number } => Some(number.clone()),
-            Method::Echannel { bill_key } => Some(bill_key.clone()),
-            _ => None,
-        },
+        number: it.method.number().map(str::to_owned),
         qr: (!it.qr.is_empty()).then(|| it.qr.clone()),
         amount: Some(it.gross),
         merchant: world.midtrans.account(&it.merchant_id).map(|it| it.shop.name.clone()).unwrap_or_default(),

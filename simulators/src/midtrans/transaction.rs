@@ -85,6 +85,15 @@ impl Method {
             Self::Card(_) => "credit_card",
         }
     }
+
+    /// Of a virtual account or a bill: what a customer enters.
+    pub fn number(&self) -> Option<&str> {
+        match self {
+            Self::Va { number, .. } | Self::Permata { number } => Some(number),
+            Self::Echannel { bill_key } => Some(bill_key),
+            Self::Qris { .. } | Self::Card(_) => None,
+        }
+    }
 }
 
 #[derive(Clone)]
@@ -181,11 +190,7 @@ impl Transaction {
 
     /// What a customer reads or types: the text of a QR code, or a number.
     pub fn code_text(&self) -> &str {
-        match &self.method {
-            Method::Va { number, .. } | Method::Permata { number } => number,
-            Method::Echannel { bill_key } => bill_key,
-            Method::Qris { .. } | Method::Card(_) => &self.qr,
-        }
+        self.method.number().unwrap_or(&self.qr)
     }
 
     /// The body's `status_code`.

@@ -23,7 +23,7 @@ use std::time::Duration;
 
 pub use book::Xendit;
 pub use notify::forge;
-pub use pay::{chargeback, expire_now, fail, open, pay, pay_static, payable_late, settle};
+pub use pay::{billed, chargeback, expire_now, fail, open, pay, pay_static, payable_late, settle};
 use serde_json::json;
 
 use crate::account::XenditAccount;

@@ -33,6 +33,12 @@ pub fn pay(world: &mut World, id: &str, pay: &Pay) -> Result<Value, Refusal> {
     Ok(shown(world, &id))
 }
 
+/// What a number of a virtual account stands for, if it says how much; nothing of any other name.
+pub fn billed(world: &World, number: &str) -> Option<i64> {
+    let request = world.xendit.request_of(number)?;
+    request.amount.filter(|_| request.channel.kind == Kind::Va && request.code == number)
+}
+
 /// A payment to the newest code of a business that can be paid again and again.
 pub fn pay_static(world: &mut World, business_id: &str, amount: i64, pay: &Pay) -> Result<Value, Refusal> {
     let is_it = |it: &&Request| it.business_id == business_id && it.status == Status::AcceptingPayments;

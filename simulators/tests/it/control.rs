@@ -49,6 +49,34 @@ async fn the_bank_shows_what_can_be_paid_and_pays_what_it_reads() {
 }
 
 #[tokio::test]
+async fn what_says_how_much_is_paid_by_what_it_says() {
+    let stage = Stage::start().await;
+    let captured = |body: &Value| body["data"]["captures"][0]["capture_amount"].clone();
+    let code = stage.midtrans("POST /v2/charge", qris("M-1", 48_500)).await.body["qr_string"].clone();
+    let va = stage.midtrans("POST /v2/charge", transfer("M-2", "bca", 312_000)).await.body["va_numbers"][0].clone();
+    stage.told().await;
+    for (order, asked) in [(json!({ "qr": code }), "48500.00"), (json!({ "id": va["va_number"] }), "312000.00")] {
+        let mut order = order;
+        order["amount"] = json!(999);
+        stage.does("pay", order).await;
+        assert_eq!(stage.told().await.remove(0).body["gross_amount"], asked);
+    }
+    for (channel, of) in [("QRIS", "qr"), ("BNI_VIRTUAL_ACCOUNT", "id")] {
+        let made = stage.xendit("POST /v3/payment_requests", request(channel, channel, 20_000)).await;
+        stage.does("pay", json!({ of: made.body["actions"][0]["value"], "amount": 999 })).await;
+        assert_eq!(captured(&stage.told().await.remove(0).body), 20_000, "{channel}");
+    }
+    // By its id a test may pay another amount on purpose.
+    stage.midtrans_qris("M-3", 48_500).await;
+    stage.told().await;
+    stage.does("pay", json!({ "id": "M-3", "amount": 999 })).await;
+    assert_eq!(stage.told().await.remove(0).body["gross_amount"], "999.00");
+    stage.xendit_qris("X-3", 48_500).await;
+    stage.does("pay", json!({ "id": "X-3", "amount": 999 })).await;
+    assert_eq!(captured(&stage.told().await.remove(0).body), 999);
+}
+
+#[tokio::test]
 async fn what_is_over_can_be_paid_late_once_and_what_was_paid_cannot() {
     let stage = Stage::start().await;
     let mut ids = Vec::new();

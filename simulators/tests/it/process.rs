@@ -1,7 +1,7 @@
 //! The binary: it says where it is, and ends when it is told to.
 
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::Command;
@@ -47,4 +47,31 @@ async fn the_process_says_where_it_is_and_ends_when_it_is_told_to() {
     assert!(Command::new("kill").args(["-TERM", &id]).status().await.expect("kill").success());
     let ended = timeout(STARTS_MAX, process.wait()).await.expect("in time").expect("an end");
     assert!(ended.success(), "{ended}");
+}
+
+#[tokio::test]
+async fn the_process_goes_on_though_nobody_reads_what_it_says() {
+    // An address of this process's own: the only way to know where it is.
+    let id = std::process::id();
+    let home = format!("127.77.{}.{}", id >> 8 & 0xff, id & 0xff);
+    let mut process = Command::new(env!("CARGO_BIN_EXE_tillwire-simulators"))
+        .args(["--midtrans-listen", &format!("{home}:7201"), "--xendit-listen", &format!("{home}:7202")])
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("the binary");
+    drop(process.stdout.take());
+    let begun = Instant::now();
+    let clock = loop {
+        assert_eq!(process.try_wait().expect("a state"), None, "it has ended");
+        assert!(begun.elapsed() < STARTS_MAX, "nobody answers");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        if let Ok(answer) = reqwest::get(format!("http://{home}:7202/_sim/clock")).await {
+            break answer;
+        }
+    };
+    assert_eq!(clock.status(), 200);
+    // It says where it is when both doors are open already.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert_eq!(process.try_wait().expect("a state"), None, "it has ended");
 }
