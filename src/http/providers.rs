@@ -22,7 +22,7 @@ use crate::hub::Hub;
 use crate::payments::inbox::ANSWER_MAX;
 
 /// How many notifications a node reads at once: one that comes slowly keeps no other from being worked on.
-pub const READ_MAX: usize = 1_024;
+pub const READ_MAX: usize = 256;
 /// How long one waits while enough are worked on.
 const WAIT_MAX: Duration = Duration::from_secs(1);
 /// How long one is worked on at most, also when nobody waits for the answer any more: longer than the database may take.

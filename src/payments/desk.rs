@@ -144,28 +144,23 @@ impl Desk {
         self.or_later(held, self.serve_held(held, account, cause)).await
     }
 
-    /// What came of it; or, if the database fails meanwhile, lets go of the payment: nobody waits until the lease is over.
+    /// What came of it; or, if the database does not write that down, lets go of the payment: nobody waits until its lease is over.
     async fn or_later(
         &self,
         held: &Held,
         served: impl Future<Output = Result<Option<Applied>>>,
     ) -> Result<Option<Applied>> {
         let served = served.await;
-        if served.is_err() {
-            self.let_go(held).await;
+        if let Err(error) = &served {
+            self.let_go(held, if error.is_passing() { NOT_SENT_PAUSE } else { PAUSE }).await;
         }
         served
     }
 
-    /// Lets go of a payment if it is held still: whoever comes next finds out how it stands. While the database is away it is tried
-    /// again, until the lease is over anyway.
-    pub(super) async fn let_go(&self, held: &Held) {
-        while held.since.elapsed() < held::LEASE {
-            match held.put_off(&self.journal.pools.app, NOT_SENT_PAUSE).await {
-                Ok(()) => break,
-                Err(error) => debug!(payment = %held.attempt.payment, "A payment is still held: {error:?}"),
-            }
-            tokio::time::sleep(SAY_AGAIN_AFTER).await;
+    /// Lets go of a payment if it is held still: whoever comes next finds out how it stands.
+    pub(super) async fn let_go(&self, held: &Held, pause: Duration) {
+        if let Err(error) = held.put_off(&self.journal.pools.app, pause).await {
+            debug!(payment = %held.attempt.payment, "A payment was held until its lease was over: {error:?}");
         }
     }
 
@@ -285,7 +280,8 @@ impl Desk {
                 break;
             }
             let Ok(request) = connector.status(&asked_by) else { break };
-            let answer = match self.carry_if(cause.is_patient, held.merchant, account, &request, prompted).await {
+            let is_patient = cause.is_patient || report.is_some(); // What is known already is worth it.
+            let answer = match self.carry_if(is_patient, held.merchant, account, &request, prompted).await {
                 Outcome::Answered(answer) => answer,
                 Outcome::NotSent(why) => {
                     held.put_off(app, why.after().unwrap_or(NOT_SENT_PAUSE)).await?;

@@ -257,7 +257,7 @@ impl Desk {
                 if let Some((held, _)) = held {
                     // It may have been committed all the same. Whoever told it is not let wait for that.
                     let desk = self.clone();
-                    self.journal.tasks().spawn(async move { desk.let_go(&held).await });
+                    self.journal.tasks().spawn(async move { desk.let_go(&held, Duration::ZERO).await });
                 }
                 return Err(error);
             }

@@ -59,8 +59,9 @@ impl Desk {
         };
         if let Err(error) = served {
             // Nobody waits until the lease is over.
-            if let Err(error) = held.put_off(app, Some(NOT_SENT_PAUSE)).await {
-                debug!(%refund, "A refund is held until its lease is over: {error:?}");
+            let pause = if error.is_passing() { NOT_SENT_PAUSE } else { PAUSE };
+            if let Err(error) = held.put_off(app, Some(pause)).await {
+                debug!(%refund, "A refund was held until its lease was over: {error:?}");
             }
             return Err(error);
         }

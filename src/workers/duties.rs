@@ -40,15 +40,14 @@ pub trait Duty: Clone + Send + Sync + 'static {
     /// Something to attend to.
     type Due: Copy + Eq + Hash + Debug + Send + 'static;
 
-    /// What is due, so much at most, and perhaps nothing. What is under way already may be among it, and is left to whoever is at
-    /// it.
-    fn look(&self, room: usize) -> impl Future<Output = Result<Vec<Self::Due>>> + Send;
+    /// What is due, so much at most. What is under way already may be among it, and is left to whoever is at it.
+    fn look(&self, due_max: usize) -> impl Future<Output = Result<Vec<Self::Due>>> + Send;
 
     /// Attends to it, under a lease: somebody else may have been sooner.
     fn attend(&self, due: Self::Due) -> impl Future<Output = Result<()>> + Send;
 
-    /// How soon it is looked again when so much was due, where there was room for so much.
-    fn pause(_due: usize, _room: usize) -> Duration {
+    /// How soon it is looked again when so much was begun, where there was room for so much.
+    fn pause(_begun: usize, _room: usize) -> Duration {
         Self::LOOK_EVERY
     }
 }
@@ -65,16 +64,20 @@ async fn run<D: Duty>(duty: &D, stop: &CancellationToken) {
     let mut is_failing = false;
     while !stop.is_cancelled() {
         let (mut pause, room) = (D::LOOK_EVERY, D::AT_ONCE_MAX - under_way.len());
-        let looked = tokio::time::timeout(D::LOOK_MAX, duty.look(room)).await;
+        // What is under way may be due again, and does not hide the rest.
+        let due_max = if room > 0 { D::AT_ONCE_MAX } else { 0 };
+        let looked = tokio::time::timeout(D::LOOK_MAX, duty.look(due_max)).await;
         match looked.map_err(Error::from).and_then(|due| due) {
             Ok(due) => {
                 is_failing = false;
-                pause = D::pause(due.len(), room);
+                let mut begun = 0;
                 for due in due {
-                    if under_way.insert(due) {
+                    if begun < room && under_way.insert(due) {
                         tasks.spawn(attend(duty.clone(), due));
+                        begun += 1;
                     }
                 }
+                pause = D::pause(begun, room);
             }
             Err(error) if std::mem::replace(&mut is_failing, true) => {
                 debug!("{} still fails: {:#}", D::NAME, error.into_anyhow());

@@ -2,8 +2,8 @@
 //! somebody began and did not live to end is gone on with.
 //!
 //! Every node that serves REST or is a worker looks, twice a second, and takes what is due under a lease of its own: each beside
-//! the others, within bounds. Payments, what was told of them and what goes back are duties of their own, so that none waits
-//! behind another.
+//! the others, within bounds. Payments, what was told of them and what goes back are duties of their own, so that none has to wait
+//! until the others leave it room.
 
 use std::time::Duration;
 
@@ -27,8 +27,9 @@ const LOOK_AGAIN: Duration = Duration::from_millis(50);
 const LOOK_MAX: Duration = Duration::from_secs(5);
 /// How long attending may take: whoever is at it longer has lost the lease long ago, and waits for what never answers.
 const ATTEND_MAX: Duration = Duration::from_secs(2 * LEASE.as_secs());
-/// How much of a kind is attended to at once for one merchant.
-const OF_ONE_MAX: i32 = 8;
+/// How many payments are attended to at once for one merchant, and how much else.
+const PAYMENTS_OF_ONE_MAX: i32 = 8;
+const OF_ONE_MAX: i32 = 2;
 /// How many connections to the database this takes: a payment needs one for moments only, before and after its call.
 const POOL_MAX: u32 = 4;
 /// All that this takes: those, and the connections to providers.
@@ -72,19 +73,16 @@ impl Duty for Payments {
     const AT_ONCE_MAX: usize = 32;
     type Due = (MerchantId, PaymentId);
 
-    async fn look(&self, room: usize) -> Result<Vec<Self::Due>> {
-        if room == 0 {
-            return Ok(Vec::new());
-        }
-        held::due(&self.0.journal.pools.app, OF_ONE_MAX, i32::try_from(room)?).await
+    async fn look(&self, due_max: usize) -> Result<Vec<Self::Due>> {
+        held::due(&self.0.journal.pools.app, PAYMENTS_OF_ONE_MAX, i32::try_from(due_max)?).await
     }
 
     async fn attend(&self, (merchant, payment): Self::Due) -> Result<()> {
         self.0.attend(merchant, payment, Cause::default()).await.map(drop)
     }
 
-    fn pause(due: usize, room: usize) -> Duration {
-        pause(due, room)
+    fn pause(begun: usize, room: usize) -> Duration {
+        pause(begun, room, PAYMENTS_OF_ONE_MAX)
     }
 }
 
@@ -93,22 +91,20 @@ impl Duty for Notices {
     const LOOK_EVERY: Duration = LOOK_EVERY;
     const LOOK_MAX: Duration = LOOK_MAX;
     const ATTEND_MAX: Duration = ATTEND_MAX;
-    const AT_ONCE_MAX: usize = 8;
+    // Each may wait for a lock, with a connection.
+    const AT_ONCE_MAX: usize = 2;
     type Due = (MerchantId, Uuid);
 
-    async fn look(&self, room: usize) -> Result<Vec<Self::Due>> {
-        if room == 0 {
-            return Ok(Vec::new());
-        }
-        inbox::due(&self.0.journal.pools.app, OF_ONE_MAX, i32::try_from(room)?).await
+    async fn look(&self, due_max: usize) -> Result<Vec<Self::Due>> {
+        inbox::due(&self.0.journal.pools.app, OF_ONE_MAX, i32::try_from(due_max)?).await
     }
 
     async fn attend(&self, (merchant, notice): Self::Due) -> Result<()> {
         self.0.resume(merchant, notice).await.map(drop)
     }
 
-    fn pause(due: usize, room: usize) -> Duration {
-        pause(due, room)
+    fn pause(begun: usize, room: usize) -> Duration {
+        pause(begun, room, OF_ONE_MAX)
     }
 }
 
@@ -120,23 +116,20 @@ impl Duty for Refunds {
     const AT_ONCE_MAX: usize = 8;
     type Due = (MerchantId, RefundId);
 
-    async fn look(&self, room: usize) -> Result<Vec<Self::Due>> {
-        if room == 0 {
-            return Ok(Vec::new());
-        }
-        refunds::held::due(&self.0.journal.pools.app, OF_ONE_MAX, i32::try_from(room)?).await
+    async fn look(&self, due_max: usize) -> Result<Vec<Self::Due>> {
+        refunds::held::due(&self.0.journal.pools.app, OF_ONE_MAX, i32::try_from(due_max)?).await
     }
 
     async fn attend(&self, (merchant, refund): Self::Due) -> Result<()> {
         self.0.attend_refund(merchant, refund, false).await.map(drop)
     }
 
-    fn pause(due: usize, room: usize) -> Duration {
-        pause(due, room)
+    fn pause(begun: usize, room: usize) -> Duration {
+        pause(begun, room, OF_ONE_MAX)
     }
 }
 
-/// Where all that there was room for was due, or all of one merchant's, there may be more.
-fn pause(due: usize, room: usize) -> Duration {
-    if due >= room.min(OF_ONE_MAX as usize) { LOOK_AGAIN } else { LOOK_EVERY }
+/// Where as much was begun as there was room for, or as one merchant may have, there may be more.
+fn pause(begun: usize, room: usize, of_one_max: i32) -> Duration {
+    if begun >= room.min(of_one_max as usize) { LOOK_AGAIN } else { LOOK_EVERY }
 }

@@ -79,7 +79,7 @@ impl Duty for Reconciling {
     type Due = (MerchantId, Uuid);
 
     /// All that is done at each look; and which runs are to go on. One row that is locked or wrong stops nothing but itself.
-    async fn look(&self, room: usize) -> Result<Vec<(MerchantId, Uuid)>> {
+    async fn look(&self, due_max: usize) -> Result<Vec<(MerchantId, Uuid)>> {
         let app = &self.desk.journal.pools.app;
         if let Err(error) = self.desk.pulse.write(app).await {
             debug!("How well accounts are heard is written later: {error:?}");
@@ -88,7 +88,7 @@ impl Duty for Reconciling {
         if tokio::time::timeout(FOUND_WITHIN, self.judge(found)).await.is_err() {
             debug!("How payments were found is said later");
         }
-        if room == 0 { Ok(Vec::new()) } else { runs::due(app, i32::try_from(room)?).await }
+        runs::due(app, i32::try_from(due_max)?).await
     }
 
     async fn attend(&self, (merchant, run): Self::Due) -> Result<()> {

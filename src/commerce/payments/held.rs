@@ -7,16 +7,21 @@ use std::time::{Duration, Instant};
 
 use sqlx::PgPool;
 use tillwire_channels::{MerchantId, PaymentId};
+use tracing::debug;
 use uuid::Uuid;
 
 use super::attempts::{self, Attempt, Closing};
 use super::looks;
 use super::state::State;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::journal::{MerchantTx, pool};
 
 /// For how long a payment is held: longer than its provider may take, however often it is asked for it in one go.
 pub const LEASE: Duration = Duration::from_secs(30);
+
+/// How long it may take to let go of one, and how soon it is tried again.
+const LEAVE_MAX: Duration = Duration::from_secs(5);
+const LEAVE_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// A payment that is ours to attend to.
 #[derive(Clone, Debug)]
@@ -146,6 +151,24 @@ pub async fn prompt(tx: &mut MerchantTx, attempt: &Attempt, is_new: bool, is_fre
     Ok(Some(Held { merchant, attempt, todo, prompted: true, since: Instant::now(), lease }))
 }
 
+/// Lets go of what is held since then, and while the database is busy or away tries it again until the lease is over: then nobody
+/// holds it any more.
+pub(super) async fn within_lease<L>(since: Instant, leaves: impl Fn() -> L) -> Result<()>
+where
+    L: Future<Output = Result<()>>,
+{
+    loop {
+        let left = tokio::time::timeout(LEAVE_MAX, leaves()).await.map_err(Error::from).flatten();
+        match left {
+            Err(error) if since.elapsed() + LEAVE_AGAIN_AFTER < LEASE => {
+                debug!("What is held is let go a little later: {error:?}");
+                tokio::time::sleep(LEAVE_AGAIN_AFTER).await;
+            }
+            left => return left,
+        }
+    }
+}
+
 /// Whether somebody attends to a payment, or is to by now.
 pub async fn is_under_way(app: &PgPool, merchant: MerchantId, payment: PaymentId) -> Result<bool> {
     let mut sql = pool::begin_of(app, merchant).await?;
@@ -227,6 +250,10 @@ impl Held {
     }
 
     async fn leave(&self, app: &PgPool, pause: Duration, uncalled: bool) -> Result<()> {
+        within_lease(self.since, || self.leave_once(app, pause, uncalled)).await
+    }
+
+    async fn leave_once(&self, app: &PgPool, pause: Duration, uncalled: bool) -> Result<()> {
         let mut sql = pool::begin_of(app, self.merchant).await?;
         sqlx::query!(
             "update payment_attempts

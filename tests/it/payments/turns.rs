@@ -73,7 +73,7 @@ async fn what_is_told_again_while_it_is_looked_at_is_not_looked_at_again() {
             "select count(*) from provider_inbox where payment_id = '{}' and outcome in ('applied', 'duplicate')",
             payment["id"].as_str().unwrap()
         );
-        until(async || (market.hub.database.psql(&told).await.trim() >= "10").then_some(())).await;
+        until(async || (market.hub.database.psql(&told).await.trim().parse::<u32>().ok()? >= 10).then_some(())).await;
         comes_to(&shop, &payment, "paid").await;
         // Of what was told there is nothing to look for any more.
         let rests = format!("select count(*) from {} and next_at is null and not prompted", row(&payment));
@@ -145,21 +145,28 @@ async fn whoever_sends_slowly_holds_up_no_other_notification() {
     let accounts = shop.get("/v1/provider-accounts").await.ok();
     let path = accounts["items"][0]["webhook_path"].as_str().expect("a path").to_owned();
     for provider in BOTH {
-        let payment = asks(&shop, &opens(&shop, bread).await, qris(provider)).await.created();
-        leave_in_peace(&market.hub.database).await;
-        let mut strangers = Vec::new();
-        for _ in 0..200 {
-            let mut stranger = TcpStream::connect(market.hub.address).await.expect("a connection");
-            let head = format!(
-                "POST {path} HTTP/1.1\r\nhost: hub\r\ncontent-type: application/json\r\ncontent-length: 99\r\n\r\n{{"
-            );
-            stranger.write_all(head.as_bytes()).await.expect("sent");
-            strangers.push(stranger);
+        loop {
+            let payment = asks(&shop, &opens(&shop, bread).await, qris(provider)).await.created();
+            leave_in_peace(&market.hub.database).await;
+            let (mut strangers, began) = (Vec::new(), Instant::now());
+            for _ in 0..200 {
+                let mut stranger = TcpStream::connect(market.hub.address).await.expect("a connection");
+                let head = format!(
+                    "POST {path} HTTP/1.1\r\nhost: hub\r\ncontent-type: application/json\r\ncontent-length: 99\r\n\r\n{{"
+                );
+                stranger.write_all(head.as_bytes()).await.expect("sent");
+                strangers.push(stranger);
+            }
+            market.pays(&payment).await;
+            comes_to(&shop, &payment, "paid").await;
+            let deliveries = market.deliveries(&payment).await;
+            let attempts: Vec<&Value> =
+                deliveries.iter().flat_map(|it| it["attempts"].as_array().expect("attempts")).collect();
+            assert!(!attempts.is_empty() && attempts.iter().all(|it| it["outcome"]["answered"] == 200), "{attempts:?}");
+            // After two seconds the strangers are sent away: on a busy machine they may have gone before.
+            if began.elapsed() < Duration::from_secs(2) {
+                break;
+            }
         }
-        market.pays(&payment).await;
-        comes_to(&shop, &payment, "paid").await;
-        let told = market.deliveries(&payment).await;
-        let attempts: Vec<&Value> = told.iter().flat_map(|it| it["attempts"].as_array().unwrap()).collect();
-        assert!(!attempts.is_empty() && attempts.iter().all(|it| it["outcome"]["answered"] == 200), "{attempts:?}");
     }
 }

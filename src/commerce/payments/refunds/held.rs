@@ -1,14 +1,14 @@
 //! Attending to a refund: one at a time, and what is to be done for it. As with [payments](super::super::held), whoever attends
 //! holds a lease, which saves calls and is no fence: a refund is asked for under one key, however often.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sqlx::{PgConnection, PgPool};
 use tillwire_channels::{MerchantId, PaymentId, RefundId};
 use uuid::Uuid;
 
 use super::super::attempts::{self, Attempt};
-use super::super::held::LEASE;
+use super::super::held::{LEASE, within_lease};
 use super::state::{State, pause, until};
 use super::{Refund, get};
 use crate::error::Result;
@@ -26,6 +26,8 @@ pub struct Held {
     pub is_stuck: bool,
     /// How long ago the provider was asked for it last.
     pub called_for: Option<Duration>,
+    /// Since when it is.
+    since: Instant,
     lease: Uuid,
 }
 
@@ -84,7 +86,7 @@ pub async fn take(app: &PgPool, merchant: MerchantId, refund: RefundId, at_once:
     sql.commit().await?;
     let called_for = taken.called_for.map(|seconds| Duration::from_secs_f64(seconds.max(0.0)));
     let is_stuck = refund.is_stuck(taken.now);
-    Ok(Some(Held { merchant, refund, attempt, todo, is_stuck, called_for, lease }))
+    Ok(Some(Held { merchant, refund, attempt, todo, is_stuck, called_for, since: Instant::now(), lease }))
 }
 
 /// Asks for the refunds of a payment to be looked at soon, and often at first: its provider has told of it, and may say so of them
@@ -147,13 +149,19 @@ impl Held {
     }
 
     async fn leave(&self, app: &PgPool, rest: Option<Duration>, uncalled: bool) -> Result<()> {
+        within_lease(self.since, || self.leave_once(app, rest, uncalled)).await
+    }
+
+    async fn leave_once(&self, app: &PgPool, rest: Option<Duration>, uncalled: bool) -> Result<()> {
         let rests = rest.unwrap_or_else(|| pause(self.refund.state, self.refund.looks.unsigned_abs()));
         let mut sql = pool::begin_of(app, self.merchant).await?;
         sqlx::query!(
             "update refunds
              set lease = null, leased_until = null,
-                 next_at = case when state in ('created', 'unknown', 'pending') and now() < $7
-                                then now() + make_interval(secs => $4) end,
+                 next_at = case when state not in ('created', 'unknown', 'pending') or now() >= $7 then null
+                                -- It was prompted meanwhile.
+                                when looks < $8 then next_at
+                                else now() + make_interval(secs => $4) end,
                  looks = looks + case when $6 then 1 else 0 end,
                  called_at = case when $5 and state = 'created' then null else called_at end,
                  calls = case when $5 and state = 'created' then calls - 1 else calls end
@@ -165,6 +173,7 @@ impl Held {
             uncalled,
             rest.is_none(),
             until(self.refund.created_at),
+            self.refund.looks,
         )
         .execute(&mut *sql)
         .await?;
