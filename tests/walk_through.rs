@@ -22,7 +22,7 @@ fn the_walk_through_a_new_event_is_true_of_one_that_is_there() {
 
 #[test]
 fn the_walk_through_a_new_connector_is_true_of_those_that_are_there() {
-    is_true("docs/adding-a-connector.md", 8);
+    is_true("docs/adding-a-connector.md", 10);
 }
 
 /// Every line that a document quotes is in the file that it names, and all files that it names are there.

@@ -12,7 +12,7 @@ use crate::audit;
 use crate::connectors::credentials::{Credentials, Mode, Provider};
 use crate::error::{Error, OnConstraint as _, Result};
 use crate::journal::MerchantTx;
-use crate::vault::{KNOWN_FOR, Keyring};
+use crate::vault::{KNOWN_FOR, Keyring, Sealed};
 
 /// The most accounts of one merchant.
 pub const ACCOUNTS_MAX: i64 = 200;
@@ -152,10 +152,12 @@ pub async fn replace(tx: &mut MerchantTx, id: Uuid, settings: &Settings, version
     Ok(view)
 }
 
-/// Gives an account other credentials of the same account: for a change of keys, perhaps with two callback tokens for a while.
+/// Gives an account other credentials of the same account: for a change of keys, perhaps with two callback tokens for a while; or,
+/// with the same key, for another name of the merchant, which somebody had mistyped.
 ///
 /// # Errors
-/// If they are none, of the other mode, or `another_account`'s; `stale_version`.
+/// If they are none, of the other mode, or `another_account`'s; `account_known` if the merchant has one of that name already;
+/// `stale_version`.
 pub async fn change_keys(
     tx: &mut MerchantTx,
     id: Uuid,
@@ -165,16 +167,24 @@ pub async fn change_keys(
 ) -> Result<AccountView> {
     let merchant = tx.merchant();
     let before = held(tx, id, version).await?;
-    if credentials.provider() != before.provider || credentials.merchant_there() != before.merchant_there {
-        let detail =
-            format!("This is `{}` at {}: add another account by itself.", before.merchant_there, before.provider);
+    let is_renamed = credentials.merchant_there() != before.merchant_there;
+    // Whose the key is its provider knows. With another key and another name it is anybody's.
+    let is_its_own = credentials.provider() == before.provider
+        && (!is_renamed || credentials.has_key_of(&current(tx, id, ring).await?));
+    if !is_its_own {
+        let detail = format!(
+            "This is `{}` at {}: add another account by itself; or, where only that name is wrong, send the right one with the \
+             key as it is.",
+            before.merchant_there, before.provider
+        );
         return Err(Error::invalid("another_account", "/credentials", detail));
     }
     credentials.check(before.mode)?;
     let sealed = ring.seal(place(&[id]), credentials.to_json().expose_secret().as_bytes())?;
     sqlx::query!(
         "update provider_accounts
-         set sealed = $3, data_key = $4, key_ends = $5, keys_since = clock_timestamp(), updated_at = clock_timestamp(),
+         set sealed = $3, data_key = $4, key_ends = $5, merchant_there = $6, updated_at = clock_timestamp(),
+             keys_since = case when merchant_there = $6 then clock_timestamp() else keys_since end,
              version = version + 1
          where merchant_id = $1 and account_id = $2",
         merchant.0,
@@ -182,14 +192,57 @@ pub async fn change_keys(
         sealed.bytes,
         sealed.key,
         ends(credentials),
+        credentials.merchant_there(),
     )
     .execute(tx.sql())
     .await
-    .on_constraint("provider_accounts_data_key_fkey", || Error::Busy { retry_after: KNOWN_FOR })?;
+    .on_constraint("provider_accounts_data_key_fkey", || Error::Busy { retry_after: KNOWN_FOR })
+    .on_constraint("provider_accounts_merchant_there_key", || {
+        Error::conflict_at("account_known", "/credentials", "Another account of this merchant has that name.")
+    })?;
     let view = get(tx.sql(), merchant, id).await?;
-    let detail = format!("{}; before, it ended in `{}`", described(&view), before.key_ends);
-    note(tx, &view, "provider_account.keys_changed", &detail).await?;
+    if is_renamed {
+        look_again(tx, id).await?;
+        let detail = format!("{}; before, it was `{}`", described(&view), before.merchant_there);
+        note(tx, &view, "provider_account.renamed", &detail).await?;
+    } else {
+        let detail = format!("{}; before, it ended in `{}`", described(&view), before.key_ends);
+        note(tx, &view, "provider_account.keys_changed", &detail).await?;
+    }
     Ok(view)
+}
+
+/// The credentials of an account that is held.
+async fn current(tx: &mut MerchantTx, id: Uuid, ring: &Keyring) -> Result<Credentials> {
+    let merchant = tx.merchant();
+    let row = sqlx::query!(
+        "select sealed, data_key from provider_accounts where merchant_id = $1 and account_id = $2",
+        merchant.0,
+        id
+    )
+    .fetch_one(tx.sql())
+    .await?;
+    let json = ring.open(place(&[id]), &Sealed { key: row.data_key, bytes: row.sealed })?;
+    Ok(Credentials::of_json(json.expose_secret())?)
+}
+
+/// Has all payments looked at whose money was, by an account's old name, another merchant's. Nobody else may do so any more: who was
+/// paid late, or was given up, rests for good.
+async fn look_again(tx: &mut MerchantTx, id: Uuid) -> Result<()> {
+    let merchant = tx.merchant();
+    sqlx::query!(
+        "update payment_attempts
+         set next_at = now(), unanswered_since = null,
+             -- Whoever is at it still goes by the old name, and looks once more.
+             prompted = prompted or coalesce(leased_until > clock_timestamp(), false)
+         where merchant_id = $1 and account_id = $2 and called_at is not null
+           and payment_id in (select payment_id from payment_tasks where merchant_id = $1 and kind = 'merchant_differs')",
+        merchant.0,
+        id,
+    )
+    .execute(tx.sql())
+    .await?;
+    Ok(())
 }
 
 /// At whom an outlet is paid, and in which modes.

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use utoipa::ToSchema;
 
+use super::digest::equal;
 use crate::error::{Error, Result};
 
 /// The longest key or name that a provider may have given, in bytes.
@@ -24,6 +25,7 @@ pub enum Provider {
 }
 
 impl Provider {
+    /// Whoever is not here is nobody: by it names are read, and lines opened. A test holds it against the variants.
     pub const ALL: [Self; 2] = [Self::Midtrans, Self::Xendit];
 
     pub const fn as_str(self) -> &'static str {
@@ -54,6 +56,8 @@ pub enum Mode {
 }
 
 impl Mode {
+    pub const ALL: [Self; 2] = [Self::Test, Self::Live];
+
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Test => "test",
@@ -62,7 +66,7 @@ impl Mode {
     }
 
     pub fn of(text: &str) -> Option<Self> {
-        [Self::Test, Self::Live].into_iter().find(|it| it.as_str() == text)
+        Self::ALL.into_iter().find(|it| it.as_str() == text)
     }
 }
 
@@ -118,6 +122,12 @@ impl Credentials {
             Self::Midtrans(keys) => &keys.server_key,
             Self::Xendit(keys) => &keys.secret_key,
         }
+    }
+
+    /// Whether the provider is asked with the same key as with those others.
+    pub fn has_key_of(&self, others: &Self) -> bool {
+        let [own, other] = [self, others].map(|it| it.key().expose_secret().as_bytes());
+        self.provider() == others.provider() && equal(own, other)
     }
 
     /// Refuses keys that are not keys, and those of the other mode.
@@ -221,6 +231,28 @@ mod tests {
             Err(Error::Invalid { code, .. }) => code,
             Err(other) => panic!("{other:?}"),
         }
+    }
+
+    /// The schema is derived from the variants, so that no list of them in a test has to be kept as well.
+    #[test]
+    fn every_provider_and_mode_is_listed() {
+        let variants = |schema: utoipa::openapi::RefOr<utoipa::openapi::Schema>| {
+            serde_json::to_value(schema).unwrap()["enum"].take()
+        };
+        use utoipa::PartialSchema as _;
+        assert_eq!(variants(Provider::schema()), json!(Provider::ALL.map(Provider::as_str)));
+        assert_eq!(variants(Mode::schema()), json!(Mode::ALL.map(Mode::as_str)));
+    }
+
+    #[test]
+    fn keys_are_the_same_whatever_else_is_another() {
+        let keys = |key: &str, id: &str| {
+            let json = json!({"provider": "midtrans", "server_key": key, "merchant_id": id});
+            Credentials::of_json(json.to_string().as_bytes()).unwrap()
+        };
+        assert!(keys("SB-Mid-server-a", "G1").has_key_of(&keys("SB-Mid-server-a", "G2")));
+        assert!(!keys("SB-Mid-server-a", "G1").has_key_of(&keys("SB-Mid-server-b", "G1")));
+        assert!(!keys("xnd_development_a", "G1").has_key_of(&xendit("xnd_development_a", &["t"])));
     }
 
     #[test]

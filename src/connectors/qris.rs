@@ -123,9 +123,10 @@ impl<'a> Qris<'a> {
     /// # Errors
     /// If there is an amount that is none.
     pub fn amount_minor(&self) -> Result<Option<i64>, Refused> {
-        // A point with nothing behind it is allowed here.
+        // A point with nothing behind it is allowed here, and so are zeros before the digits: EMV asks for no more than digits and
+        // one point at most, and some fill up the field.
         let amount = self.get(AMOUNT).map(|text| text.strip_suffix('.').filter(|it| !it.contains('.')).unwrap_or(text));
-        amount.map(|text| amount::parse(text).map_err(|_| Refused::Amount)).transpose()
+        amount.map(|text| amount::parse(unpadded(text)).map_err(|_| Refused::Amount)).transpose()
     }
 }
 
@@ -147,6 +148,14 @@ pub fn check(text: &str, amount_minor: i64) -> Result<Qris<'_>, Refused> {
         return Err(Refused::Reusable);
     }
     Ok(code)
+}
+
+/// Digits without the zeros before them; of nothing but zeros one is left.
+fn unpadded(mut text: &str) -> &str {
+    while let Some(rest) = text.strip_prefix('0').filter(|rest| rest.starts_with(|it: char| it.is_ascii_digit())) {
+        text = rest;
+    }
+    text
 }
 
 const fn is_template(tag: u8) -> bool {
@@ -258,6 +267,12 @@ pub(super) mod tests {
             (changed("540548500", "540548500550201"), Refused::Amount),
             (changed("540548500", "540948500.00."), Refused::Amount),
             (changed("540548500", "5401."), Refused::Amount),
+            (changed("540548500", "54010"), Refused::Amount),
+            (changed("540548500", "5403000"), Refused::Amount),
+            (changed("540548500", "54070048501"), Refused::Amount),
+            (changed("540548500", "54090048500.5"), Refused::Amount),
+            (changed("540548500", "5407+048500"), Refused::Amount),
+            (changed("540548500", "54070.48500"), Refused::Amount),
             (changed("010212", "010211"), Refused::Reusable),
             (changed("540548500", "5405485005802ID"), Refused::Twice(58)),
             (changed("000201", ""), Refused::Format),
@@ -281,7 +296,13 @@ pub(super) mod tests {
         assert_eq!((code.get(80), code.get(90)), (Some("50"), Some("abc")));
         let tags: Vec<u8> = code.parts().iter().map(|(tag, _)| *tag).collect();
         assert_eq!(tags, [0, 1, 26, 51, 52, 53, 54, 80, 90, 58, 59, 60, 61, 62, 63]);
-        for same in [changed("540548500", "540648500."), changed("010212", "")] {
+        for same in [
+            changed("540548500", "540648500."),
+            changed("010212", ""),
+            changed("540548500", "5406048500"),
+            changed("540548500", "54130000048500.00"),
+            changed("540548500", "5410000048500."),
+        ] {
             assert!(check(&same, 48_500).is_ok(), "{same}");
         }
     }

@@ -45,6 +45,15 @@ impl Asked {
         }
     }
 
+    /// Of what alone it asks how that stands.
+    pub const fn state_of(&self) -> Option<&Id> {
+        match self {
+            Self::Status { reference } => Some(reference),
+            Self::RefundStatus { key } => Some(key),
+            _ => None,
+        }
+    }
+
     /// Whether it must not be done twice, so that an answer that says nothing leaves it unknown.
     pub const fn moves_money(&self) -> bool {
         matches!(self, Self::Charge | Self::Capture | Self::Refund { .. })

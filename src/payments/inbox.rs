@@ -131,6 +131,7 @@ impl Desk {
                     return self.refuse(merchant, &known, headers, body).await;
                 }
             }
+            self.caller().heard(known.provider, known.mode);
             let parcel = Parcel { inbox, headers: kept(headers), body: body.clone() };
             let is_believed = known.confirm == Confirm::Fast;
             match self.deal_with(merchant, &known, parcel.clone(), is_believed).await {

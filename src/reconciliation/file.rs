@@ -35,19 +35,28 @@ const MOMENTS: [&[BorrowedFormatItem<'static>]; 3] = [
 const DAY: &[BorrowedFormatItem<'static>] = format_description!("[year]-[month]-[day]");
 const DAY_BYTES: usize = 10;
 const ZONE: &[BorrowedFormatItem<'static>] = format_description!("[offset_hour sign:mandatory][offset_minute]");
+/// Where nothing is said of a zone it is this, as at Midtrans.
+const JAKARTA: UtcOffset = offset!(+7);
 
-/// The columns, by all that they are called. Case, and what is no letter or digit, does not matter.
-const COLUMNS: [(Column, &[&str]); 11] = [
+/// The columns, by all that they are called. Case, and what is no letter or digit, does not matter. Some say the same in two columns:
+/// the later one counts in lines where the earlier says nothing.
+const COLUMNS: [(Column, &[&str]); 16] = [
     (Column::Reference, &["orderid", "reference", "referenceid", "externalid"]),
-    (Column::There, &["transactionid", "paymentid", "id"]),
+    // As the payment is called; the next is a line of its books beside it.
+    (Column::There, &["paymentid", "productid"]),
+    (Column::There, &["transactionid", "id"]),
     (Column::Kind, &["type", "transactiontype"]),
     (Column::Status, &["status", "transactionstatus"]),
     (Column::Amount, &["amount", "grossamount"]),
-    (Column::Fee, &["fee", "feeamount"]),
-    (Column::Tax, &["vat", "tax", "ppn", "valueaddedtax"]),
+    (Column::Fee, &["fee", "feeamount", "totalfee", "totalfeeamount"]),
+    (Column::Tax, &["vat", "tax", "ppn", "valueaddedtax", "totalvat", "totalvatamount"]),
+    (Column::Withheld, &["xenditwht"]),
+    (Column::WithheldElsewhere, &["3rdpartywht"]),
     (Column::Net, &["net", "netamount"]),
     (Column::Settled, &["settlementstatus"]),
-    (Column::SettledAt, &["settledat", "settlementtime", "settlementdate"]),
+    (Column::SettledAt, &["settledat", "settlementtime", "settlementdate", "actualsettlementtime"]),
+    (Column::SettledAt, &["timestampsettled"]),
+    (Column::Zone, &["timezone"]),
     (Column::Currency, &["currency"]),
 ];
 
@@ -60,11 +69,19 @@ enum Column {
     Amount,
     Fee,
     Tax,
+    /// Tax that is kept back of what is paid out: by the provider, and by others.
+    Withheld,
+    WithheldElsewhere,
     Net,
     Settled,
     SettledAt,
+    /// Of moments that name none.
+    Zone,
     Currency,
 }
+
+/// Where columns are; of those that say the same the earlier first.
+type Columns = HashMap<Column, Vec<usize>>;
 
 /// A line, read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -145,19 +162,16 @@ fn delimited(bytes: &[u8]) -> (&[u8], u8) {
     }
 }
 
-/// Where each column is.
-fn columns(header: &ByteRecord) -> Result<HashMap<Column, usize>> {
-    let mut columns = HashMap::new();
-    for (at, name) in header.iter().enumerate() {
-        let name = String::from_utf8_lossy(name);
-        let plain: String = name.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_lowercase();
-        let known = COLUMNS.iter().find(|(_, names)| names.contains(&plain.as_str()));
-        if let Some((column, names)) = known
-            && columns.insert(*column, at).is_some()
-        {
+fn columns(header: &ByteRecord) -> Result<Columns> {
+    let mut columns = Columns::new();
+    for (column, names) in COLUMNS {
+        let mut found = header.iter().enumerate().filter(|(_, name)| is_one_of(&String::from_utf8_lossy(name), names));
+        let Some((at, _)) = found.next() else { continue };
+        if found.next().is_some() {
             let detail = format!("Two columns say the same: {}.", names.join(", "));
             return Err(Error::invalid("column_twice", "/1", detail));
         }
+        columns.entry(column).or_default().push(at);
     }
     let has = |column| columns.contains_key(&column);
     let missing = if !has(Column::Amount) {
@@ -176,11 +190,11 @@ fn columns(header: &ByteRecord) -> Result<HashMap<Column, usize>> {
 }
 
 /// One line; or which column is wrong, and why.
-fn line(columns: &HashMap<Column, usize>, record: &ByteRecord) -> std::result::Result<Line, (&'static str, String)> {
+fn line(columns: &Columns, record: &ByteRecord) -> std::result::Result<Line, (&'static str, String)> {
     let field = |column: Column, called: &'static str| {
-        let Some(bytes) = columns.get(&column).and_then(|at| record.get(*at)) else { return Ok(None) };
+        let mut said = columns.get(&column).into_iter().flatten().filter_map(|at| record.get(*at));
+        let Some(bytes) = said.find(|it| !it.is_empty()) else { return Ok(None) };
         match std::str::from_utf8(bytes) {
-            Ok("") => Ok(None),
             Ok(text) if text.contains(char::is_control) => Err((called, format!("`{called}` has control characters."))),
             Ok(text) => Ok(Some(text)),
             Err(_) => Err((called, format!("`{called}` is no UTF-8."))),
@@ -235,7 +249,7 @@ fn line(columns: &HashMap<Column, usize>, record: &ByteRecord) -> std::result::R
     if kind == RowKind::Payment && amount < 0 {
         return Err(("amount", format!("the `amount` of a payment is less than nothing: {amount}.")));
     }
-    // A fee is a cost, whatever its sign.
+    // A fee is a cost, whatever its sign, and the tax on it is one: together they are what the provider keeps.
     let fee_minor = match (cost(Column::Fee, "fee")?, cost(Column::Tax, "vat")?) {
         (Some(Some(fee)), None) => Some(fee),
         (Some(Some(fee)), Some(Some(tax))) => Some(fee + tax),
@@ -243,11 +257,15 @@ fn line(columns: &HashMap<Column, usize>, record: &ByteRecord) -> std::result::R
     };
     // A fee may be more than what was paid; what goes back has whichever sign.
     let net = if kind == RowKind::Payment { known(Column::Net, "net") } else { cost(Column::Net, "net") };
-    let net_minor = net?.flatten();
+    // Where tax is withheld, what is left does not follow from the fee.
+    let withheld = [cost(Column::Withheld, "xendit wht")?, cost(Column::WithheldElsewhere, "3rd party wht")?];
+    let is_whole = withheld.into_iter().flatten().all(|it| it == Some(0));
+    let net_minor = net?.flatten().filter(|_| is_whole);
     let currency = named(Column::Currency, "currency", 3)?.map_or(CURRENCY.to_owned(), |it| it.to_ascii_uppercase());
+    let zone = field(Column::Zone, "timezone")?.and_then(zone).unwrap_or(JAKARTA);
     let settled_at = match field(Column::SettledAt, "settled at")? {
         None => None,
-        Some(text) => Some(moment(text).ok_or_else(|| {
+        Some(text) => Some(moment(text, zone).ok_or_else(|| {
             let detail = format!(
                 "`settled at` is no moment, such as 2026-01-16T03:00:00Z, 2026-01-16 10:00:00 in Jakarta, or a date: `{}`.",
                 cut(text)
@@ -288,8 +306,10 @@ const DONE: [&str; 10] = [
     "complete",
     "completed",
 ];
-const NOT_DONE: [&str; 31] = [
+const NOT_DONE: [&str; 32] = [
     "pending",
+    // What goes back was not given back yet, and what of the line's amount that is, it does not say.
+    "refundpending",
     "processing",
     "inprogress",
     "waiting",
@@ -354,10 +374,10 @@ fn is_one_of(word: &str, words: &[&str]) -> bool {
     words.contains(&plain.as_str())
 }
 
-/// Where nothing is said of a zone it is Jakarta, as at Midtrans.
-fn moment(text: &str) -> Option<Moment> {
+/// `otherwise` is the zone where the text names none.
+fn moment(text: &str, otherwise: UtcOffset) -> Option<Moment> {
     let read = OffsetDateTime::parse(text, &Rfc3339).ok().or_else(|| {
-        let (clock, zone) = zoned(text)?;
+        let (clock, zone) = zoned(text, otherwise)?;
         let spaced = clock.replacen('T', " ", 1);
         let day = || Date::parse(clock, DAY).ok().map(|date| date.with_time(Time::MIDNIGHT));
         let read = MOMENTS.iter().find_map(|format| PrimitiveDateTime::parse(&spaced, format).ok()).or_else(day)?;
@@ -367,17 +387,22 @@ fn moment(text: &str) -> Option<Moment> {
 }
 
 /// A moment without its zone, and the zone: `Z`, `+0700` or `+07:00`. A day has none.
-fn zoned(text: &str) -> Option<(&str, UtcOffset)> {
+fn zoned(text: &str, otherwise: UtcOffset) -> Option<(&str, UtcOffset)> {
     if let Some(clock) = text.strip_suffix('Z') {
         return Some((clock, UtcOffset::UTC));
     }
     match text.get(DAY_BYTES..).and_then(|clock| clock.find(['+', '-'])) {
         Some(at) => {
             let (clock, zone) = text.split_at(DAY_BYTES + at);
-            Some((clock.trim_end(), UtcOffset::parse(&zone.replacen(':', "", 1), ZONE).ok()?))
+            Some((clock.trim_end(), self::zone(zone)?))
         }
-        None => Some((text, offset!(+7))),
+        None => Some((text, otherwise)),
     }
+}
+
+/// A zone by its distance, which may have a name behind it: `+0700`, `+07:00`, `+0000 UTC`.
+fn zone(text: &str) -> Option<UtcOffset> {
+    UtcOffset::parse(&text.split(' ').next()?.replacen(':', "", 1), ZONE).ok()
 }
 
 /// As much of a text as an error repeats.
@@ -471,6 +496,118 @@ INV-2,,Refund,-8500,0,-8500,2026-01-16,IDR
         assert_eq!(lines[2].reference.as_deref(), Some("IN\"V,3"));
     }
 
+    /// A line of a report of Xendit's, whose other columns are empty.
+    fn of_report(header: &str, says: &[(&str, &str)]) -> Result<Vec<Line>> {
+        let columns: Vec<&str> = header.split(',').collect();
+        assert!(says.iter().all(|(name, _)| columns.contains(name)), "{says:?}");
+        let of = |column: &&str| says.iter().find(|(name, _)| name == column).map_or("", |(_, value)| *value);
+        read(format!("{header}\n{}\n", columns.iter().map(of).collect::<Vec<_>>().join(",")).as_bytes())
+    }
+
+    /// docs.xendit.co/docs/transactions-report and detailed-transactions-report, as they were in April 2026.
+    const VERSION_0: &str = "Status,Type,Channel,Channel Name,Account Number,Currency,Amount,Fee,VAT,3rd Party WHT,Xendit WHT,\
+        Net Amount,Reference,Transaction ID,Invoice ID,Batch ID,Payment ID,Payment Date,Timestamp - Created,\
+        Timestamp - Updated,Timestamp - Settled,Timezone,Description,Channel Reference";
+    const VERSION_1: &str = "Status,Type,Channel,Channel Name,Account Number,Currency,Amount,Fee,VAT,3rd Party WHT,Xendit WHT,\
+        Net Amount,Reference,Transaction ID,Invoice ID,Batch ID,Payment ID,Payment Date,Timestamp - Created,\
+        Timestamp - Updated,Timestamp - Settled,Timezone,Description,Channel Reference,Settlement Status,\
+        Actual Settlement Time,Estimated Settlement Time";
+    const VERSION_2: &str = "Status,Type,Channel,Channel Name,Account Number,Currency,Amount,Total Fee,Total VAT,Net Amount,\
+        Reference,Transaction ID,Invoice ID,Batch ID,Product ID,Payment Date,Timestamp - Created,Timestamp - Updated,\
+        Estimated Settlement Time,Actual Settlement Time,Timezone,Description,Channel Reference,Settlement Status,\
+        Transaction Fee,Transaction VAT,Xendit WHT,Early Settlement Fee,Early Settlement VAT,Payment Request ID,Capture ID,\
+        Payment Session ID,Metadata";
+    const DETAILED: &str = "Status,Type,Payment Method,Payment Channel,Account Number,Currency,Amount,Total Fee Amount,\
+        Total VAT Amount,Net Amount,Reference,Transaction ID,Invoice ID,Request Time,Payment Time,Timezone,Description,\
+        Settlement Status,Actual Settlement Time,Estimated Settlement Time,Product ID,Failure Reason,VA Number,\
+        Payment Metadata,Payment Request ID,Payment Refund ID";
+
+    #[test]
+    fn xendits_reports_come_in_as_they_are() {
+        let both = [
+            ("Type", "PAYMENT"),
+            ("Currency", "IDR"),
+            ("Amount", "48500"),
+            ("Net Amount", "48145"),
+            ("Reference", "INV-1"),
+            ("Transaction ID", "txn_1"),
+            ("Timezone", "+0000 UTC"),
+        ];
+        let morning = Some(Moment::parse("2026-01-16T03:00:00Z", &Rfc3339).unwrap());
+        for (header, status, [fee, vat, there], settled) in [
+            (VERSION_0, "SUCCESS", ["Fee", "VAT", "Payment ID"], &[("Timestamp - Settled", "2026-01-16 03:00:00")][..]),
+            (
+                VERSION_1,
+                "SUCCESS",
+                ["Fee", "VAT", "Payment ID"],
+                &[
+                    ("Settlement Status", "SETTLED"),
+                    ("Actual Settlement Time", "2026-01-16T03:00:00Z"),
+                    ("Timestamp - Settled", "2026-01-17 00:00:00"),
+                ],
+            ),
+            (
+                VERSION_2,
+                "SUCCESS",
+                ["Total Fee", "Total VAT", "Product ID"],
+                &[("Settlement Status", "Early settled"), ("Actual Settlement Time", "2026-01-16 03:00:00")],
+            ),
+            (
+                DETAILED,
+                "SUCCESSFUL",
+                ["Total Fee Amount", "Total VAT Amount", "Product ID"],
+                &[("Settlement Status", "Settled"), ("Actual Settlement Time", "2026-01-16T03:00:00.000Z")],
+            ),
+        ] {
+            let own = [("Status", status), (fee, "320"), (vat, "35"), (there, "py-1")];
+            let said = [&both[..], &own, settled].concat();
+            let line = of_report(header, &said).unwrap().remove(0);
+            assert_eq!((line.there.as_deref(), line.reference.as_deref()), (Some("py-1"), Some("INV-1")), "{header}");
+            assert_eq!((line.kind, line.amount_minor), (RowKind::Payment, 48_500));
+            // With its tax, as Xendit's list is read; so that what is paid out follows.
+            assert_eq!((line.fee_minor, line.net_minor), (Some(355), Some(48_145)), "{header}");
+            assert_eq!((line.settled, line.settled_at), (true, morning), "{header}");
+
+            // What is no payment may have no other name.
+            let said: Vec<_> = said.into_iter().filter(|(name, _)| *name != there).collect();
+            assert_eq!(of_report(header, &said).unwrap()[0].there.as_deref(), Some("txn_1"));
+            // What its bank or the office keeps back of it is in no fee.
+            let withheld = [said, vec![("Xendit WHT", "10")]].concat();
+            if header != DETAILED {
+                let line = of_report(header, &withheld).unwrap().remove(0);
+                assert_eq!((line.fee_minor, line.net_minor), (Some(355), None), "{header}");
+            }
+        }
+        let waits = [("Status", "REFUND_PENDING"), ("Type", "PAYMENT"), ("Amount", "48500"), ("Product ID", "py-1")];
+        assert_eq!(of_report(DETAILED, &waits).unwrap()[0].kind, RowKind::Other);
+        let kept = [
+            ("Status", "SUCCESS"),
+            ("Type", "PAYMENT"),
+            ("Amount", "48500"),
+            ("Net Amount", "48000"),
+            ("Payment ID", "py-1"),
+            ("Xendit WHT", "0"),
+            ("3rd Party WHT", "145.50"),
+        ];
+        assert_eq!(of_report(VERSION_1, &kept).unwrap()[0].net_minor, None);
+    }
+
+    #[test]
+    fn a_zone_beside_a_moment_is_that_of_the_moment_unless_it_names_its_own() {
+        let at = |moment: &str, zone: &str| {
+            let file = format!("order id,settled at,timezone,amount\nINV-1,{moment},{zone},5\n");
+            read(file.as_bytes()).unwrap()[0].settled_at.unwrap().format(&Rfc3339).unwrap()
+        };
+        for zone in ["+0000 UTC", "+00:00"] {
+            assert_eq!(at("2026-01-16 10:00:00", zone), "2026-01-16T10:00:00Z");
+        }
+        assert_eq!(at("2026-01-16", "+0800 Asia/Makassar"), "2026-01-15T16:00:00Z");
+        assert_eq!(at("2026-01-16T10:00:00+07:00", "+0000 UTC"), "2026-01-16T03:00:00Z");
+        for unsaid in ["", "Asia/Jakarta", "WIB"] {
+            assert_eq!(at("2026-01-16 10:00:00", unsaid), "2026-01-16T03:00:00Z");
+        }
+    }
+
     #[test]
     fn a_status_is_known_or_the_line_is_wrong() {
         let kind = |head: &str, rest: &str| {
@@ -492,7 +629,7 @@ INV-2,,Refund,-8500,0,-8500,2026-01-16,IDR
         }
         assert_eq!(kind("status,type", "partial_refund,refund").unwrap(), RowKind::Refund);
         assert_eq!(kind("status,type", "partial_refund,payment").unwrap(), RowKind::Payment);
-        for word in ["PENDING", "Expire", "cancelled", "deny", "voided", "REVERSED", "authorize"] {
+        for word in ["PENDING", "REFUND_PENDING", "Expire", "cancelled", "deny", "voided", "REVERSED", "authorize"] {
             assert_eq!(kind("status", word).unwrap(), RowKind::Other, "{word}");
             assert_eq!(kind("status,type", &format!("{word},payment")).unwrap(), RowKind::Other, "{word}");
         }
@@ -534,7 +671,7 @@ INV-2,,Refund,-8500,0,-8500,2026-01-16,IDR
             "2026-01-16T10:00",
             "2026-01-15 22:00 -0500",
         ] {
-            assert_eq!(moment(text), Some(morning), "{text}");
+            assert_eq!(moment(text, JAKARTA), Some(morning), "{text}");
         }
         for text in [
             "",
@@ -548,7 +685,7 @@ INV-2,,Refund,-8500,0,-8500,2026-01-16,IDR
             "1999-01-16 10:00",
             "2026-01-16 10:00 +7",
         ] {
-            assert_eq!(moment(text), None, "{text}");
+            assert_eq!(moment(text, JAKARTA), None, "{text}");
         }
     }
 

@@ -251,7 +251,7 @@ impl Reconciler {
         let mut told = rows::strangers(&mut sql, held).await?;
         let is_all = told.len() < usize::try_from(rows::STRANGERS_MAX)?;
         let lines: Vec<String> = told.iter().filter(|it| it.source == Source::File).map(|it| it.id.clone()).collect();
-        // A list has them all, and its report names them otherwise: each would be there twice.
+        // A list has them all, and its report may name them otherwise: each would be there twice.
         told.retain(|it| it.source != Source::File || !habits(provider).lists_settlements);
         let view = View { at: Moment::now_utc(), files_until: None, whole: false };
         differences::keep(&mut sql, held, &compare(&[], &told, view)).await?;

@@ -115,7 +115,7 @@ async fn an_account_is_added_shown_without_its_secrets_changed_and_opened() {
 
     // Other keys of the same account, and of no other.
     let credentials = format!("{path}/credentials");
-    let other = json!({ "credentials": midtrans("G111111111", "hushhushhush") });
+    let other = json!({ "credentials": midtrans("G111111111", "quietquiet") });
     stage.owner(&shop, "PUT", &credentials, other).await.refused(422, "another_account");
     let other = json!({ "credentials": xendit("G552010987", "hushhushhush", &["token"]) });
     stage.owner(&shop, "PUT", &credentials, other).await.refused(422, "another_account");
@@ -141,6 +141,38 @@ async fn an_account_is_added_shown_without_its_secrets_changed_and_opened() {
         let said = String::from_utf8(said).unwrap();
         assert!(!said.contains("hushhush") && !said.contains("quietquiet"), "{said}");
     }
+}
+
+#[tokio::test]
+async fn a_name_that_was_mistyped_is_mended_with_the_same_key() {
+    let stage = stage().await;
+    let shop = stage.hub.merchant("Toko Salah").await;
+    let mistyped = |id: &str, key: &str| account(midtrans(id, key));
+    let added = stage.owner(&shop, "POST", PATH, mistyped("G552010978", "hushhushhush")).await.created();
+    let path = format!("{PATH}/{}", id(&added));
+    let off = json!({ "label": "", "enabled": false });
+    stage.owner(&shop, "PUT", &path, off).await.ok();
+    stage.owner(&shop, "POST", PATH, mistyped("G2", "otherother")).await.created();
+
+    let credentials = format!("{path}/credentials");
+    let put = |credentials: Value| json!({ "credentials": credentials });
+    let refused = stage.owner(&shop, "PUT", &credentials, put(midtrans("G2", "hushhushhush"))).await;
+    refused.refused(409, "account_known");
+    let new = put(midtrans("G552010987", "hushhushhush"));
+    let stale = stage.asks(&shop.owner, "a", "PUT", &credentials, &[("if-match", "\"1\"")], &new).await;
+    stale.refused(412, "stale_version");
+    let changed = stage.owner(&shop, "PUT", &credentials, new).await.ok();
+    assert_eq!((&changed["merchant_there"], &changed["version"]), (&json!("G552010987"), &json!(3)));
+    assert_eq!(changed["keys_since"], added["keys_since"], "the key is what it was");
+    assert_eq!(stage.opens(&shop, &added).await.unwrap().credentials.merchant_there(), "G552010987");
+    let audit = stage.owner(&shop, "GET", "/v1/audit", Value::Null).await.ok();
+    let line = &audit["items"][0];
+    assert_eq!((&line["action"], &line["subject"]), (&json!("provider_account.renamed"), &added["id"]));
+    let detail = line["detail"].as_str().unwrap();
+    assert!(
+        detail.starts_with("G552010987 at midtrans") && detail.ends_with("before, it was `G552010978`"),
+        "{detail}"
+    );
 }
 
 #[tokio::test]

@@ -15,7 +15,15 @@ pub const OPEN_MAX: Duration = Duration::from_secs(60);
 #[derive(Default)]
 pub struct Breaker(Mutex<State>);
 
-enum State {
+#[derive(Default)]
+struct State {
+    phase: Phase,
+    /// At what alone the last failure that counts was, if it was at one thing alone.
+    failed_at: Option<String>,
+}
+
+#[derive(Clone, Copy)]
+enum Phase {
     /// Failures since the last success.
     Closed(u32),
     Open {
@@ -28,10 +36,21 @@ enum State {
     },
 }
 
-impl Default for State {
+impl Default for Phase {
     fn default() -> Self {
         Self::Closed(0)
     }
+}
+
+/// How a call found the other side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Found<'a> {
+    There,
+    /// Away, or not well.
+    Failing,
+    /// It answers, and fails at one thing that it is asked about, which is named. That may be the thing's own fault: again and
+    /// again at the same says nothing of all else.
+    FailingAt(&'a str),
 }
 
 /// That a call may be made. If it is dropped without a word, nothing was learnt.
@@ -42,25 +61,25 @@ pub struct Pass<'a> {
 
 impl Breaker {
     pub fn is_closed(&self) -> bool {
-        matches!(*self.state(), State::Closed(_))
+        matches!(self.state().phase, Phase::Closed(_))
     }
 
     /// As a word, for people.
     pub fn word(&self, now: Instant) -> &'static str {
-        match *self.state() {
-            State::Closed(_) => "closed",
-            State::Open { until, .. } if until > now => "open",
+        match self.state().phase {
+            Phase::Closed(_) => "closed",
+            Phase::Open { until, .. } if until > now => "open",
             // The next call tries.
-            State::Open { .. } | State::Trying { .. } => "trying",
+            Phase::Open { .. } | Phase::Trying { .. } => "trying",
         }
     }
 
     /// For how long nobody need try. While one call tries, that is for the shortest time that it may be open.
     pub fn is_open(&self, now: Instant) -> Option<Duration> {
-        match *self.state() {
-            State::Open { until, .. } => until.checked_duration_since(now).filter(|left| !left.is_zero()),
-            State::Trying { .. } => Some(OPEN_MIN),
-            State::Closed(_) => None,
+        match self.state().phase {
+            Phase::Open { until, .. } => until.checked_duration_since(now).filter(|left| !left.is_zero()),
+            Phase::Trying { .. } => Some(OPEN_MIN),
+            Phase::Closed(_) => None,
         }
     }
 
@@ -71,13 +90,20 @@ impl Breaker {
             return Err(left);
         }
         let mut state = self.state();
-        match *state {
-            State::Open { pause, .. } => *state = State::Trying { pause },
-            State::Closed(_) => return Ok(Pass { breaker: self, is_trial: false }),
+        match state.phase {
+            Phase::Open { pause, .. } => state.phase = Phase::Trying { pause },
+            Phase::Closed(_) => return Ok(Pass { breaker: self, is_trial: false }),
             // Somebody was quicker.
-            State::Trying { .. } => return Err(OPEN_MIN),
+            Phase::Trying { .. } => return Err(OPEN_MIN),
         }
         Ok(Pass { breaker: self, is_trial: true })
+    }
+
+    /// The other side has spoken by itself: it lives, and the next call tries at once whether it answers as well.
+    pub fn heard(&self, now: Instant) {
+        if let Phase::Open { until, .. } = &mut self.state().phase {
+            *until = now.min(*until);
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -86,18 +112,25 @@ impl Breaker {
 }
 
 impl Pass<'_> {
-    /// Says whether the other side was there.
-    pub fn ended(self, was_there: bool, now: Instant) {
+    /// Says how it found the other side.
+    pub fn ended(self, found: Found<'_>, now: Instant) {
         let mut state = self.breaker.state();
-        let open = |pause: Duration| State::Open { until: now + pause, pause };
-        *state = match (&*state, was_there) {
+        let open = |pause: Duration| Phase::Open { until: now + pause, pause };
+        let is_again = matches!(found, Found::FailingAt(it) if state.failed_at.as_deref() == Some(it));
+        state.phase = match (state.phase, found) {
             // Also by a call that was made before: it is there.
-            (_, true) => State::Closed(0),
-            (State::Closed(failures), false) if failures + 1 >= FAILURES_MAX => open(OPEN_MIN),
-            (State::Closed(failures), false) => State::Closed(failures + 1),
-            (State::Trying { pause }, false) if self.is_trial => open((*pause * 2).min(OPEN_MAX)),
+            (_, Found::There) => Phase::Closed(0),
+            // Nothing is learnt.
+            _ if is_again => return,
+            (Phase::Closed(failures), _) if failures + 1 >= FAILURES_MAX => open(OPEN_MIN),
+            (Phase::Closed(failures), _) => Phase::Closed(failures + 1),
+            (Phase::Trying { pause }, _) if self.is_trial => open((pause * 2).min(OPEN_MAX)),
             // We knew.
             _ => return,
+        };
+        state.failed_at = match found {
+            Found::FailingAt(it) => Some(it.to_owned()),
+            Found::There | Found::Failing => None,
         };
     }
 }
@@ -105,11 +138,11 @@ impl Pass<'_> {
 impl Drop for Pass<'_> {
     fn drop(&mut self) {
         let mut state = self.breaker.state();
-        if let State::Trying { pause } = *state
+        if let Phase::Trying { pause } = state.phase
             && self.is_trial
         {
-            // Whoever tried was called away, or had no leave to: the next one tries.
-            *state = State::Open { until: Instant::now(), pause };
+            // Whoever tried was called away, had no leave to, or has learnt nothing: the next one tries.
+            state.phase = Phase::Open { until: Instant::now(), pause };
         }
     }
 }
@@ -120,7 +153,7 @@ mod tests {
 
     fn fails(breaker: &Breaker, times: u32, now: Instant) {
         for _ in 0..times {
-            breaker.enter(now).unwrap_or_else(|_| panic!("it is open")).ended(false, now);
+            breaker.enter(now).unwrap_or_else(|_| panic!("it is open")).ended(Found::Failing, now);
         }
     }
 
@@ -128,7 +161,7 @@ mod tests {
     fn it_opens_after_failures_and_lets_one_call_try() {
         let (breaker, now) = (Breaker::default(), Instant::now());
         fails(&breaker, FAILURES_MAX - 1, now);
-        breaker.enter(now).unwrap_or_else(|_| panic!()).ended(true, now);
+        breaker.enter(now).unwrap_or_else(|_| panic!()).ended(Found::There, now);
         fails(&breaker, FAILURES_MAX, now);
         assert_eq!((breaker.is_closed(), breaker.is_open(now)), (false, Some(OPEN_MIN)));
         assert_eq!(breaker.enter(now + OPEN_MIN / 2).err(), Some(OPEN_MIN / 2));
@@ -137,11 +170,11 @@ mod tests {
         let later = now + OPEN_MIN;
         let trial = breaker.enter(later).unwrap_or_else(|_| panic!());
         assert!(breaker.enter(later).is_err() && breaker.is_open(later).is_some());
-        trial.ended(false, later);
+        trial.ended(Found::Failing, later);
         assert_eq!(breaker.is_open(later), Some(OPEN_MIN * 2));
 
         let later = later + OPEN_MIN * 2;
-        breaker.enter(later).unwrap_or_else(|_| panic!()).ended(true, later);
+        breaker.enter(later).unwrap_or_else(|_| panic!()).ended(Found::There, later);
         assert!(breaker.is_closed() && breaker.enter(later).is_ok());
     }
 
@@ -172,9 +205,59 @@ mod tests {
         let (breaker, now) = (Breaker::default(), Instant::now());
         let [slow, slower] = [(); 2].map(|()| breaker.enter(now).unwrap_or_else(|_| panic!()));
         fails(&breaker, FAILURES_MAX, now);
-        slow.ended(false, now + OPEN_MIN / 2);
+        slow.ended(Found::Failing, now + OPEN_MIN / 2);
         assert_eq!(breaker.is_open(now), Some(OPEN_MIN));
-        slower.ended(true, now + OPEN_MIN / 2);
+        slower.ended(Found::There, now + OPEN_MIN / 2);
         assert!(breaker.is_closed());
+    }
+
+    #[test]
+    fn one_thing_that_fails_for_ever_takes_nothing_else_with_it() {
+        let (breaker, now) = (Breaker::default(), Instant::now());
+        let ends = |found, now| breaker.enter(now).unwrap_or_else(|_| panic!("it is open")).ended(found, now);
+        for _ in 0..10 * FAILURES_MAX {
+            ends(Found::FailingAt("a"), now);
+        }
+        assert!(breaker.is_closed());
+        // Two that fail, or one and whatever else does, are no chance.
+        for at in 1..FAILURES_MAX {
+            ends(Found::FailingAt(if at % 2 == 1 { "b" } else { "a" }), now);
+        }
+        assert_eq!(breaker.is_open(now), Some(OPEN_MIN));
+
+        // Nor does it keep it open, when it is the first to try.
+        let later = now + OPEN_MIN;
+        ends(Found::FailingAt("a"), later);
+        assert!(breaker.enter(later.max(Instant::now())).is_ok(), "nothing was learnt: the next one tries");
+        ends(Found::FailingAt("b"), later.max(Instant::now()));
+        assert!(breaker.is_open(later).is_some_and(|left| left > OPEN_MIN), "another one fails as well");
+
+        let breaker = Breaker::default();
+        for at in 0..FAILURES_MAX {
+            let found = if at % 2 == 0 { Found::FailingAt("a") } else { Found::Failing };
+            breaker.enter(now).unwrap_or_else(|_| panic!("it is open")).ended(found, now);
+        }
+        assert!(!breaker.is_closed());
+    }
+
+    #[test]
+    fn who_is_heard_of_by_itself_is_tried_at_once() {
+        let (breaker, now) = (Breaker::default(), Instant::now());
+        breaker.heard(now);
+        assert!(breaker.is_closed());
+        fails(&breaker, FAILURES_MAX, now);
+        fails(&breaker, 1, now + OPEN_MIN);
+        let later = now + OPEN_MIN + OPEN_MIN / 2;
+        assert!(breaker.enter(later).is_err());
+        breaker.heard(later);
+        assert!(!breaker.is_closed() && breaker.is_open(later).is_none(), "it is not taken for well");
+        let trial = breaker.enter(later).unwrap_or_else(|_| panic!());
+        breaker.heard(later);
+        assert!(breaker.enter(later).is_err(), "one call tries, however much is heard");
+        trial.ended(Found::Failing, later);
+        assert_eq!(breaker.is_open(later), Some(OPEN_MIN * 4), "and a trial that fails is one");
+        // What is over is not begun again.
+        breaker.heard(later + OPEN_MAX);
+        assert!(breaker.enter(later + OPEN_MIN * 4).is_ok());
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tillwire_channels::MerchantId;
 use tokio::time::Instant;
 
-use super::super::request::{Answer, Asked, Request, TOO_MANY};
+use super::super::request::{Answer, Request, TOO_MANY};
 
 /// What the rates of providers are said for.
 const MINUTE: Duration = Duration::from_secs(60);
@@ -111,7 +111,7 @@ impl Budget {
         if let Some(left) = left(full_at.checked_sub(MINUTE).unwrap_or(now)) {
             return Err(left);
         }
-        if asks_for_state(request) {
+        if request.asked.state_of().is_some() {
             let of = (merchant, request.path.clone());
             let last = kept.asked.get(&of).copied();
             if let Some(left) = last.and_then(|last| left(last.again_at(prompted))) {
@@ -175,10 +175,6 @@ fn bound<K: Eq + Hash, V>(kept: &mut HashMap<K, V>, matters: impl Fn(&V) -> bool
     }
 }
 
-fn asks_for_state(request: &Request) -> bool {
-    matches!(request.asked, Asked::Status { .. } | Asked::RefundStatus { .. })
-}
-
 #[cfg(test)]
 mod tests {
     use reqwest::header::{HeaderMap, HeaderValue};
@@ -186,6 +182,7 @@ mod tests {
 
     use super::*;
     use crate::connectors::payment::Id;
+    use crate::connectors::request::Asked;
 
     fn status(reference: &str) -> Request {
         let asked = Asked::Status { reference: Id::parse(reference).unwrap() };

@@ -18,7 +18,7 @@ use tokio::time::{Instant, timeout};
 use tracing::debug;
 use url::Url;
 
-use self::breaker::Breaker;
+use self::breaker::{Breaker, Found};
 use self::budget::{Budget, Rules};
 use super::credentials::{Mode, Provider};
 use super::request::{Answer, Request, TOO_MANY};
@@ -39,6 +39,9 @@ pub const ANSWER_BYTES_MAX: usize = 1024 * 1024;
 pub const AT_ONCE_MAX: usize = 32;
 /// How many of them are one merchant's.
 const OF_ONE_MAX: usize = 8;
+/// How many of either are looks of the hub's own, which nobody waits for.
+const LOOKS_AT_ONCE_MAX: usize = AT_ONCE_MAX / 2;
+const LOOKS_OF_ONE_MAX: usize = OF_ONE_MAX / 2;
 /// How long a connection that nobody uses is kept: less than servers do.
 const IDLE_MAX: Duration = Duration::from_secs(10);
 /// Who we say that we are.
@@ -144,7 +147,8 @@ impl Outcome {
 
 /// Carries requests out.
 pub struct Caller {
-    lines: [Line; 4],
+    /// One for each provider in each mode.
+    lines: Vec<Line>,
 }
 
 /// One provider in one mode: what it does to us it does to nobody else.
@@ -154,6 +158,8 @@ struct Line {
     base: String,
     client: Client,
     turns: Turns,
+    /// What looks of the hub's own have of those turns.
+    looks: Turns,
     breaker: Breaker,
     budget: Budget,
 }
@@ -166,29 +172,33 @@ impl Caller {
     }
 
     fn within(options: &Options, answer_max: Duration) -> anyhow::Result<Self> {
-        let line = |provider, mode| Line::open(options, provider, mode, answer_max);
-        let lines = [
-            line(Provider::Midtrans, Mode::Test)?,
-            line(Provider::Midtrans, Mode::Live)?,
-            line(Provider::Xendit, Mode::Test)?,
-            line(Provider::Xendit, Mode::Live)?,
-        ];
-        Ok(Self { lines })
+        let each = Provider::ALL.into_iter().flat_map(|provider| Mode::ALL.map(|mode| (provider, mode)));
+        let lines = each.map(|(provider, mode)| Line::open(options, provider, mode, answer_max));
+        Ok(Self { lines: lines.collect::<anyhow::Result<_>>()? })
+    }
+
+    fn line(&self, provider: Provider, mode: Mode) -> Option<&Line> {
+        self.lines.iter().find(|line| line.provider == provider && line.mode == mode)
+    }
+
+    /// A provider has proved by itself that it lives: if it was left alone, the next call tries, and waits for no time to be over.
+    pub fn heard(&self, provider: Provider, mode: Mode) {
+        if let Some(line) = self.line(provider, mode) {
+            line.breaker.heard(Instant::now());
+        }
     }
 
     /// How a provider's breaker stands at this node: `closed`, calls are made; `open`, it is left alone, for so long; `trying`, the
     /// next call finds out.
     pub fn breaker(&self, provider: Provider, mode: Mode) -> (&'static str, Option<Duration>) {
-        let (now, line) =
-            (Instant::now(), self.lines.iter().find(|line| line.provider == provider && line.mode == mode));
+        let (now, line) = (Instant::now(), self.line(provider, mode));
         let word = line.map_or("closed", |line| line.breaker.word(now));
         (word, line.and_then(|line| line.breaker.is_open(now)).filter(|_| word == "open"))
     }
 
     /// Makes one call, once. It takes at most [`WAIT_MAX`] and [`ANSWER_MAX`] together.
     pub async fn carry(&self, call: Call<'_>) -> Outcome {
-        let line = self.lines.iter().find(|line| line.provider == call.provider && line.mode == call.mode);
-        let Some(line) = line else { return Outcome::NotSent(NotSent::Unable) };
+        let Some(line) = self.line(call.provider, call.mode) else { return Outcome::NotSent(NotSent::Unable) };
         let outcome = line.carry(call).await;
         let (provider, mode) = (line.provider.as_str(), line.mode.as_str());
         counter!("tillwire_provider_calls_total", "provider" => provider, "mode" => mode, "call" => call.request.asked.as_str(), "outcome" => outcome.word())
@@ -232,6 +242,7 @@ impl Line {
             base: base.trim_end_matches('/').to_owned(),
             client,
             turns: Turns::new(AT_ONCE_MAX, OF_ONE_MAX),
+            looks: Turns::new(LOOKS_AT_ONCE_MAX, LOOKS_OF_ONE_MAX),
             breaker: Breaker::default(),
             budget: Budget::new(rules),
         })
@@ -242,9 +253,18 @@ impl Line {
         if let Some(after) = self.breaker.is_open(Instant::now()) {
             return Outcome::NotSent(NotSent::Down(after));
         }
-        let Ok(Some(_turn)) = timeout(WAIT_MAX, self.turns.begin(call.merchant)).await else {
+        let is_look = call.request.asked.state_of().is_some() && !call.prompted;
+        let (mut own, mut turn) = (None, None);
+        if is_look {
+            // It comes again by itself. Whoever attends to payments attends to another's meanwhile, and half of the turns are
+            // left to those for whom somebody waits.
+            own = self.looks.begin_now(call.merchant).zip(self.turns.begin_now(call.merchant));
+        } else {
+            turn = timeout(WAIT_MAX, self.turns.begin(call.merchant)).await.ok().flatten();
+        }
+        if own.is_none() && turn.is_none() {
             return Outcome::NotSent(NotSent::Busy);
-        };
+        }
         let pass = match self.breaker.enter(Instant::now()) {
             Ok(pass) => pass,
             Err(after) => return Outcome::NotSent(NotSent::Down(after)),
@@ -258,8 +278,8 @@ impl Line {
         if let Outcome::Answered(answer) = &outcome {
             self.budget.answered(call.merchant, call.request, answer, Instant::now());
         }
-        if let Some(was_there) = self.was_there(&outcome) {
-            pass.ended(was_there, Instant::now());
+        if let Some(found) = self.found(call.request, &outcome) {
+            pass.ended(found, Instant::now());
         }
         histogram!("tillwire_provider_call_seconds", "provider" => self.provider.as_str()).record(took.as_secs_f64());
         debug!(
@@ -269,14 +289,22 @@ impl Line {
         outcome
     }
 
-    /// Whether the provider was there. Nobody knows of what was not sent on purpose.
-    fn was_there(&self, outcome: &Outcome) -> Option<bool> {
+    /// How the provider was found. Nobody knows of what was not sent on purpose.
+    fn found<'a>(&self, request: &'a Request, outcome: &Outcome) -> Option<Found<'a>> {
         match outcome {
-            Outcome::Answered(answer) if answer.status < 500 => Some(true),
+            Outcome::Answered(answer) if answer.status < 500 => Some(Found::There),
             // Midtrans says so of banks in answers of 200.
-            Outcome::Answered(answer) => Some(self.provider == Provider::Xendit && xendit::is_a_banks(answer)),
-            Outcome::NotSent(NotSent::Unreachable) | Outcome::Unknown(Unknown::TimedOut | Unknown::Cut) => Some(false),
-            Outcome::Unknown(Unknown::TooLong) => Some(true),
+            Outcome::Answered(answer) if self.provider == Provider::Xendit && xendit::is_a_banks(answer) => {
+                Some(Found::There)
+            }
+            // Of one payment it may never be able to say how that stands, and be well for all others.
+            Outcome::Answered(_) => {
+                Some(request.asked.state_of().map_or(Found::Failing, |it| Found::FailingAt(it.as_str())))
+            }
+            Outcome::NotSent(NotSent::Unreachable) | Outcome::Unknown(Unknown::TimedOut | Unknown::Cut) => {
+                Some(Found::Failing)
+            }
+            Outcome::Unknown(Unknown::TooLong) => Some(Found::There),
             Outcome::NotSent(_) => None,
         }
     }

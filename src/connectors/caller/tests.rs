@@ -436,3 +436,97 @@ fn keys_of_money_go_by_tls_alone_and_a_place_is_one() {
         assert!(!opens(test, live), "{test} {live}");
     }
 }
+
+#[tokio::test]
+async fn a_payment_of_which_nobody_can_say_how_it_stands_closes_its_provider_to_nobody() {
+    const MANY: usize = 3 * breaker::FAILURES_MAX as usize;
+    let server = Server::start(|at| Does::answers(if at < MANY { 500 } else { 200 })).await;
+    let caller = server.caller();
+    for _ in 0..MANY {
+        let outcome = carries(&caller, Provider::Midtrans, &status("A-1")).await;
+        assert!(matches!(&outcome, Outcome::Answered(answer) if answer.status == 500), "{outcome:?}");
+    }
+    assert!(matches!(charges(&caller).await, Outcome::Answered(answer) if answer.status == 200));
+
+    // Of two it is the provider's fault.
+    let server = Server::start(|_| Does::answers(500)).await;
+    let caller = server.caller();
+    for reference in ["A-1", "A-2"].into_iter().cycle().take(breaker::FAILURES_MAX as usize) {
+        assert!(matches!(carries(&caller, Provider::Midtrans, &status(reference)).await, Outcome::Answered(_)));
+    }
+    assert!(matches!(charges(&caller).await, Outcome::NotSent(NotSent::Down(_))));
+
+    // And so it is if there is no answer at all.
+    let server = Server::start(|_| Does::Leaves).await;
+    let caller = server.caller();
+    for _ in 0..breaker::FAILURES_MAX {
+        assert!(matches!(carries(&caller, Provider::Midtrans, &status("A-1")).await, Outcome::Unknown(Unknown::Cut)));
+    }
+    assert!(matches!(charges(&caller).await, Outcome::NotSent(NotSent::Down(_))));
+}
+
+#[tokio::test]
+async fn a_provider_that_is_heard_of_by_itself_is_tried_at_once() {
+    let server = Server::start(|at| Does::answers(if at < 5 { 503 } else { 200 })).await;
+    let caller = server.caller();
+    for _ in 0..breaker::FAILURES_MAX {
+        charges(&caller).await;
+    }
+    for (provider, mode) in [(Provider::Xendit, Mode::Test), (Provider::Midtrans, Mode::Live)] {
+        caller.heard(provider, mode);
+        assert!(matches!(charges(&caller).await, Outcome::NotSent(NotSent::Down(_))), "another one's word");
+    }
+    assert_eq!(caller.breaker(Provider::Midtrans, Mode::Test).0, "open");
+    caller.heard(Provider::Midtrans, Mode::Test);
+    assert_eq!(caller.breaker(Provider::Midtrans, Mode::Test), ("trying", None));
+    assert!(matches!(charges(&caller).await, Outcome::Answered(answer) if answer.status == 200));
+    assert_eq!(caller.breaker(Provider::Midtrans, Mode::Test), ("closed", None));
+}
+
+/// Looks that nobody waits for take no more than half, and wait for nothing.
+#[tokio::test]
+async fn a_provider_that_hangs_leaves_half_of_its_turns_to_those_who_wait() {
+    let server = Server::start(|_| Does::Hangs).await;
+    let base = format!("http://{}", server.address);
+    let here = Place { test: base, live: "https://127.0.0.1:1".to_owned() };
+    let caller = Arc::new(Caller::within(&Options { midtrans: here.clone(), xendit: here }, ANSWER_MAX).unwrap());
+    let looks = |merchant: MerchantId, at: usize, prompted: bool| {
+        let caller = caller.clone();
+        tokio::spawn(async move {
+            let request = status(&format!("A-{at}"));
+            let (provider, mode) = (Provider::Midtrans, Mode::Test);
+            caller.carry(Call { merchant, provider, mode, request: &request, prompted }).await
+        })
+    };
+    let reaches = async |many: usize| {
+        while server.heard() < many {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert_eq!(server.heard(), many);
+    };
+    let (begun, one) = (Instant::now(), MerchantId::new());
+    let mut under_way: Vec<_> = (0..OF_ONE_MAX).map(|at| looks(one, at, false)).collect();
+    reaches(LOOKS_OF_ONE_MAX).await;
+    under_way.extend((0..AT_ONCE_MAX).map(|at| looks(MerchantId::new(), at, false)));
+    reaches(LOOKS_AT_ONCE_MAX).await;
+    let (ended, hanging): (Vec<_>, Vec<_>) = under_way.into_iter().partition(|it| it.is_finished());
+    assert_eq!(hanging.len(), LOOKS_AT_ONCE_MAX);
+    for outcome in join_all(ended).await {
+        assert!(matches!(outcome, Ok(Outcome::NotSent(NotSent::Busy))), "{outcome:?}");
+    }
+    assert!(begun.elapsed() < WAIT_MAX, "nobody waited for a turn: {:?}", begun.elapsed());
+
+    // Those for whom somebody waits have the rest of them: that merchant's, and others'.
+    let told: Vec<_> = (0..OF_ONE_MAX - LOOKS_OF_ONE_MAX).map(|at| looks(one, at + OF_ONE_MAX, true)).collect();
+    reaches(LOOKS_AT_ONCE_MAX + told.len()).await;
+    let rest = AT_ONCE_MAX - LOOKS_AT_ONCE_MAX - told.len();
+    let charged: Vec<_> = (0..rest)
+        .map(|_| {
+            let caller = caller.clone();
+            tokio::spawn(async move { charges(&caller).await })
+        })
+        .collect();
+    reaches(AT_ONCE_MAX).await;
+    hanging.iter().chain(&told).chain(&charged).for_each(JoinHandle::abort);
+}

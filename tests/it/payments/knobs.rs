@@ -95,6 +95,50 @@ async fn a_merchant_whose_name_is_another_there_is_told_so_when_money_comes() {
     }
 }
 
+/// The name is mended with the same key, and what was paid meanwhile pays its sale: also what nobody asks about any more.
+#[tokio::test]
+async fn what_was_paid_to_a_mistyped_name_is_paid_once_that_is_mended() {
+    let market = Market::opens().await;
+    let shop = market.hub.merchant("Toko Salah").await;
+    let bread = shop.stocked("roti", 48_500, "10").await;
+    let right = |provider: &str, key: &str| match provider {
+        "midtrans" => vault::midtrans(MIDTRANS_ID, key),
+        _ => vault::xendit(XENDIT_ID, key, &[XENDIT_TOKEN]),
+    };
+    for (provider, key, wrong) in [
+        ("midtrans", MIDTRANS_KEY, vault::midtrans("G552010978", MIDTRANS_KEY)),
+        ("xendit", XENDIT_KEY, vault::xendit("64f0c1d2e3a4b5c6d7e8f910", XENDIT_KEY, &[XENDIT_TOKEN])),
+    ] {
+        let account = json!({ "credentials": wrong, "mode": "test" });
+        let account = shop.post("/v1/provider-accounts", account).await.created();
+        let (sale, payment) = begun(&shop, &bread, provider).await;
+        market.pays(&payment).await;
+        asked_now(&shop, &payment).await;
+        task_of(&shop, &payment, "merchant_differs").await;
+        assert_eq!(asked_now(&shop, &payment).await["state"], "pending");
+        let rests = format!(
+            "update payment_attempts set next_at = null where payment_id = '{}' and lease is null returning 'rests'",
+            payment["id"].as_str().unwrap()
+        );
+        until(async || market.hub.database.psql(&rests).await.contains("rests").then_some(())).await;
+
+        let path = format!("/v1/provider-accounts/{}/credentials", account["id"].as_str().unwrap());
+        let puts = async |credentials: Value, once: &str| {
+            let body = json!({ "credentials": credentials }).to_string().into_bytes();
+            let headers = [("idempotency-key", once), ("content-type", "application/json")];
+            shop.owner().send("PUT", &path, &headers, body).await.expect("an answer")
+        };
+        let other = right(provider, "somebody-elses-1234567890");
+        puts(other, &format!("{provider}-other")).await.refused(422, "another_account");
+        let renamed = puts(right(provider, key), provider).await.ok();
+        assert_eq!(renamed["version"], 2, "{renamed}");
+        comes_to(&shop, &payment, "paid").await;
+        assert_eq!(sale_of(&shop, &sale).await["state"], "completed");
+    }
+    // That somebody was told is theirs to settle.
+    assert_eq!(kinds(&tasks(&shop).await), ["merchant_differs"; 2]);
+}
+
 #[tokio::test]
 async fn what_is_told_late_is_found_before_and_told_once() {
     let stage = Stage::opens().await;
@@ -176,6 +220,37 @@ async fn what_a_provider_keeps_calling_pending_is_pending_and_shows_for_how_long
         assert_eq!(shop.get(&health).await.ok()["open_payments"], 1, "{account}");
     }
     assert!(tasks(&shop).await.is_empty() && shop.journal_of(&["payment.captured"]).await.is_empty());
+}
+
+/// What it tells proves that it lives: whoever waits for that money does not wait until the provider would be tried again.
+#[tokio::test]
+async fn a_provider_that_was_left_alone_is_asked_once_it_tells_of_something() {
+    let stage = Stage::opens().await;
+    let (market, shop, bread) = stage.cast();
+    let accounts = shop.get("/v1/provider-accounts").await.ok();
+    for (provider, charge) in [("midtrans", "charge"), ("xendit", "create")] {
+        let account = accounts["items"].as_array().unwrap().iter().find(|it| it["provider"] == provider).unwrap();
+        let health = format!("/v1/provider-accounts/{}/health", account["id"].as_str().unwrap());
+        let (_, payment) = begun(&shop, bread, provider).await;
+        market.says("faults", json!({ "fault": "http_500", "provider": provider, "on": charge, "times": 5 })).await;
+        let sale = opens(&shop, bread).await;
+        let parts = (0..5).map(|_| {
+            let part = json!({ "method": "qris", "provider": provider, "amount_minor": 5_000 });
+            asks(&shop, &sale, part)
+        });
+        futures_util::future::join_all(parts).await.into_iter().for_each(|it| _ = it.created());
+        let breaker = shop.get(&health).await.ok()["breaker"].take();
+        assert_eq!(breaker["state"], "open", "{breaker}");
+        let began = Instant::now();
+        market.pays(&payment).await;
+        comes_to(&shop, &payment, "paid").await;
+        assert!(
+            began.elapsed().as_secs_f64() < breaker["seconds"].as_f64().unwrap(),
+            "{breaker} {:?}",
+            began.elapsed()
+        );
+        assert_eq!(shop.get(&health).await.ok()["breaker"]["state"], "closed");
+    }
 }
 
 #[tokio::test]
