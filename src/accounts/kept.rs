@@ -156,8 +156,8 @@ pub async fn replace(tx: &mut MerchantTx, id: Uuid, settings: &Settings, version
 /// with the same key, for another name of the merchant, which somebody had mistyped.
 ///
 /// # Errors
-/// If they are none, of the other mode, or `another_account`'s; `account_known` if the merchant has one of that name already;
-/// `stale_version`.
+/// If they are none, of the other mode, or `another_account`'s; `account_proven` if money has come by its name; `account_known` if
+/// the merchant has one of the new name already; `stale_version`.
 pub async fn change_keys(
     tx: &mut MerchantTx,
     id: Uuid,
@@ -178,6 +178,13 @@ pub async fn change_keys(
             before.merchant_there, before.provider
         );
         return Err(Error::invalid("another_account", "/credentials", detail));
+    }
+    if is_renamed && is_proven(tx, id).await? {
+        let detail = format!(
+            "{} has told of money for `{}` by this account: that name is right.",
+            before.provider, before.merchant_there
+        );
+        return Err(Error::conflict_at("account_proven", "/credentials", detail));
     }
     credentials.check(before.mode)?;
     let sealed = ring.seal(place(&[id]), credentials.to_json().expose_secret().as_bytes())?;
@@ -224,6 +231,20 @@ async fn current(tx: &mut MerchantTx, id: Uuid, ring: &Keyring) -> Result<Creden
     .await?;
     let json = ring.open(place(&[id]), &Sealed { key: row.data_key, bytes: row.sealed })?;
     Ok(Credentials::of_json(json.expose_secret())?)
+}
+
+/// Whether its provider has confirmed money by it, which it would not have under a name that is wrong.
+async fn is_proven(tx: &mut MerchantTx, id: Uuid) -> Result<bool> {
+    let merchant = tx.merchant();
+    Ok(sqlx::query_scalar!(
+        r#"select exists (select from payment_attempts
+                          where merchant_id = $1 and account_id = $2 and paid_at is not null and forced_at is null)
+           as "is_proven!""#,
+        merchant.0,
+        id
+    )
+    .fetch_one(tx.sql())
+    .await?)
 }
 
 /// Has all payments looked at whose money was, by an account's old name, another merchant's. Nobody else may do so any more: who was

@@ -262,7 +262,12 @@ fn line(columns: &Columns, record: &ByteRecord) -> std::result::Result<Line, (&'
     let is_whole = withheld.into_iter().flatten().all(|it| it == Some(0));
     let net_minor = net?.flatten().filter(|_| is_whole);
     let currency = named(Column::Currency, "currency", 3)?.map_or(CURRENCY.to_owned(), |it| it.to_ascii_uppercase());
-    let zone = field(Column::Zone, "timezone")?.and_then(zone).unwrap_or(JAKARTA);
+    let zone = match field(Column::Zone, "timezone")? {
+        None => JAKARTA,
+        Some(text) => zone(text).ok_or_else(|| {
+            ("timezone", format!("`timezone` is none that is known, such as +0700, +0000 UTC or WIB: `{}`.", cut(text)))
+        })?,
+    };
     let settled_at = match field(Column::SettledAt, "settled at")? {
         None => None,
         Some(text) => Some(moment(text, zone).ok_or_else(|| {
@@ -289,7 +294,8 @@ fn line(columns: &Columns, record: &ByteRecord) -> std::result::Result<Line, (&'
         settled,
         settled_at,
     };
-    line.id = digest(&line);
+    let names = columns.get(&Column::There).into_iter().flatten().filter_map(|at| record.get(*at));
+    line.id = digest(&line, &names.collect::<Vec<_>>());
     Ok(line)
 }
 
@@ -400,9 +406,21 @@ fn zoned(text: &str, otherwise: UtcOffset) -> Option<(&str, UtcOffset)> {
     }
 }
 
-/// A zone by its distance, which may have a name behind it: `+0700`, `+07:00`, `+0000 UTC`.
+/// Zones by their names, in hours; all of Indonesia's.
+const ZONES: [(&[&str], i8); 4] = [
+    (&["UTC", "GMT", "Z"], 0),
+    (&["WIB", "Asia/Jakarta", "Asia/Pontianak"], 7),
+    (&["WITA", "Asia/Makassar"], 8),
+    (&["WIT", "Asia/Jayapura"], 9),
+];
+
+/// A zone by its name; or by its distance, which may have a name behind it: `+0700`, `+07:00`, `+0000 UTC`.
 fn zone(text: &str) -> Option<UtcOffset> {
-    UtcOffset::parse(&text.split(' ').next()?.replacen(':', "", 1), ZONE).ok()
+    let named = ZONES.iter().find(|(names, _)| names.iter().any(|name| text.eq_ignore_ascii_case(name)));
+    match named {
+        Some((_, hours)) => UtcOffset::from_hms(*hours, 0, 0).ok(),
+        None => UtcOffset::parse(&text.split(' ').next()?.replacen(':', "", 1), ZONE).ok(),
+    }
 }
 
 /// As much of a text as an error repeats.
@@ -410,13 +428,13 @@ fn cut(text: &str) -> String {
     text.chars().take(40).collect()
 }
 
-/// Each part with its length, so that no two lines are told in the same way.
-fn digest(line: &Line) -> [u8; 32] {
+/// Each part with its length, so that no two lines are told in the same way. All names that the provider gives are among them: of
+/// two refunds alike, by the payment's name, each has a transaction's of its own.
+fn digest(line: &Line, names: &[&[u8]]) -> [u8; 32] {
     let number = |it: Option<i64>| it.map(|it| it.to_string()).unwrap_or_default();
     let parts = [
         format!("{:?}", line.kind),
         line.reference.clone().unwrap_or_default(),
-        line.there.clone().unwrap_or_default(),
         line.currency.clone(),
         line.amount_minor.to_string(),
         number(line.fee_minor),
@@ -425,9 +443,9 @@ fn digest(line: &Line) -> [u8; 32] {
         number(line.settled_at.map(Moment::unix_timestamp)),
     ];
     let mut context = Context::new(&SHA256);
-    for part in parts {
+    for part in parts.iter().map(String::as_bytes).chain(names.iter().copied()) {
         context.update(&(part.len() as u64).to_be_bytes());
-        context.update(part.as_bytes());
+        context.update(part);
     }
     let mut id = [0; 32];
     id.copy_from_slice(context.finish().as_ref());
@@ -598,7 +616,7 @@ INV-2,,Refund,-8500,0,-8500,2026-01-16,IDR
             let file = format!("order id,settled at,timezone,amount\nINV-1,{moment},{zone},5\n");
             read(file.as_bytes()).unwrap()[0].settled_at.unwrap().format(&Rfc3339).unwrap()
         };
-        for zone in ["+0000 UTC", "+00:00"] {
+        for zone in ["+0000 UTC", "+00:00", "UTC", "gmt"] {
             assert_eq!(at("2026-01-16 10:00:00", zone), "2026-01-16T10:00:00Z");
         }
         assert_eq!(at("2026-01-16", "+0800 Asia/Makassar"), "2026-01-15T16:00:00Z");
@@ -606,6 +624,20 @@ INV-2,,Refund,-8500,0,-8500,2026-01-16,IDR
         for unsaid in ["", "Asia/Jakarta", "WIB"] {
             assert_eq!(at("2026-01-16 10:00:00", unsaid), "2026-01-16T03:00:00Z");
         }
+        assert_eq!(at("2026-01-16 10:00:00", "WITA"), "2026-01-16T02:00:00Z");
+        let unknown = read(b"order id,settled at,timezone,amount\nINV-1,2026-01-16,Mars,5\n").unwrap_err();
+        assert!(format!("{unknown:?}").contains("/2/timezone"), "{unknown:?}");
+    }
+
+    #[test]
+    fn two_refunds_alike_of_one_payment_are_two_by_their_transactions() {
+        let file = "reference,payment id,transaction id,type,amount,settled at\n\
+                    INV-1,py-1,txn-1,REFUND,5000,2026-01-16\n\
+                    INV-1,py-1,txn-2,REFUND,5000,2026-01-16\n\
+                    INV-1,py-1,txn-2,REFUND,5000,2026-01-16\n";
+        let lines = read(file.as_bytes()).unwrap();
+        assert_eq!(lines.len(), 2);
+        assert!(lines.iter().all(|line| line.there.as_deref() == Some("py-1")));
     }
 
     #[test]

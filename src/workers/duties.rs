@@ -12,6 +12,7 @@ use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
+use tillwire_channels::MerchantId;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -29,27 +30,28 @@ pub trait Duty: Clone + Send + Sync + 'static {
     const NAME: &'static str;
     /// How often it is looked what is due.
     const LOOK_EVERY: Duration;
+    /// How soon it is looked again after as much was begun as there was room for, or as a merchant may have: there may be more.
+    const LOOK_AGAIN: Duration = Self::LOOK_EVERY;
     /// How long the database may take to say it.
     const LOOK_MAX: Duration;
     /// How long attending may take: longer than its lease. Whoever is at it still waits for what never answers, as a connection
     /// that is half open.
     const ATTEND_MAX: Duration;
-    /// How much is attended to at once.
+    /// How much is attended to at once, and how much of it is one merchant's.
     const AT_ONCE_MAX: usize;
+    const OF_ONE_MAX: usize;
 
     /// Something to attend to.
     type Due: Copy + Eq + Hash + Debug + Send + 'static;
+
+    /// Whose it is.
+    fn merchant(due: Self::Due) -> MerchantId;
 
     /// What is due, so much at most. What is under way already may be among it, and is left to whoever is at it.
     fn look(&self, due_max: usize) -> impl Future<Output = Result<Vec<Self::Due>>> + Send;
 
     /// Attends to it, under a lease: somebody else may have been sooner.
     fn attend(&self, due: Self::Due) -> impl Future<Output = Result<()>> + Send;
-
-    /// How soon it is looked again when so much was begun, where there was room for so much.
-    fn pause(_begun: usize, _room: usize) -> Duration {
-        Self::LOOK_EVERY
-    }
 }
 
 /// Begins to do a duty, until `stop`.
@@ -72,12 +74,15 @@ async fn run<D: Duty>(duty: &D, stop: &CancellationToken) {
                 is_failing = false;
                 let mut begun = 0;
                 for due in due {
-                    if begun < room && under_way.insert(due) {
+                    let of_one = under_way.iter().filter(|it| D::merchant(**it) == D::merchant(due)).count();
+                    if begun < room && of_one < D::OF_ONE_MAX && under_way.insert(due) {
                         tasks.spawn(attend(duty.clone(), due));
                         begun += 1;
                     }
                 }
-                pause = D::pause(begun, room);
+                if begun >= room.min(D::OF_ONE_MAX) {
+                    pause = D::LOOK_AGAIN;
+                }
             }
             Err(error) if std::mem::replace(&mut is_failing, true) => {
                 debug!("{} still fails: {:#}", D::NAME, error.into_anyhow());
@@ -114,8 +119,8 @@ mod tests {
 
     use super::*;
 
-    /// Of six things that are always due two can be attended to at once. The first panics, the second fails, and the third comes
-    /// to no end.
+    /// Of six things that are always due three can be attended to at once, and two of a merchant's: the last is another's. The first
+    /// panics, the second fails, and the third comes to no end.
     #[derive(Clone, Default)]
     struct Busy(Arc<Mutex<Seen>>);
 
@@ -124,6 +129,7 @@ mod tests {
         looks: usize,
         now: Vec<usize>,
         most: usize,
+        most_of_one: usize,
         twice: bool,
         times: [usize; 6],
     }
@@ -133,8 +139,13 @@ mod tests {
         const LOOK_EVERY: Duration = Duration::from_millis(2);
         const LOOK_MAX: Duration = Duration::from_millis(20);
         const ATTEND_MAX: Duration = Duration::from_millis(20);
-        const AT_ONCE_MAX: usize = 2;
+        const AT_ONCE_MAX: usize = 3;
+        const OF_ONE_MAX: usize = 2;
         type Due = usize;
+
+        fn merchant(due: usize) -> MerchantId {
+            MerchantId(uuid::Uuid::from_u128(due as u128 / 5))
+        }
 
         async fn look(&self, room: usize) -> Result<Vec<usize>> {
             let looks = {
@@ -155,6 +166,8 @@ mod tests {
                 seen.twice |= seen.now.contains(&due);
                 seen.now.push(due);
                 seen.most = seen.most.max(seen.now.len());
+                let of_one = seen.now.iter().filter(|it| Self::merchant(**it) == Self::merchant(due)).count();
+                seen.most_of_one = seen.most_of_one.max(of_one);
                 seen.times[due] += 1;
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -182,6 +195,6 @@ mod tests {
         tasks.close();
         tasks.wait().await;
         let seen = busy.0.lock().unwrap();
-        assert_eq!((seen.most, seen.twice, seen.now.len()), (2, false, 0));
+        assert_eq!((seen.most, seen.most_of_one, seen.twice, seen.now.len()), (3, 2, false, 0));
     }
 }

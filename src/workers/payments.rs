@@ -27,9 +27,6 @@ const LOOK_AGAIN: Duration = Duration::from_millis(50);
 const LOOK_MAX: Duration = Duration::from_secs(5);
 /// How long attending may take: whoever is at it longer has lost the lease long ago, and waits for what never answers.
 const ATTEND_MAX: Duration = Duration::from_secs(2 * LEASE.as_secs());
-/// How many payments are attended to at once for one merchant, and how much else.
-const PAYMENTS_OF_ONE_MAX: i32 = 8;
-const OF_ONE_MAX: i32 = 2;
 /// How many connections to the database this takes: a payment needs one for moments only, before and after its call.
 const POOL_MAX: u32 = 4;
 /// All that this takes: those, and the connections to providers.
@@ -68,68 +65,69 @@ struct Refunds(Desk);
 impl Duty for Payments {
     const NAME: &'static str = "Attending to payments";
     const LOOK_EVERY: Duration = LOOK_EVERY;
+    const LOOK_AGAIN: Duration = LOOK_AGAIN;
     const LOOK_MAX: Duration = LOOK_MAX;
     const ATTEND_MAX: Duration = ATTEND_MAX;
     const AT_ONCE_MAX: usize = 32;
+    const OF_ONE_MAX: usize = 8;
     type Due = (MerchantId, PaymentId);
 
+    fn merchant((merchant, _): Self::Due) -> MerchantId {
+        merchant
+    }
+
     async fn look(&self, due_max: usize) -> Result<Vec<Self::Due>> {
-        held::due(&self.0.journal.pools.app, PAYMENTS_OF_ONE_MAX, i32::try_from(due_max)?).await
+        held::due(&self.0.journal.pools.app, i32::try_from(Self::OF_ONE_MAX)?, i32::try_from(due_max)?).await
     }
 
     async fn attend(&self, (merchant, payment): Self::Due) -> Result<()> {
         self.0.attend(merchant, payment, Cause::default()).await.map(drop)
-    }
-
-    fn pause(begun: usize, room: usize) -> Duration {
-        pause(begun, room, PAYMENTS_OF_ONE_MAX)
     }
 }
 
 impl Duty for Notices {
     const NAME: &'static str = "Coming back to notifications";
     const LOOK_EVERY: Duration = LOOK_EVERY;
+    const LOOK_AGAIN: Duration = LOOK_AGAIN;
     const LOOK_MAX: Duration = LOOK_MAX;
     const ATTEND_MAX: Duration = ATTEND_MAX;
     // Each may wait for a lock, with a connection.
     const AT_ONCE_MAX: usize = 2;
+    const OF_ONE_MAX: usize = 1;
     type Due = (MerchantId, Uuid);
 
+    fn merchant((merchant, _): Self::Due) -> MerchantId {
+        merchant
+    }
+
     async fn look(&self, due_max: usize) -> Result<Vec<Self::Due>> {
-        inbox::due(&self.0.journal.pools.app, OF_ONE_MAX, i32::try_from(due_max)?).await
+        inbox::due(&self.0.journal.pools.app, i32::try_from(Self::OF_ONE_MAX)?, i32::try_from(due_max)?).await
     }
 
     async fn attend(&self, (merchant, notice): Self::Due) -> Result<()> {
         self.0.resume(merchant, notice).await.map(drop)
-    }
-
-    fn pause(begun: usize, room: usize) -> Duration {
-        pause(begun, room, OF_ONE_MAX)
     }
 }
 
 impl Duty for Refunds {
     const NAME: &'static str = "Attending to refunds";
     const LOOK_EVERY: Duration = LOOK_EVERY;
+    const LOOK_AGAIN: Duration = LOOK_AGAIN;
     const LOOK_MAX: Duration = LOOK_MAX;
     const ATTEND_MAX: Duration = ATTEND_MAX;
     const AT_ONCE_MAX: usize = 8;
+    const OF_ONE_MAX: usize = 2;
     type Due = (MerchantId, RefundId);
 
+    fn merchant((merchant, _): Self::Due) -> MerchantId {
+        merchant
+    }
+
     async fn look(&self, due_max: usize) -> Result<Vec<Self::Due>> {
-        refunds::held::due(&self.0.journal.pools.app, OF_ONE_MAX, i32::try_from(due_max)?).await
+        refunds::held::due(&self.0.journal.pools.app, i32::try_from(Self::OF_ONE_MAX)?, i32::try_from(due_max)?).await
     }
 
     async fn attend(&self, (merchant, refund): Self::Due) -> Result<()> {
         self.0.attend_refund(merchant, refund, false).await.map(drop)
     }
-
-    fn pause(begun: usize, room: usize) -> Duration {
-        pause(begun, room, OF_ONE_MAX)
-    }
-}
-
-/// Where as much was begun as there was room for, or as one merchant may have, there may be more.
-fn pause(begun: usize, room: usize, of_one_max: i32) -> Duration {
-    if begun >= room.min(of_one_max as usize) { LOOK_AGAIN } else { LOOK_EVERY }
 }

@@ -76,7 +76,12 @@ impl Duty for Reconciling {
     const LOOK_MAX: Duration = Duration::from_secs(10);
     const ATTEND_MAX: Duration = Duration::from_secs(2 * LEASE.as_secs());
     const AT_ONCE_MAX: usize = AT_ONCE_MAX;
+    const OF_ONE_MAX: usize = AT_ONCE_MAX;
     type Due = (MerchantId, Uuid);
+
+    fn merchant((merchant, _): Self::Due) -> MerchantId {
+        merchant
+    }
 
     /// All that is done at each look; and which runs are to go on. One row that is locked or wrong stops nothing but itself.
     async fn look(&self, due_max: usize) -> Result<Vec<(MerchantId, Uuid)>> {

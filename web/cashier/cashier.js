@@ -203,6 +203,7 @@ setInterval(() => counter?.tick(), TICK_MS);
 setInterval(() => {
   const isHeard = drawState() === "live";
   if (till && (!isHeard || till.isUnsure)) till.look();
+  till?.lookBehindAgain();
   counter?.retry();
 }, POLL_EVERY_MS);
 

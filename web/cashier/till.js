@@ -14,7 +14,7 @@ const BEHIND_KEY = "tillwire.cashier.behind";
 /** How many payments of earlier customers are warned of at once. */
 const WARNINGS_MAX = 5;
 /** How many sales that were let go are watched at once. */
-const BEHIND_MAX = 5;
+const BEHIND_MAX = 20;
 
 const UNANSWERED = "Hub tidak menjawab; hasilnya sedang dicari tahu.";
 const NOT_CALLED_OFF = "Tidak dapat dibatalkan.";
@@ -41,6 +41,8 @@ export class Till {
   warnings = new Map();
   /** Sales that were let go while a payment for them could still come: their numbers, by the sale. */
   #behind = new Map();
+  /** Those of them that the hub was asked about in vain. */
+  #unanswered = new Set();
   /** The sale that the hub was asked to open, while it has not answered: it is asked for no other. */
   #asked = null;
   /** The payment that is just being asked after. */
@@ -153,6 +155,7 @@ export class Till {
       await this.hub.post(`/v1/sales/${id}/void`, { reason: LEFT });
       this.#isSettled(id);
     } catch (error) {
+      if (!(error instanceof Refused)) this.#unanswered.add(id);
       if (ifNot && error.code === "payment_under_way") this.#warn(id, ifNot);
     }
   }
@@ -303,9 +306,15 @@ export class Till {
     for (const id of [...this.#behind.keys()]) await this.#lookAt(id);
   }
 
+  /** The same for those of which something was told, and the hub did not answer what. */
+  async lookBehindAgain() {
+    for (const id of [...this.#unanswered]) await this.#lookAt(id);
+  }
+
   /** How a sale stands that was let go: whether it was paid after all, which nobody at the till would know, or can be voided now. */
   async #lookAt(id) {
     const number = this.#behind.get(id);
+    this.#unanswered.delete(id);
     try {
       const found = await this.#find(`/v1/sales/${id}`);
       const isPaid = found?.tenders.length > 0;
@@ -313,7 +322,7 @@ export class Till {
       this.#isSettled(id);
       if (isPaid) this.#warn(id, `Struk ${number} ternyata dibayar setelah ditinggalkan. Panggil atasan.`);
     } catch {
-      // Not answered: it is looked at when more is told of it, or when the shop is read again.
+      this.#unanswered.add(id);
     }
   }
 

@@ -594,6 +594,20 @@ test("that a sale was paid after it had been let go is told, whether it is heard
   }
 });
 
+test("what became of a sale that was let go is asked until it is answered", async () => {
+  hub.providersAnswer = false;
+  const payment = await rings();
+  await presses(page.at("call-off"));
+  await presses(page.at("next"));
+  hub.captures(payment);
+  hub.silences = ({ path }) => path.startsWith("/v1/sales/");
+  await hears("payment.captured", { payment: payment.id, sale: payment.sale, due_minor: 0 });
+  assert.doesNotMatch(text("warnings"), /ternyata dibayar/);
+  hub.silences = () => false;
+  await page.clock.go(POLL_MS);
+  assert.match(text("warnings"), /ternyata dibayar/);
+});
+
 test("a payment whose calling off was not answered is not said to go on", async () => {
   const isCancel = ({ path }) => path.endsWith("/cancel");
   // It is called off all the same.

@@ -109,7 +109,7 @@ async fn what_was_paid_to_a_mistyped_name_is_paid_once_that_is_mended() {
         ("midtrans", MIDTRANS_KEY, vault::midtrans("G552010978", MIDTRANS_KEY)),
         ("xendit", XENDIT_KEY, vault::xendit("64f0c1d2e3a4b5c6d7e8f910", XENDIT_KEY, &[XENDIT_TOKEN])),
     ] {
-        let account = json!({ "credentials": wrong, "mode": "test" });
+        let account = json!({ "credentials": wrong.clone(), "mode": "test" });
         let account = shop.post("/v1/provider-accounts", account).await.created();
         let (sale, payment) = begun(&shop, &bread, provider).await;
         market.pays(&payment).await;
@@ -134,6 +134,8 @@ async fn what_was_paid_to_a_mistyped_name_is_paid_once_that_is_mended() {
         assert_eq!(renamed["version"], 2, "{renamed}");
         comes_to(&shop, &payment, "paid").await;
         assert_eq!(sale_of(&shop, &sale).await["state"], "completed");
+        // A name by which money has come is right, and another would be mistyped.
+        puts(wrong, &format!("{provider}-wrong")).await.refused(409, "account_proven");
     }
     // That somebody was told is theirs to settle.
     assert_eq!(kinds(&tasks(&shop).await), ["merchant_differs"; 2]);
@@ -146,7 +148,7 @@ async fn what_is_told_late_is_found_before_and_told_once() {
     let mut late = Vec::new();
     for (provider, event) in PAID {
         let (sale, payment) = begun(&shop, bread, provider).await;
-        let fault = json!({ "fault": "delay_s", "payment": payment["id"], "on": event, "seconds": 20 });
+        let fault = json!({ "fault": "delay_s", "payment": payment["id"], "on": event, "seconds": 30 });
         market.says("faults", fault).await;
         market.pays(&payment).await;
         late.push((sale, payment, event));
