@@ -153,9 +153,11 @@ async fn what_is_told_late_is_found_before_and_told_once() {
         market.pays(&payment).await;
         late.push((sale, payment, event));
     }
+    for (_, payment, event) in &late {
+        comes_to(&shop, payment, "paid").await;
+        assert!(attempts(market, payment, event).await.is_empty(), "it was asked for, and not told");
+    }
     for (sale, payment, event) in late {
-        comes_to(&shop, &payment, "paid").await;
-        assert!(attempts(market, &payment, event).await.is_empty(), "it was asked for, and not told");
         until(async || (!attempts(market, &payment, event).await.is_empty()).then_some(())).await;
         assert_eq!(attempts(market, &payment, event).await, [json!({ "answered": 200 })]);
         assert_eq!(comes_to(&shop, &payment, "paid").await["state"], "paid");
