@@ -131,9 +131,11 @@ async fn p16_secrets_are_in_no_log_no_metric_no_answer_and_no_row() {
     }
     let mut leaks = found("an answer", &answers);
     leaks.extend(found("the journal", &json!(pair.till.journal().await).to_string()));
+    // Which of them asks is a matter of chance.
+    assert!(pair.nodes.iter().any(|node| node.log().contains("Called a provider")), "they have logged little");
     for node in &pair.nodes {
         let log = node.log();
-        assert!(log.contains("Called a provider"), "it has logged little");
+        assert!(log.contains("TRACE"), "it has logged little");
         leaks.extend(found("a log", &log));
         leaks.extend(found("what is printed", &node.printed()));
         leaks.extend(found("metrics", &node.metrics().await));
