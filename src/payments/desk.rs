@@ -271,7 +271,7 @@ impl Desk {
         let mut report = None;
         // Where a card is entered on a page, only that says whether a card that was refused was the last.
         let (mut page, mut is_at_page) = (page_of(&held.attempt, &own.ids), false);
-        for _ in 0..LOOKS_MAX {
+        for at in 0..LOOKS_MAX {
             if held.since.elapsed() > ANOTHER_MAX {
                 if report.is_none() {
                     held.put_off(app, PAUSE).await?;
@@ -280,7 +280,7 @@ impl Desk {
                 break;
             }
             let Ok(request) = connector.status(&asked_by) else { break };
-            let is_patient = cause.is_patient || report.is_some(); // What is known already is worth it.
+            let is_patient = cause.is_patient || at > 0; // What was answered already is worth it.
             let answer = match self.carry_if(is_patient, held.merchant, account, &request, prompted).await {
                 Outcome::Answered(answer) => answer,
                 Outcome::NotSent(why) => {
