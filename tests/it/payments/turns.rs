@@ -60,6 +60,9 @@ async fn what_is_told_again_while_it_is_looked_at_is_not_looked_at_again() {
     for (provider, paid, look) in [("midtrans", "settlement", "status"), ("xendit", "payment.capture", "get_payment")] {
         let sale = opens(&shop, bread).await;
         let payment = asks(&shop, &sale, qris(provider)).await.created();
+        // That it is pending is told as well, and looked at.
+        let is_told = async || market.deliveries(&payment).await.iter().all(|it| it["state"] == "delivered");
+        until(async || is_told().await.then_some(())).await;
         leave_in_peace(&market.hub.database).await;
         let before = market.asked(provider, look).await;
         for fault in [
