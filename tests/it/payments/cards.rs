@@ -160,6 +160,9 @@ async fn a_card_that_is_refused_on_xendits_page_leaves_it_open_for_another() {
     let payment = asks_for_card(market, &shop, &sale, "xendit").await;
     is_refused(&payment).await;
     dealt_with(3).await;
+    // That it was refused is known before the page ends.
+    let looked_at = "select count(*) from payment_attempts where leased_until > now() or prompted";
+    until(async || (market.hub.database.psql(looked_at).await.trim() == "0").then_some(())).await;
     let page = payment["shown"]["url"].as_str().and_then(|url| url.rsplit('/').next()).expect("a page");
     market.says("expire_now", json!({ "id": page })).await;
     let ended = comes_to(&shop, &payment, "failed").await;
