@@ -96,14 +96,14 @@ fn is_overload(error: &sqlx::Error) -> bool {
 }
 
 /// Whether it is about the connection, the server's resources, or who else was at it: SQLSTATE's classes 08, 53 and 57, 40, and a
-/// transaction that rested for too long.
+/// transaction that rested for too long. What [`is_overload`] knows is [`Error::Busy`] before it comes here.
 fn is_passing(error: &sqlx::Error) -> bool {
-    use sqlx::Error::{Database, Io, PoolClosed, PoolTimedOut, Protocol, Tls, WorkerCrashed};
+    use sqlx::Error::{Database, Io, PoolClosed, Protocol, Tls, WorkerCrashed};
     match error {
         Database(refusal) => refusal
             .code()
-            .is_some_and(|code| ["08", "40", "53", "57", "25P03", "55P03"].iter().any(|class| code.starts_with(class))),
-        Io(_) | Tls(_) | Protocol(_) | PoolTimedOut | PoolClosed | WorkerCrashed => true,
+            .is_some_and(|code| ["08", "40", "53", "57", "25P03"].iter().any(|class| code.starts_with(class))),
+        Io(_) | Tls(_) | Protocol(_) | PoolClosed | WorkerCrashed => true,
         _ => false,
     }
 }
