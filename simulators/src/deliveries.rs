@@ -1,6 +1,6 @@
 //! Webhooks on their way out: what was sent, what came back, and when each provider tries again.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -117,6 +117,8 @@ pub struct Deliveries {
     all: BTreeMap<u64, Delivery>,
     /// How many times each was begun anew by hand: those attempts count from nothing.
     restarted: HashMap<u64, usize>,
+    /// Those that were to be begun anew while they were being sent: they are sent once more after that.
+    again: HashSet<u64>,
     last: u64,
 }
 
@@ -129,6 +131,7 @@ impl Deliveries {
             oldest.inspect(|id| {
                 self.all.remove(id);
                 self.restarted.remove(id);
+                self.again.remove(id);
             });
         }
         self.last += 1;
@@ -158,8 +161,13 @@ impl Deliveries {
         let delivery = self.all.get_mut(&id)?;
         let before = delivery.attempts.len() - self.restarted.get(&id).copied().unwrap_or(0);
         delivery.attempts.push(Attempt { at: now, outcome });
-        let pause = pause(delivery.provider, outcome, before, ids);
-        delivery.next = pause.map(|pause| now.plus(pause));
+        if self.again.remove(&id) {
+            self.restarted.insert(id, delivery.attempts.len());
+            delivery.next = Some(now);
+        } else {
+            let pause = pause(delivery.provider, outcome, before, ids);
+            delivery.next = pause.map(|pause| now.plus(pause));
+        }
         delivery.state = match delivery.next {
             Some(_) => State::Waiting,
             None if outcome.is_success() => State::Delivered,
@@ -168,12 +176,16 @@ impl Deliveries {
         delivery.next
     }
 
-    /// Sends again by hand, from the beginning. Not while it is being sent.
+    /// Sends again by hand, from the beginning; what is just being sent, after that. False if there is no such delivery.
     pub fn restart(&mut self, id: u64, now: Moment) -> bool {
-        let Some(delivery) = self.all.get_mut(&id).filter(|it| it.state != State::Sending) else { return false };
-        delivery.state = State::Waiting;
-        delivery.next = Some(now);
-        self.restarted.insert(id, delivery.attempts.len());
+        let Some(delivery) = self.all.get_mut(&id) else { return false };
+        if delivery.state == State::Sending {
+            self.again.insert(id);
+        } else {
+            delivery.state = State::Waiting;
+            delivery.next = Some(now);
+            self.restarted.insert(id, delivery.attempts.len());
+        }
         true
     }
 

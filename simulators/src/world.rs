@@ -158,7 +158,7 @@ impl World {
         }
     }
 
-    /// Sends again by hand. Nothing if there is no such delivery, or it is just being sent.
+    /// Sends again by hand; what is just being sent, once that is over. False if there is no such delivery.
     pub fn redeliver(&mut self, id: u64) -> bool {
         let now = self.now();
         let is_there = self.deliveries.restart(id, now);

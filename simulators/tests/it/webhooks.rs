@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::support::{Reply, Stage, TOKEN};
+use crate::support::{Post, Reply, Stage, TOKEN};
 
 /// The moments of the attempts of a payment's last delivery, in seconds after the first.
 async fn attempts(stage: &Stage, payment: &str) -> Vec<f64> {
@@ -120,6 +120,23 @@ async fn a_hub_that_is_back_hears_what_it_missed() {
     stage.advance(25.0 * 3600.0).await;
     assert_eq!(stage.told().await.len(), 7);
     assert_eq!(stage.deliveries(&id).await[0]["state"], "given_up");
+}
+
+#[tokio::test]
+async fn what_is_just_being_sent_is_sent_again_after_that() {
+    let stage = Stage::start().await;
+    let id = stage.xendit_qris("X-1", 1_000).await;
+    stage.hub.answers([Reply { after: Duration::from_secs(1), ..Reply::status(200) }]);
+    stage.does("pay", json!({ "id": id })).await;
+    let listed = stage.sim(&format!("GET deliveries?payment={id}"), Value::Null).await;
+    assert_eq!(listed.body["deliveries"][0]["state"], "sending");
+    for _ in 0..2 {
+        assert_eq!(stage.does("redeliver", json!({ "payment": "X-1" })).await["redelivered"], 1);
+    }
+    let told = stage.told().await;
+    assert_eq!(told.iter().map(Post::event).collect::<Vec<_>>(), ["payment.capture"; 2]);
+    let delivery = stage.deliveries(&id).await.remove(0);
+    assert_eq!((&delivery["state"], delivery["attempts"].as_array().unwrap().len()), (&json!("delivered"), 2));
 }
 
 #[tokio::test]

@@ -287,3 +287,33 @@ impl Held {
         self.lease
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn whoever_cannot_let_go_tries_it_again_while_the_lease_lasts() {
+        let tried = Cell::new(0);
+        let leaves = || {
+            tried.set(tried.get() + 1);
+            let at = tried.get();
+            async move {
+                match at {
+                    1 => Err(Error::Busy { retry_after: Duration::ZERO }),
+                    2 => std::future::pending().await, // A connection that is half open.
+                    _ => Ok(()),
+                }
+            }
+        };
+        within_lease(Instant::now(), leaves).await.expect("let go");
+        assert_eq!(tried.get(), 3);
+        // Somebody else may hold it by then.
+        tried.set(0);
+        let since = Instant::now().checked_sub(LEASE).expect("a machine that is older");
+        within_lease(since, leaves).await.expect_err("too late");
+        assert_eq!(tried.get(), 1);
+    }
+}
