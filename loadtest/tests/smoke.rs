@@ -80,7 +80,7 @@ fn the_hub_brings_its_screens_what_they_missed() {
 fn a_storm_that_is_too_much_at_once_comes_back_later_and_misses_nothing() {
     let hub = hub();
     let named = hub.as_ref().map_or(vec![], |hub| vec!["--tillwire", hub]);
-    let pace = ["--screens", "20", "--missed", "5", "--handshakes-per-second", "8"];
+    let pace = ["--screens", "20", "--missed", "5", "--handshakes-per-second", "4"];
     let results = measured("resume-storm", &[&pace, &*named].concat());
     assert_eq!(results[0]["messages"], 20 * 5);
     assert!(results[0]["turned_away"].as_u64() > Some(0), "{}", results[0]);

@@ -247,8 +247,8 @@ async fn is_proven(tx: &mut MerchantTx, id: Uuid) -> Result<bool> {
     .await?)
 }
 
-/// Has all payments looked at whose money was, by an account's old name, another merchant's. Nobody else may do so any more: who was
-/// paid late, or was given up, rests for good.
+/// Has all payments looked at whose money was, by an account's old name, another merchant's, and those that are looked at just now by
+/// that name. Nobody else may do so any more: who was paid late, or was given up, rests for good.
 async fn look_again(tx: &mut MerchantTx, id: Uuid) -> Result<()> {
     let merchant = tx.merchant();
     sqlx::query!(
@@ -257,7 +257,8 @@ async fn look_again(tx: &mut MerchantTx, id: Uuid) -> Result<()> {
              -- Whoever is at it still goes by the old name, and looks once more.
              prompted = prompted or coalesce(leased_until > clock_timestamp(), false)
          where merchant_id = $1 and account_id = $2 and called_at is not null
-           and payment_id in (select payment_id from payment_tasks where merchant_id = $1 and kind = 'merchant_differs')",
+           and (leased_until > clock_timestamp()
+                or payment_id in (select payment_id from payment_tasks where merchant_id = $1 and kind = 'merchant_differs'))",
         merchant.0,
         id,
     )

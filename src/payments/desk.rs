@@ -281,8 +281,18 @@ impl Desk {
             }
             let Ok(request) = connector.status(&asked_by) else { break };
             let is_patient = cause.is_patient || at > 0; // What was answered already is worth it.
-            let answer = match self.carry_if(is_patient, held.merchant, account, &request, prompted).await {
+            let outcome = if is_patient {
+                self.carry_soon(held.merchant, account, &request, prompted).await
+            } else {
+                self.carry(held.merchant, account, &request, prompted).await
+            };
+            let answer = match outcome {
                 Outcome::Answered(answer) => answer,
+                // Where so many wait, nobody comes back sooner than a look would.
+                Outcome::NotSent(NotSent::Busy) if !is_patient => {
+                    held.put_off(app, PAUSE).await?;
+                    return Ok(None);
+                }
                 Outcome::NotSent(why) => {
                     held.put_off(app, why.after().unwrap_or(NOT_SENT_PAUSE)).await?;
                     return Ok(None);
@@ -402,13 +412,10 @@ impl Desk {
         request: &Request,
         prompted: bool,
     ) -> Outcome {
-        let Account { provider, mode, .. } = *account;
-        let outcome = self.caller.carry(Call { merchant, provider, mode, request, prompted }).await;
-        self.pulse.called(merchant, account.id, &outcome);
-        outcome
+        self.carry_once(false, merchant, account, request, prompted).await
     }
 
-    /// The same, and if the provider's pace allows it a moment later then: somebody waits for it.
+    /// The same, and somebody waits for it: for a turn, and if the provider's pace allows it a moment later for that.
     pub(super) async fn carry_soon(
         &self,
         merchant: MerchantId,
@@ -416,29 +423,27 @@ impl Desk {
         request: &Request,
         prompted: bool,
     ) -> Outcome {
-        match self.carry(merchant, account, request, prompted).await {
+        match self.carry_once(true, merchant, account, request, prompted).await {
             Outcome::NotSent(NotSent::Held(after)) if after <= SOON_MAX => {
                 tokio::time::sleep(after).await;
-                self.carry(merchant, account, request, prompted).await
+                self.carry_once(true, merchant, account, request, prompted).await
             }
             outcome => outcome,
         }
     }
 
-    /// The one or the other.
-    async fn carry_if(
+    async fn carry_once(
         &self,
-        is_patient: bool,
+        patient: bool,
         merchant: MerchantId,
         account: &Account,
         request: &Request,
         prompted: bool,
     ) -> Outcome {
-        if is_patient {
-            self.carry_soon(merchant, account, request, prompted).await
-        } else {
-            self.carry(merchant, account, request, prompted).await
-        }
+        let Account { provider, mode, .. } = *account;
+        let outcome = self.caller.carry(Call { merchant, provider, mode, request, prompted, patient }).await;
+        self.pulse.called(merchant, account.id, &outcome);
+        outcome
     }
 
     /// The provider has said something of it.

@@ -207,11 +207,12 @@ impl Desk {
         };
         match dealt {
             Err(error) if error.is_passing() => {
-                // That was not the notification's: the next try comes as soon as the first.
+                // That was not the notification's: the next try comes as soon as the first. After a day nobody knows whose it is.
                 let mut sql = pool::begin_of(&self.journal.pools.app, merchant).await?;
                 sqlx::query!(
                     "update provider_inbox set tries = tries - 1, due_at = clock_timestamp() + interval '5 seconds'
-                     where merchant_id = $1 and inbox_id = $2 and outcome is null and tries > 0",
+                     where merchant_id = $1 and inbox_id = $2 and outcome is null and tries > 0
+                       and received_at > clock_timestamp() - interval '1 day'",
                     merchant.0,
                     inbox
                 )

@@ -76,7 +76,7 @@ enum Answered {
 impl Asking<'_> {
     async fn carry(&self, request: &Request) -> Answered {
         let Account { provider, mode, .. } = *self.account;
-        let call = || Call { merchant: self.merchant, provider, mode, request, prompted: false };
+        let call = || Call { merchant: self.merchant, provider, mode, request, prompted: false, patient: true };
         let outcome = match self.caller.carry(call()).await {
             // Whoever comes back later may find that a look at the same payment, which fails again and again, was sooner each time.
             Outcome::NotSent(NotSent::Held(after)) if after <= HELD_MAX => {

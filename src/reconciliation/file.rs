@@ -295,7 +295,8 @@ fn line(columns: &Columns, record: &ByteRecord) -> std::result::Result<Line, (&'
         settled_at,
     };
     let names = columns.get(&Column::There).into_iter().flatten().filter_map(|at| record.get(*at));
-    line.id = digest(&line, &names.collect::<Vec<_>>());
+    let others = names.filter(|it| !it.is_empty()).skip(1);
+    line.id = digest(&line, &others.collect::<Vec<_>>());
     Ok(line)
 }
 
@@ -428,13 +429,14 @@ fn cut(text: &str) -> String {
     text.chars().take(40).collect()
 }
 
-/// Each part with its length, so that no two lines are told in the same way. All names that the provider gives are among them: of
-/// two refunds alike, by the payment's name, each has a transaction's of its own.
-fn digest(line: &Line, names: &[&[u8]]) -> [u8; 32] {
+/// Each part with its length, so that no two lines are told in the same way. The other names that the provider gives are among them:
+/// of two refunds alike, by the payment's name, each has a transaction's of its own.
+fn digest(line: &Line, others: &[&[u8]]) -> [u8; 32] {
     let number = |it: Option<i64>| it.map(|it| it.to_string()).unwrap_or_default();
     let parts = [
         format!("{:?}", line.kind),
         line.reference.clone().unwrap_or_default(),
+        line.there.clone().unwrap_or_default(),
         line.currency.clone(),
         line.amount_minor.to_string(),
         number(line.fee_minor),
@@ -443,7 +445,7 @@ fn digest(line: &Line, names: &[&[u8]]) -> [u8; 32] {
         number(line.settled_at.map(Moment::unix_timestamp)),
     ];
     let mut context = Context::new(&SHA256);
-    for part in parts.iter().map(String::as_bytes).chain(names.iter().copied()) {
+    for part in parts.iter().map(String::as_bytes).chain(others.iter().copied()) {
         context.update(&(part.len() as u64).to_be_bytes());
         context.update(part);
     }

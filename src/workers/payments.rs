@@ -77,6 +77,9 @@ impl Duty for Payments {
     }
 
     async fn look(&self, due_max: usize) -> Result<Vec<Self::Due>> {
+        if due_max == 0 {
+            return Ok(Vec::new());
+        }
         held::due(&self.0.journal.pools.app, i32::try_from(Self::OF_ONE_MAX)?, i32::try_from(due_max)?).await
     }
 
@@ -101,6 +104,9 @@ impl Duty for Notices {
     }
 
     async fn look(&self, due_max: usize) -> Result<Vec<Self::Due>> {
+        if due_max == 0 {
+            return Ok(Vec::new());
+        }
         inbox::due(&self.0.journal.pools.app, i32::try_from(Self::OF_ONE_MAX)?, i32::try_from(due_max)?).await
     }
 
@@ -124,6 +130,9 @@ impl Duty for Refunds {
     }
 
     async fn look(&self, due_max: usize) -> Result<Vec<Self::Due>> {
+        if due_max == 0 {
+            return Ok(Vec::new());
+        }
         refunds::held::due(&self.0.journal.pools.app, i32::try_from(Self::OF_ONE_MAX)?, i32::try_from(due_max)?).await
     }
 

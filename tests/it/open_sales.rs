@@ -678,7 +678,7 @@ async fn whoever_is_at_a_sale_first_has_it_and_the_other_finds_it_so() {
     // The payment has the sale and waits for stock: whoever looks for sales to end leaves it alone, and does not wait.
     let sale = shop.opens(&bread, "1").await;
     let holder = hold(&hub.database, "stock_levels").await;
-    hub.database.psql("update sales set expires_at = now() + interval '2 seconds'").await;
+    hub.database.psql("update sales set expires_at = now() + interval '1.5 seconds'").await;
     let meanwhile = async {
         locked_out(&hub.database, 1).await;
         let due = vec![(shop.merchant, id_of(&sale))];

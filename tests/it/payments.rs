@@ -472,10 +472,11 @@ async fn a_part_that_its_bank_takes_back_is_due_again() {
     let sale = opens(&shop, bread).await;
     let transfer = json!({ "method": "transfer", "provider": "midtrans", "bank": "permata", "amount_minor": 20_000 });
     let payment = asks(&shop, &sale, transfer).await.created();
-    market.says("faults", json!({ "fault": "reversal", "payment": payment["id"], "seconds": 6 })).await;
+    market.says("faults", json!({ "fault": "reversal", "payment": payment["id"], "seconds": 120 })).await;
     market.pays(&payment).await;
     comes_to(&shop, &payment, "paid").await;
     assert_eq!(sale_of(&shop, &sale).await["due_minor"], 28_500);
+    market.says("clock", json!({ "advance_s": 120 })).await;
     comes_to(&shop, &payment, "reversed").await;
     let open = sale_of(&shop, &sale).await;
     let is = (&open["state"], &open["paid_minor"], &open["refunded_minor"], &open["due_minor"]);

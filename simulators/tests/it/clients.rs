@@ -129,7 +129,7 @@ async fn midtrans_own_client_believes_notifications_by_asking_again() {
 
 #[tokio::test]
 async fn xendits_own_client_asks_pays_refunds_and_lists() {
-    let stage = Stage::with(|options| options.speed = 60.0).await;
+    let stage = Stage::with(|options| options.speed = 3.0).await;
     let question = json!({ "base": stage.simulators.xendit_url(), "secretKey": SECRET_KEY });
     let said = run("xendit.mjs", &question).await;
     for (step, expected) in [

@@ -443,7 +443,7 @@ async fn a_key_brings_the_first_answer_for_five_minutes_whatever_the_body_says()
 #[tokio::test]
 async fn while_the_first_call_runs_its_twin_is_told_to_wait() {
     let stage = Stage::start().await;
-    stage.goes_wrong(json!({ "fault": "slow_s", "on": "charge", "seconds": 1 })).await;
+    stage.goes_wrong(json!({ "fault": "slow_s", "on": "charge", "seconds": 3 })).await;
     let body = qris("A-1", 1_000);
     let charge = || stage.try_midtrans("POST /v2/charge", &[("idempotency-key", "k-1")], &body);
     let twin = async {

@@ -27,6 +27,9 @@ const ENDED_SECONDS: [u64; 3] = [60, 5 * 60, 30 * 60];
 /// How long after a payment it is looked at whether the bank has taken it back, where banks do: they have five minutes.
 const REVERSIBLE: Duration = Duration::from_secs(6 * 60);
 
+/// How soon it is looked once more after what was told and did not show: a provider may tell it before its own books do.
+const TOLD_AGAIN: Duration = Duration::from_secs(10);
+
 /// What the next look depends on.
 #[derive(Clone, Copy, Debug)]
 pub struct Standing {
@@ -40,11 +43,21 @@ pub struct Standing {
     pub expires_at: Moment,
     /// Whether its bank may take back what it has confirmed.
     pub reversible: bool,
+    /// Whether something new was told of it that its provider does not show yet.
+    pub told: bool,
 }
 
 /// When it is next attended to; none if nothing more is expected.
 pub fn next(standing: Standing) -> Option<Moment> {
-    let Standing { state, looks, now, created_at, since, expires_at, reversible } = standing;
+    let Standing { state, now, told, .. } = standing;
+    let by_itself = by_itself(standing);
+    // What is open comes soon again in any case, or is to be given up. What was told of is told once.
+    let soon = (told && !state.is_open()).then_some(now + TOLD_AGAIN);
+    by_itself.into_iter().chain(soon).min()
+}
+
+fn by_itself(standing: Standing) -> Option<Moment> {
+    let Standing { state, looks, now, created_at, since, expires_at, reversible, .. } = standing;
     let later = |after: Duration| Some(since + after).filter(|at| *at > now);
     match state {
         _ if until(state, created_at, expires_at).is_some_and(|until| now > until) => None,
@@ -110,7 +123,24 @@ mod tests {
             since: created_at,
             expires_at: created_at + LIFE,
             reversible: false,
+            told: false,
         }
+    }
+
+    #[test]
+    fn what_was_told_and_does_not_show_is_looked_for_once_more_also_after_the_end() {
+        let day = 24 * 60 * 60;
+        for state in [State::Expired, State::Canceled, State::Failed, State::Paid, State::Settled, State::PaidLate] {
+            let standing = standing(state, 0, day);
+            assert_eq!(next(standing), None);
+            let soon = next(Standing { told: true, ..standing });
+            assert_eq!(soon, Some(standing.now + Duration::from_secs(10)), "{state:?}");
+        }
+        // What comes sooner by itself does.
+        let ended = standing(State::Expired, 0, 55);
+        assert_eq!(next(Standing { told: true, ..ended }), next(ended));
+        // What nobody asks for any more is given up all the same.
+        assert_eq!(next(Standing { told: true, ..standing(State::Pending, 0, 30 * day) }), None);
     }
 
     /// Seconds after it was made, of each look.

@@ -99,10 +99,11 @@ impl Breaker {
         Ok(Pass { breaker: self, is_trial: true })
     }
 
-    /// The other side has spoken by itself: it lives, and the next call tries at once whether it answers as well.
-    pub fn heard(&self, now: Instant) {
-        if let Phase::Open { until, .. } = &mut self.state().phase {
-            *until = now.min(*until);
+    /// The other side has spoken by itself: it lives. It is left alone as if it had failed for the first time, and no longer.
+    pub fn heard(&self) {
+        if let Phase::Open { until, pause } = &mut self.state().phase {
+            *until = until.checked_sub(pause.saturating_sub(OPEN_MIN)).unwrap_or(*until);
+            *pause = OPEN_MIN;
         }
     }
 
@@ -241,23 +242,34 @@ mod tests {
     }
 
     #[test]
-    fn who_is_heard_of_by_itself_is_tried_at_once() {
-        let (breaker, now) = (Breaker::default(), Instant::now());
-        breaker.heard(now);
+    fn who_is_heard_of_by_itself_is_left_alone_no_longer_than_the_first_time() {
+        let (breaker, mut now) = (Breaker::default(), Instant::now());
+        breaker.heard();
         assert!(breaker.is_closed());
         fails(&breaker, FAILURES_MAX, now);
-        fails(&breaker, 1, now + OPEN_MIN);
-        let later = now + OPEN_MIN + OPEN_MIN / 2;
-        assert!(breaker.enter(later).is_err());
-        breaker.heard(later);
-        assert!(!breaker.is_closed() && breaker.is_open(later).is_none(), "it is not taken for well");
-        let trial = breaker.enter(later).unwrap_or_else(|_| panic!());
-        breaker.heard(later);
-        assert!(breaker.enter(later).is_err(), "one call tries, however much is heard");
-        trial.ended(Found::Failing, later);
-        assert_eq!(breaker.is_open(later), Some(OPEN_MIN * 4), "and a trial that fails is one");
+        breaker.heard();
+        assert_eq!(breaker.is_open(now), Some(OPEN_MIN), "it is not taken for well");
+        for pause in [2, 4, 8] {
+            now += breaker.is_open(now).expect("a time");
+            fails(&breaker, 1, now);
+            assert_eq!(breaker.is_open(now), Some(OPEN_MIN * pause));
+        }
+        breaker.heard();
+        assert_eq!(breaker.is_open(now), Some(OPEN_MIN));
+        assert!(breaker.enter(now + OPEN_MIN / 2).is_err());
+        // However much is heard, one call tries at a time, and what is heard makes no pause longer.
+        for _ in 0..4 {
+            now += OPEN_MIN;
+            let trial = breaker.enter(now).unwrap_or_else(|_| panic!("it is open"));
+            breaker.heard();
+            assert!(breaker.enter(now).is_err());
+            trial.ended(Found::Failing, now);
+            breaker.heard();
+            breaker.heard();
+            assert_eq!(breaker.is_open(now), Some(OPEN_MIN));
+        }
         // What is over is not begun again.
-        breaker.heard(later + OPEN_MAX);
-        assert!(breaker.enter(later + OPEN_MIN * 4).is_ok());
+        breaker.heard();
+        assert!(breaker.enter(now + OPEN_MAX).is_ok());
     }
 }

@@ -81,6 +81,8 @@ pub struct Call<'a> {
     pub request: &'a Request,
     /// The provider itself has just told of this payment: it need not wait for the pace of polling.
     pub prompted: bool,
+    /// Whoever asks waits for the answer, and for a turn. What is no look always does.
+    pub patient: bool,
 }
 
 /// What came of a call.
@@ -181,10 +183,10 @@ impl Caller {
         self.lines.iter().find(|line| line.provider == provider && line.mode == mode)
     }
 
-    /// A provider has proved by itself that it lives: if it was left alone, the next call tries, and waits for no time to be over.
+    /// A provider has proved by itself that it lives: if it is left alone for long, it is no longer than it would be at first.
     pub fn heard(&self, provider: Provider, mode: Mode) {
         if let Some(line) = self.line(provider, mode) {
-            line.breaker.heard(Instant::now());
+            line.breaker.heard();
         }
     }
 
@@ -253,7 +255,7 @@ impl Line {
         if let Some(after) = self.breaker.is_open(Instant::now()) {
             return Outcome::NotSent(NotSent::Down(after));
         }
-        let is_look = call.request.asked.state_of().is_some() && !call.prompted;
+        let is_look = call.request.asked.state_of().is_some() && !call.prompted && !call.patient;
         let (mut own, mut turn) = (None, None);
         if is_look {
             // It comes again by itself. Whoever attends to payments attends to another's meanwhile, and half of the turns are

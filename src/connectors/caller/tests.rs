@@ -148,8 +148,12 @@ fn charge() -> Request {
     Request::post(Asked::Charge, "/v2/charge", "/v2/charge".to_owned(), &SECRET.into(), Some(body))
 }
 
+fn call(provider: Provider, merchant: MerchantId, request: &Request) -> Call<'_> {
+    Call { merchant, provider, mode: Mode::Test, request, prompted: false, patient: false }
+}
+
 async fn carries(caller: &Caller, provider: Provider, request: &Request) -> Outcome {
-    caller.carry(Call { merchant: MerchantId::new(), provider, mode: Mode::Test, request, prompted: false }).await
+    caller.carry(call(provider, MerchantId::new(), request)).await
 }
 
 async fn charges(caller: &Caller) -> Outcome {
@@ -292,7 +296,7 @@ async fn p17_after_429_nothing_is_sent_before_the_time_that_was_named() {
     })
     .await;
     let (caller, merchant, request) = (server.caller(), MerchantId::new(), charge());
-    let call = Call { merchant, provider: Provider::Xendit, mode: Mode::Test, request: &request, prompted: true };
+    let call = Call { prompted: true, ..call(Provider::Xendit, merchant, &request) };
     assert!(matches!(caller.carry(call).await, Outcome::Answered(answer) if answer.status == 429));
     let begun = Instant::now();
     loop {
@@ -315,7 +319,7 @@ async fn p17_after_429_nothing_is_sent_before_the_time_that_was_named() {
 async fn a_payments_state_is_asked_for_every_ten_seconds_at_most() {
     let server = Server::start(|_| Does::answers(200)).await;
     let (caller, merchant, request) = (server.caller(), MerchantId::new(), status("A-1"));
-    let call = Call { merchant, provider: Provider::Midtrans, mode: Mode::Test, request: &request, prompted: false };
+    let call = call(Provider::Midtrans, merchant, &request);
     assert!(matches!(caller.carry(call).await, Outcome::Answered(_)));
     let outcome = caller.carry(call).await;
     assert!(matches!(outcome, Outcome::NotSent(NotSent::Held(after)) if after > Duration::from_secs(8)), "{outcome:?}");
@@ -337,14 +341,7 @@ async fn a_provider_that_hangs_takes_its_own_turns_and_nobody_elses() {
             let (caller, merchant) = (caller.clone(), if at < OF_ONE_MAX + 1 { merchant } else { MerchantId::new() });
             tokio::spawn(async move {
                 let request = charge();
-                let call = Call {
-                    merchant,
-                    provider: Provider::Midtrans,
-                    mode: Mode::Test,
-                    request: &request,
-                    prompted: false,
-                };
-                caller.carry(call).await
+                caller.carry(call(Provider::Midtrans, merchant, &request)).await
             })
         })
         .collect();
@@ -466,19 +463,26 @@ async fn a_payment_of_which_nobody_can_say_how_it_stands_closes_its_provider_to_
 }
 
 #[tokio::test]
-async fn a_provider_that_is_heard_of_by_itself_is_tried_at_once() {
-    let server = Server::start(|at| Does::answers(if at < 5 { 503 } else { 200 })).await;
+async fn a_provider_that_is_heard_of_by_itself_is_not_left_alone_for_long() {
+    let server = Server::start(|at| Does::answers(if at < 6 { 503 } else { 200 })).await;
     let caller = server.caller();
     for _ in 0..breaker::FAILURES_MAX {
         charges(&caller).await;
     }
+    tokio::time::sleep(breaker::OPEN_MIN).await;
+    charges(&caller).await;
+    let left = || match caller.breaker(Provider::Midtrans, Mode::Test) {
+        ("open", Some(left)) => left,
+        other => panic!("{other:?}"),
+    };
     for (provider, mode) in [(Provider::Xendit, Mode::Test), (Provider::Midtrans, Mode::Live)] {
         caller.heard(provider, mode);
-        assert!(matches!(charges(&caller).await, Outcome::NotSent(NotSent::Down(_))), "another one's word");
+        assert!(left() > breaker::OPEN_MIN, "another one's word");
     }
-    assert_eq!(caller.breaker(Provider::Midtrans, Mode::Test).0, "open");
     caller.heard(Provider::Midtrans, Mode::Test);
-    assert_eq!(caller.breaker(Provider::Midtrans, Mode::Test), ("trying", None));
+    assert!(left() <= breaker::OPEN_MIN);
+    assert!(matches!(charges(&caller).await, Outcome::NotSent(NotSent::Down(_))));
+    tokio::time::sleep(breaker::OPEN_MIN).await;
     assert!(matches!(charges(&caller).await, Outcome::Answered(answer) if answer.status == 200));
     assert_eq!(caller.breaker(Provider::Midtrans, Mode::Test), ("closed", None));
 }
@@ -490,12 +494,13 @@ async fn a_provider_that_hangs_leaves_half_of_its_turns_to_those_who_wait() {
     let base = format!("http://{}", server.address);
     let here = Place { test: base, live: "https://127.0.0.1:1".to_owned() };
     let caller = Arc::new(Caller::within(&Options { midtrans: here.clone(), xendit: here }, ANSWER_MAX).unwrap());
-    let looks = |merchant: MerchantId, at: usize, prompted: bool| {
-        let caller = caller.clone();
+    // Somebody may wait for one because it was told of, or as they began it.
+    let looks = |merchant: MerchantId, at: usize, is_waited_for: bool| {
+        let (caller, prompted) = (caller.clone(), is_waited_for && at.is_multiple_of(2));
         tokio::spawn(async move {
             let request = status(&format!("A-{at}"));
-            let (provider, mode) = (Provider::Midtrans, Mode::Test);
-            caller.carry(Call { merchant, provider, mode, request: &request, prompted }).await
+            let call = call(Provider::Midtrans, merchant, &request);
+            caller.carry(Call { prompted, patient: is_waited_for && !prompted, ..call }).await
         })
     };
     let reaches = async |many: usize| {

@@ -166,11 +166,14 @@ async fn an_answer_that_is_older_than_what_was_believed_contradicts_nobody() {
         let paying = async {
             // It has answered, and its answer is on its way.
             until(async || (answered().await > before).then_some(())).await;
+            line.pause();
             market.says("pay", json!({ "id": payment["id"], "late": true })).await;
+            comes_to(&shop, &payment, "paid").await;
+            line.delay(Duration::ZERO);
+            line.resume();
         };
         let (found, ()) = tokio::join!(asking, paying);
         assert_eq!(found["state"], "paid", "{found}");
-        line.delay(Duration::ZERO);
         assert_eq!(sale_of(&shop, &sale).await["state"], "completed");
         // It is asked once more, and says so too.
         is_left(market, &payment).await;

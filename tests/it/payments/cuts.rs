@@ -64,6 +64,7 @@ async fn p10_a_till_whose_stream_is_cut_again_and_again_is_right_soon_after_and_
             let mut is_right = false;
             loop {
                 let next = tokio::select! {
+                    biased;
                     next = screen.next_or_end() => next,
                     // All was paid: whatever is to come has come, when a while has passed without anything.
                     () = async { over.cancelled().await; tokio::time::sleep(Duration::from_secs(2)).await } => return,

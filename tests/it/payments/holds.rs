@@ -285,7 +285,7 @@ async fn what_is_just_being_taken_is_neither_let_go_of_nor_taken_otherwise() {
     for provider in ["midtrans", "xendit"] {
         let sale = opens(&shop, bread).await;
         let payment = held(market, &shop, &sale, provider).await;
-        market.says("faults", json!({ "fault": "slow_s", "on": "capture", "provider": provider, "seconds": 3 })).await;
+        market.says("faults", json!({ "fault": "slow_s", "on": "capture", "provider": provider, "seconds": 7 })).await;
         let path = of(&payment, "capture");
         let (taken, ()) = tokio::join!(shop.post(&path, json!({})), async {
             let asked =
@@ -389,7 +389,7 @@ async fn p7_a_hub_that_is_killed_at_any_step_of_a_capture_takes_the_money_once()
             }
             // The answer is there and is not written down.
             table => {
-                staged.says("faults", json!({ "fault": "slow_s", "on": "capture", "seconds": 2 })).await;
+                staged.says("faults", json!({ "fault": "slow_s", "on": "capture", "seconds": 5 })).await;
                 tokio::join!(taking, async {
                     until(async || (captures().await.len() > before).then_some(())).await;
                     let holder = staged.database.locks(table).await;

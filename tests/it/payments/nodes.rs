@@ -70,6 +70,15 @@ impl Pair {
         self.till.post(&payment.to_string(), &path, &body).await.expect("an answer").created()
     }
 
+    /// Nobody is at it, nor is to be at once.
+    async fn is_free(&self, payment: PaymentId) {
+        let free = format!(
+            "select count(*) from payment_attempts
+             where payment_id = '{payment}' and not prompted and coalesce(leased_until, '-infinity') <= now()"
+        );
+        until(async || (self.database.psql(&free).await.trim() == "1").then_some(())).await;
+    }
+
     /// Nobody is at it any more, nor is to be.
     async fn is_left(&self, payment: PaymentId) {
         let left = format!(
@@ -125,15 +134,21 @@ async fn a_notification_at_two_nodes_at_once_is_one_payment_and_neither_asks_bes
 #[tokio::test]
 async fn what_a_node_hears_when_its_lease_is_long_over_takes_nothing_back() {
     let pair = Pair::starts(&[1]).await;
-    let first = &pair.nodes[0];
+    let [first, second] = &pair.nodes;
     for (provider, operation) in
         [("midtrans", "status"), ("midtrans", "cancel"), ("xendit", "get"), ("xendit", "cancel")]
     {
         let (sale, payment) = (pair.opens_sale("1").await, PaymentId::new());
         assert_eq!(pair.asks(sale, payment, provider).await["state"], "pending");
         let one = format!("/v1/payments/{payment}");
-        let slow = json!({ "fault": "slow_s", "provider": provider, "on": operation, "seconds": 0.5 });
+        // That it can be paid one of them tells, and it is looked at.
+        if provider == "midtrans" {
+            until(async || pair.has_told(payment).await.then_some(())).await;
+        }
+        pair.is_free(payment).await;
+        let slow = json!({ "fault": "slow_s", "provider": provider, "on": operation, "seconds": 3 });
         pair.says("faults", slow).await;
+        second.signal(Signal::SIGSTOP);
         let asking = async {
             let key = format!("{operation}-{payment}");
             match operation {
@@ -150,6 +165,7 @@ async fn what_a_node_hears_when_its_lease_is_long_over_takes_nothing_back() {
             };
             until(async || last(false).await).await;
             first.signal(Signal::SIGSTOP);
+            second.signal(Signal::SIGCONT);
             until(async || last(true).await).await;
             // It has been answered by now, and hears nothing. The customer pays, and the other node is told.
             pair.says("pay", json!({ "id": payment, "late": true })).await;
@@ -175,7 +191,7 @@ async fn a_payment_is_asked_for_once_although_whoever_asked_was_stopped_and_anot
     let first = &pair.nodes[0];
     for (provider, charge) in [("xendit", "create"), ("midtrans", "charge")] {
         let (sale, payment) = (pair.opens_sale("1").await, PaymentId::new());
-        let slow = json!({ "fault": "slow_s", "provider": provider, "on": charge, "seconds": 0.5 });
+        let slow = json!({ "fault": "slow_s", "provider": provider, "on": charge, "seconds": 3 });
         pair.says("faults", slow).await;
         let stopping = async {
             until(async || (pair.asked(charge, payment).await.len() == 1).then_some(())).await;

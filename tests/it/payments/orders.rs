@@ -156,7 +156,7 @@ impl Ledgers {
             });
             match telling.await {
                 Ok(_) => return,
-                Err(Error::Busy { .. }) => {}
+                Err(error) if error.is_passing() => {}
                 Err(error) => panic!("{state} is not written down: {error:?}"),
             }
         }

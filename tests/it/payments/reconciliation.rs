@@ -356,7 +356,7 @@ async fn of_an_account_one_run_is_under_way_and_others_cannot_see_it() {
     let rival = market.hub.merchant("Saingan").await;
     let xendit = account(&shop, "xendit").await;
     let path = format!("/v1/provider-accounts/{xendit}/reconciliations");
-    market.says("faults", json!({ "fault": "slow_s", "on": "list_transactions", "seconds": 2, "times": null })).await;
+    market.says("faults", json!({ "fault": "slow_s", "on": "list_transactions", "seconds": 6, "times": null })).await;
     let (from, until) = (ago(DAY), ago(DAY / 24));
     let span = json!({ "from": from, "until": until });
     let asked = futures_util::future::join_all((0..5).map(|_| shop.post(&path, span.clone()))).await;

@@ -630,7 +630,7 @@ async fn p7_a_hub_that_is_killed_at_any_step_gives_each_back_once() {
             }
             "call" | "answer" => {
                 let fault = if step == "call" { "timeout_after_commit" } else { "slow_s" };
-                let seconds = if step == "call" { 20 } else { 3 };
+                let seconds = if step == "call" { 20 } else { 6 };
                 staged.says("faults", json!({ "fault": fault, "on": "refund", "seconds": seconds })).await;
                 let killing = async {
                     until(async || (asked().await > before).then_some(())).await;

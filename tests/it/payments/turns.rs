@@ -9,13 +9,13 @@ use super::storms::leave_in_peace;
 use super::*;
 use crate::support::services::postgres::locked_out;
 
-/// How soon its next turn is, in seconds, and how often it was looked at; once nobody is at it.
+/// How soon its next turn is, in seconds, and how often it was looked at; once nobody is at it, and it has one.
 async fn next_turn(market: &Market, row: &str) -> (i64, i32) {
     let asked = format!("select extract(epoch from next_at - now())::bigint, looks from {row} and lease is null");
     until(async || {
         let found = market.hub.database.psql(&asked).await;
         let (seconds, looks) = found.trim().split_once('|')?;
-        Some((seconds.parse().expect("seconds"), looks.parse().expect("looks")))
+        Some((seconds.parse().ok()?, looks.parse().expect("looks")))
     })
     .await
 }
@@ -33,7 +33,7 @@ async fn whoever_waits_longest_comes_first_and_of_these_what_was_told() {
         let bread = shop.stocked("roti", 48_500, "10").await;
         payments.push(asks(&shop, &opens(&shop, &bread).await, qris("midtrans")).await.created());
     }
-    leave_in_peace(&market.hub.database).await;
+    leave_in_peace(&market).await;
     let id = |at: usize| payments[at]["id"].as_str().expect("an id").to_owned();
     let due = |at: usize, seconds: u32, prompted: bool| {
         format!(
@@ -63,7 +63,7 @@ async fn what_is_told_again_while_it_is_looked_at_is_not_looked_at_again() {
         // That it is pending is told as well, and looked at.
         let is_told = async || market.deliveries(&payment).await.iter().all(|it| it["state"] == "delivered");
         until(async || is_told().await.then_some(())).await;
-        leave_in_peace(&market.hub.database).await;
+        leave_in_peace(market).await;
         let before = market.asked(provider, look).await;
         for fault in [
             json!({ "fault": "duplicate", "provider": provider, "on": paid, "n": 9, "concurrent": true }),
@@ -91,7 +91,7 @@ async fn what_was_told_and_is_not_there_yet_is_looked_for_soon() {
     let (market, shop, bread) = stage.cast();
     for (provider, paid) in [("midtrans", "settlement"), ("xendit", "SUCCEEDED")] {
         let payment = asks(&shop, &opens(&shop, bread).await, qris(provider)).await.created();
-        leave_in_peace(&market.hub.database).await;
+        leave_in_peace(market).await;
         let often = format!("update {} returning 1", row(&payment).replace(" where", " set looks = 30 where"));
         market.hub.database.psql(&often).await;
         // The provider itself says pending.
@@ -99,6 +99,36 @@ async fn what_was_told_and_is_not_there_yet_is_looked_for_soon() {
         until(async || (next_turn(market, &row(&payment)).await.0 < 3_000).then_some(())).await;
         let (seconds, looks) = next_turn(market, &row(&payment)).await;
         assert!(seconds <= 10 && looks <= 1, "{provider}: in {seconds} s, after {looks} looks");
+    }
+}
+
+#[tokio::test]
+async fn what_was_told_after_the_end_and_is_not_there_yet_is_looked_for_once_more() {
+    let stage = Stage::opens().await;
+    let (market, shop, bread) = stage.cast();
+    for (provider, ended, news) in
+        [("midtrans", "expired", "settlement"), ("midtrans", "paid", "chargeback"), ("xendit", "expired", "SUCCEEDED")]
+    {
+        let payment = asks(&shop, &opens(&shop, bread).await, qris(provider)).await.created();
+        if ended == "paid" {
+            market.pays(&payment).await;
+        } else {
+            market.says("expire_now", json!({ "id": payment["id"] })).await;
+        }
+        comes_to(&shop, &payment, ended).await;
+        leave_in_peace(market).await;
+        // So long ago that nobody would look again by themselves.
+        let over = "set changed_at = changed_at - interval '40 minutes', next_at = null";
+        market.hub.database.psql(&format!("update {}", row(&payment).replace("where", &format!("{over} where")))).await;
+        let before = market.requests(provider).await.len();
+        market.says("forge", json!({ "id": payment["id"], "status": news })).await;
+        let (seconds, _) = next_turn(market, &row(&payment)).await;
+        assert!(seconds <= 10, "{provider}, {ended}: in {seconds} s");
+        // Then it rests again.
+        let rests = format!("select count(*) from {} and next_at is null and lease is null", row(&payment));
+        until(async || (market.hub.database.psql(&rests).await.trim() == "1").then_some(())).await;
+        let after = market.requests(provider).await.len();
+        assert!(after >= before + 2, "{provider}, {ended}: {before} and {after}");
     }
 }
 
@@ -125,7 +155,7 @@ async fn an_account_that_cannot_be_read_for_a_moment_does_not_put_its_payments_o
     let (market, shop, bread) = stage.cast();
     for provider in BOTH {
         let payment = asks(&shop, &opens(&shop, bread).await, qris(provider)).await.created();
-        leave_in_peace(&market.hub.database).await;
+        leave_in_peace(market).await;
         let held = market.hub.locks("provider_accounts").await;
         market
             .hub
@@ -150,7 +180,7 @@ async fn whoever_sends_slowly_holds_up_no_other_notification() {
     for provider in BOTH {
         loop {
             let payment = asks(&shop, &opens(&shop, bread).await, qris(provider)).await.created();
-            leave_in_peace(&market.hub.database).await;
+            leave_in_peace(market).await;
             let (mut strangers, began) = (Vec::new(), Instant::now());
             for _ in 0..200 {
                 let mut stranger = TcpStream::connect(market.hub.address).await.expect("a connection");
