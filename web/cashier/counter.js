@@ -15,6 +15,9 @@ const OVER = {
   expired: { title: "Penjualan berakhir", text: "Tidak dibayar pada waktunya. Mulai penjualan baru." },
 };
 
+/** What is said until the hub has answered. */
+const SENDING = { title: "Sedang dikirim…", text: "" };
+
 export class Counter {
   #till;
   #hub;
@@ -167,21 +170,20 @@ export class Counter {
   }
 
   #drawPayment() {
-    const { payment, sale, step, wayLabel } = this.#till;
-    $("payment").hidden = !payment;
-    if (!payment) return this.#drawPicture(null);
+    const { payment, step, wayLabel, busy } = this.#till;
+    $("payment").hidden = !payment && !busy;
     const now = this.#now();
-    const { title, text } = step === "over" ? OVER[sale.state] : words(payment, now);
+    const { title, text } = this.#words(now);
     put($("way"), wayLabel);
     put($("title"), title);
     put($("text"), text);
-    const failure = step === "over" ? null : payment.failure;
-    $("why").hidden = !failure;
-    put($("why"), failure ?? "");
+    const failure = (step !== "over" && payment?.failure) || "";
+    $("why").hidden = failure === "";
+    put($("why"), failure);
     $("away").hidden = step !== "waiting" || this.#away === "";
     put($("away"), this.#away);
     // What can be paid with, while it can.
-    const isGood = step === "waiting" && payment.state === "pending" && !payment.closing && !payment.isOver(now);
+    const isGood = step === "waiting" && payment?.state === "pending" && !payment.closing && !payment.isOver(now);
     const shown = (isGood && payment.shown) || {};
     const account = { virtual_account: [shown.bank, shown.number], bill: [shown.biller_code, shown.bill_key] }[shown.type];
     $("account").hidden = !account;
@@ -191,7 +193,14 @@ export class Counter {
     $("left").hidden = left === "";
     put($("countdown"), left);
     this.#drawPicture(shown.type === "qr" ? payment.id : null);
-    this.#bringIntoView(`${payment.id} ${step} ${shown.type}`);
+    if (payment) this.#bringIntoView(`${payment.id} ${step} ${shown.type}`);
+  }
+
+  #words(now) {
+    const { payment, sale, step, busy } = this.#till;
+    if (step === "over") return OVER[sale.state];
+    if (!payment?.isKnown && busy) return SENDING;
+    return payment ? words(payment, now) : { title: "", text: "" };
   }
 
   /** The code's picture, which has to be asked for with the token: an image cannot do that by itself. */

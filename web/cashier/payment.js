@@ -39,6 +39,8 @@ export class Payment {
   failure = null;
   /** That it is being called off: the provider has the last word. */
   closing = false;
+  /** Whether anybody has said anything of it. */
+  isKnown = false;
   /** That it is our own word that it failed, and not the hub's, who may know better. */
   #refused = false;
 
@@ -85,7 +87,7 @@ export class Payment {
     if (now === undefined || now < then) return false;
     if (now === then && state !== this.state && !HELD_BY_PROVIDER.has(state)) return false;
     const before = JSON.stringify(this);
-    [this.state, this.#refused] = [state, false];
+    [this.state, this.#refused, this.isKnown] = [state, false, true];
     this.shown = shown ?? (this.isOpen ? this.shown : null);
     this.expiresAt = expires_at ? Date.parse(expires_at) : this.expiresAt;
     this.failure = failure ?? (this.cameToNothing ? this.failure : null);

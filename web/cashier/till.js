@@ -33,8 +33,6 @@ export class Till {
   /** The payment on the screen, and what the button was called. */
   payment = null;
   wayLabel = "";
-  /** Whether the hub is just being asked for something that must not be asked for twice. */
-  busy = false;
   /** What went wrong, in our words; and in the hub's, which are English. */
   note = { text: "", why: "" };
   /** What became of earlier customers' payments and sales, until somebody says that they have seen it: texts, by which it was. */
@@ -45,6 +43,8 @@ export class Till {
   #unanswered = new Set();
   /** The sale that the hub was asked to open, while it has not answered: it is asked for no other. */
   #asked = null;
+  /** What the hub is just being asked for and must not be asked for twice, and whether it is known otherwise what came of it. */
+  #request = null;
   /** The payment that is just being asked after. */
   #lookingAt = null;
   /** The payment that came to nothing, and after which the sale was looked at. */
@@ -62,6 +62,16 @@ export class Till {
     Object.assign(this, { hub, outlet, register });
     this.#tell = tell;
     this.#recall();
+  }
+
+  /** Whether the hub is just being asked for something. A request that hangs holds up nobody once it is known what came of it. */
+  get busy() {
+    return this.#request !== null && !this.#request.isSettled();
+  }
+
+  /** The request is over, unless another has taken its place. */
+  #isOver(request) {
+    if (this.#request === request) this.#request = null;
   }
 
   /** Where the cashier is. */
@@ -201,7 +211,8 @@ export class Till {
   async pay(way) {
     if (this.busy || !this.mayPay) return;
     this.#say();
-    this.busy = true;
+    const request = { isSettled: () => false };
+    this.#request = request;
     this.#tell.changed();
     try {
       const sale = this.sale ?? (await this.#ringUp());
@@ -209,13 +220,14 @@ export class Till {
       if (this.#left) return this.#void(sale, LEFT);
       this.sale = sale;
     } catch (error) {
-      this.busy = false;
+      this.#isOver(request);
       this.#say("Penjualan ini tidak dapat dibuka.", error.message);
       this.#tell.changed();
       return this.#tell.sold();
     }
     // Known before it is asked for, and kept: whatever is lost on the way, this is the one on the screen.
     const own = new Payment(newId(), this.sale.id);
+    request.isSettled = () => own.isKnown;
     [this.payment, this.wayLabel] = [own, way.label];
     this.#remember();
     this.#tell.changed();
@@ -224,17 +236,21 @@ export class Till {
       const view = await this.hub.post(`/v1/sales/${this.sale.id}/payments`, { id: own.id, ...way.body, ...cash });
       if (!saysPaid(view)) own.answered(view); // Else its sale is looked at, which knows what is still due.
     } catch (error) {
-      if (error instanceof Refused) own.refused(error.message);
-      else this.#say(UNANSWERED, error.message);
+      // What has been heard of it meanwhile counts for more.
+      if (!own.isKnown) {
+        if (error instanceof Refused) own.refused(error.message);
+        else this.#say(UNANSWERED, error.message);
+      }
     }
-    this.busy = false;
+    this.#isOver(request);
     await this.#came(own);
   }
 
   async callOff() {
     const own = this.payment;
     if (this.busy || !own) return;
-    this.busy = true;
+    const request = { isSettled: () => own.closing || !own.isOpen };
+    this.#request = request;
     this.#tell.changed();
     let isUnsure = false;
     try {
@@ -246,7 +262,7 @@ export class Till {
       isUnsure = error instanceof Refused;
       if (!isNotFound(error) && own === this.payment) this.#say(isUnsure ? NOT_CALLED_OFF : UNANSWERED, error.message);
     }
-    this.busy = false;
+    this.#isOver(request);
     await (isUnsure ? this.look({ again: true }) : this.#came(own));
   }
 
@@ -271,7 +287,7 @@ export class Till {
   #letGo() {
     this.#alter();
     const { sale, step, payment } = this;
-    [this.sale, this.payment, this.wayLabel, this.#mayBeOver] = [null, null, "", false];
+    [this.sale, this.payment, this.wayLabel, this.#mayBeOver, this.#request] = [null, null, "", false, null];
     this.basket.clear();
     this.#forget(SALE_KEY);
     this.#say();
@@ -328,17 +344,17 @@ export class Till {
 
   /**
    * Asks how the payment stands, whatever is known of it: what was said while nobody listened may not be said again. `again` asks even
-   * if it is just being asked for.
+   * if it is just being asked for. What the hub does not know may still be on its way there.
    */
   async look({ again = false } = {}) {
-    const { payment: own, sale } = this;
-    if (!own || this.busy || (this.#lookingAt === own && !again)) return;
+    const { payment: own, sale, busy: isOnItsWay } = this;
+    if (!own || (this.#lookingAt === own && !again)) return;
     this.#lookingAt = own;
     try {
       const view = await this.#find(`/v1/payments/${own.id}`);
       const isPaid = view !== null && saysPaid(view);
       if (view && !isPaid) own.answered(view);
-      if (!view || isPaid || this.#mayBeOver || !own.isOpen) await this.#lookAtSale(own, sale, view);
+      if (!view || isPaid || this.#mayBeOver || !own.isOpen) await this.#lookAtSale(own, sale, { view, isOnItsWay });
       if (own === this.payment && this.note.text === UNANSWERED) this.#say();
     } catch {
       // Not answered: what nobody tells us is asked again.
@@ -351,14 +367,14 @@ export class Till {
    * The sale knows what was taken by hand, and what never came to the hub; whether another payment was faster; and whether what is paid
    * is all of it. So it is read after the payment.
    */
-  async #lookAtSale(own, sale, view) {
+  async #lookAtSale(own, sale, { view, isOnItsWay }) {
     // The hub may be another than it was when the page was loaded.
     const found = (await this.#find(`/v1/sales/${sale.id}`)) ?? { state: "voided", tenders: [] };
     const isPart = found.state !== "completed";
     const taken = found.tenders.find((tender) => tender.payment === own.id);
     if (view) own.answered(view, { isPart });
     if (taken && (!view || own.isOpen)) own.answered({ payment: taken }, { isPart });
-    else if (!view) own.refused("The hub knows nothing of this payment.");
+    else if (!view && !isOnItsWay) own.refused("The hub knows nothing of this payment.");
     if (own.cameToNothing) this.#lookedFor = own;
     sale.state = found.state;
     if (own !== this.payment) return;
@@ -380,7 +396,8 @@ export class Till {
   /** Something is known of a payment. If it is the one on the screen, it is shown; and what nobody will tell of it is asked. */
   async #came(own) {
     this.#changed(own);
-    if (own === this.payment && this.isUnsure) await this.look();
+    // What is being asked already may be answered as it was before.
+    if (own === this.payment && this.isUnsure) await this.look({ again: true });
   }
 
   #changed(own) {

@@ -10,6 +10,8 @@ const QR = { type: "qr", text: "000201" };
 const LIFE_MS = 900_000;
 /** Four tries, and a second between two. */
 const TRIES_MS = 3_000;
+/** The same, if none of them is answered. */
+const HANGS_MS = 4 * 20_000 + TRIES_MS;
 const POLL_MS = 5_000;
 const PING_MS = 25_000;
 
@@ -32,8 +34,9 @@ class Hub {
   /** Which requests never arrive, and which answers never come back. */
   loses = () => false;
   silences = () => false;
-  /** And which hang. */
+  /** And which hang, on their way there or back. */
   hangs = () => false;
+  withholds = () => false;
   /** Why no payment can be called off. */
   refuses = null;
   /** Whether providers answer: without one no payment comes to its end. */
@@ -43,6 +46,7 @@ class Hub {
     if (this.loses(asked)) return null;
     if (this.hangs(asked)) await new Promise(() => {});
     const answer = this.#does(asked);
+    if (this.withholds(asked)) await new Promise(() => {});
     if (asked.path.includes("/stock/")) await this.stocktaking;
     if (asked.method === "GET" && asked.path.startsWith("/v1/sales/")) await this.bookkeeping;
     return this.silences(asked) ? { status: 503, body: {} } : answer;
@@ -266,6 +270,77 @@ test("a payment that came to the hub, and whose answer did not come back, is sho
   assert.deepEqual([text("title"), isShown("qr"), offered(), isShown("note")], ["Menunggu pembayaran", true, ["call-off"], false]);
   const keys = page.asked.filter(hub.silences).map(({ key }) => key);
   assert.deepEqual([keys.length, new Set(keys).size], [4, 1], "one request, sent again");
+});
+
+test("a payment whose request hangs is asked for, and LUNAS holds up no next customer", async () => {
+  const isPayment = ({ method, path }) => method === "POST" && path.endsWith("/payments");
+  for (const isHeard of [false, true]) {
+    hub.withholds = isPayment;
+    const payment = await rings();
+    assert.deepEqual([text("title"), page.at("call-off").getAttribute("aria-disabled")], ["Sedang dikirim…", "true"]);
+    if (!isHeard) page.sockets.says("disconnect", "transport close");
+    await page.clock.go(POLL_MS);
+    assert.deepEqual([text("title"), isShown("qr"), page.at("call-off").getAttribute("aria-disabled")], ["Menunggu pembayaran", true, "false"]);
+    hub.captures(payment);
+    if (isHeard) await hears("payment.captured", { payment: payment.id, sale: payment.sale, due_minor: 0 });
+    else await page.clock.go(POLL_MS);
+    assert.deepEqual([text("title"), page.at("next").getAttribute("aria-disabled")], ["LUNAS", "false"]);
+    await presses(page.at("next"));
+    assert.equal(page.body.dataset.step, "ringing");
+    connects();
+    // What the first one's request comes to is not the next one's.
+    const opened = hub.sales.size;
+    hub.withholds = (asked) => isPayment(asked) || asked.path.endsWith("/sales");
+    await rings();
+    await page.clock.go(HANGS_MS - 4_000);
+    assert.deepEqual([text("title"), hub.sales.size, isShown("note")], ["Sedang dikirim…", opened + 1, false]);
+    const asked = page.asked.length;
+    await pays("Tunai");
+    assert.equal(page.asked.length, asked, "that would be twice");
+    hub.withholds = () => false;
+    await page.clock.go(4_000);
+    assert.match(text("note"), /tidak dapat dibuka/);
+    await pays("QRIS Midtrans");
+    assert.deepEqual([text("title"), hub.sales.size], ["Menunggu pembayaran", opened + 1]);
+    await presses(page.at("call-off"));
+    await presses(page.at("next"));
+  }
+  assert.equal(page.notes, 4);
+});
+
+test("cash whose answer hangs is LUNAS when its sale says so, and not before", async () => {
+  hub.hangs = ({ method, path }) => method === "POST" && path.endsWith("/payments");
+  await presses(shelf("Roti"));
+  await pays("Tunai");
+  await page.clock.go(2 * POLL_MS);
+  assert.deepEqual([text("title"), page.notes], ["Sedang dikirim…", 0], "what is not there may be on its way");
+  [hub.withholds, hub.hangs] = [hub.hangs, () => false];
+  await page.clock.go(4 * POLL_MS);
+  assert.deepEqual([text("title"), page.notes, offered()], ["LUNAS", 2, ["next"]]);
+});
+
+test("a payment that is called off in vain is asked for meanwhile", async () => {
+  const payment = await rings();
+  hub.withholds = ({ path }) => path.endsWith("/cancel");
+  await presses(page.at("call-off"));
+  assert.equal(payment.state, "canceled");
+  await hears("payment.changed", { payment: payment.id, sale: payment.sale, state: "canceled" });
+  assert.deepEqual([text("title"), page.at("next").getAttribute("aria-disabled")], ["Dibatalkan", "false"]);
+  await pays("Tunai");
+  assert.equal(text("title"), "LUNAS");
+  await page.clock.go(HANGS_MS);
+  assert.deepEqual([text("title"), isShown("note")], ["LUNAS", false]);
+});
+
+test("nothing of an earlier payment is seen while the next one is sent", async () => {
+  const payment = await rings();
+  Object.assign(payment, { state: "failed", failure: "no_money", shown: null });
+  await hears("payment.changed", { payment: payment.id, sale: payment.sale, state: "failed", failure: "no_money" });
+  assert.equal(isShown("why"), true);
+  await presses(page.at("next"));
+  hub.hangs = ({ path }) => path.endsWith("/sales");
+  await rings();
+  assert.deepEqual([text("title"), text("text"), text("way"), isShown("why"), isShown("qr")], ["Sedang dikirim…", "", "", false, false]);
 });
 
 test("cash whose answer was lost is found in its sale", async () => {
