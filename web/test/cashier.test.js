@@ -727,11 +727,32 @@ test("where nothing is heard the hub is asked, though the connection seems to be
   assert.ok(page.asked.length >= asked + 2);
   assert.deepEqual([text("state"), text("title"), isShown("away")], ["Hub tidak terdengar; sedang ditanya", "Menunggu pembayaran", true]);
   hub.hangs = () => false;
-  await page.clock.go(POLL_MS);
+  await page.clock.go(2 * POLL_MS);
   assert.equal(text("title"), "LUNAS");
   page.sockets.says("ping");
   await page.clock.go(POLL_MS);
   assert.deepEqual([text("state"), page.body.dataset.state], ["Terhubung", "live"]);
+});
+
+test("a slow network finds out all the same that it is paid", async () => {
+  const payment = await rings();
+  hub.captures(payment);
+  page.sockets.says("disconnect", "transport close");
+  // Payment and sale, each for longer than a look may take at first.
+  page.answers = async (asked) => {
+    await new Promise((done) => page.clock.after(done, 7_000));
+    return hub.answers(asked);
+  };
+  await page.clock.go(60_000);
+  assert.equal(text("title"), "LUNAS");
+  // Once it is quick again, what hangs keeps nobody for long.
+  page.answers = hub.answers;
+  await page.clock.go(3 * POLL_MS);
+  hub.hangs = ({ path }) => path.startsWith("/v1/payments/");
+  const looks = () => page.asked.filter(({ method, path }) => method === "GET" && hub.hangs({ path })).length;
+  const before = looks();
+  await page.clock.go(2 * POLL_MS);
+  assert.equal(looks() - before, 2);
 });
 
 test("no code is shown whose time is over, though nobody says what became of it", async () => {
