@@ -23,6 +23,8 @@ export class Counter {
   #hub;
   #does;
   #products = [];
+  /** Whether the shelf was read. */
+  #isStocked = false;
   #ways = [];
   /** How it stands with the connection, while that is broken. */
   #away = "";
@@ -43,7 +45,7 @@ export class Counter {
   }
 
   stock(products, ways = this.#ways) {
-    [this.#products, this.#ways] = [products, ways];
+    [this.#products, this.#ways, this.#isStocked] = [products, ways, true];
     this.draw();
   }
 
@@ -93,7 +95,7 @@ export class Counter {
     const { sale, busy, basket } = this.#till;
     const taken = new Map(basket.lines().map(({ product, quantity }) => [product.variant, quantity]));
     const shelf = this.#products.filter((product) => product.left > 0);
-    $("no-products").hidden = shelf.length > 0;
+    $("no-products").hidden = shelf.length > 0 || !this.#isStocked;
     show($("shelf"), shelf, {
       key: ({ variant }) => variant,
       make: (row) => {

@@ -582,6 +582,45 @@ test("after a reload a payment that came to nothing is seen beside its sale", as
   assert.deepEqual([text("title"), offered()], ["Penjualan ini sudah lunas", ["next"]]);
 });
 
+test("after a reload the code, and LUNAS, wait for no shelf", async () => {
+  const payment = await rings();
+  const isShelf = ({ path }) => path.startsWith("/v1/products");
+  for (const [never, state] of [["hangs", "Membaca toko"], ["loses", "Hub tidak menjawab; mencoba lagi"]]) {
+    hub[never] = isShelf;
+    await opens({ kept: page.kept });
+    await page.clock.go(never === "loses" ? TRIES_MS : 0);
+    assert.deepEqual([isShown("qr"), text("title"), text("state"), isShown("no-products")], [true, "Menunggu pembayaran", state, false]);
+    hub[never] = () => false;
+  }
+  // What is refused is not asked for again: the payment is.
+  page.answers = async (asked) => (isShelf(asked) ? { status: 403, body: { code: "denied", detail: "denied" } } : hub.answers(asked));
+  page = await load("../cashier", { answers: page.answers, kept: page.kept });
+  assert.deepEqual([isShown("door"), isShown("qr")], [true, true]);
+  hub.captures(payment);
+  await page.clock.go(POLL_MS);
+  assert.deepEqual([text("title"), page.notes], ["LUNAS", 2]);
+});
+
+test("what happens between a reload and the position is not missed", async () => {
+  const payment = await rings();
+  let read;
+  const reading = new Promise((done) => (read = done));
+  // The first look is answered late, as it was; nobody tells the page what has come since.
+  let looks = 0;
+  page.answers = async (asked) => {
+    const said = structuredClone(await hub.answers(asked));
+    if (asked.path === `/v1/payments/${payment.id}` && (looks += 1) === 1) await new Promise(() => {});
+    if (asked.path.startsWith("/v1/snapshot")) await reading;
+    return said;
+  };
+  page = await load("../cashier", { answers: page.answers, kept: page.kept, clock: page.clock });
+  hub.captures(payment);
+  read();
+  await page.clock.go(0);
+  connects();
+  assert.equal(text("title"), "LUNAS");
+});
+
 test("a sale that has ended is asked no more of", async () => {
   const payment = await rings();
   hub.sales.get(payment.sale).state = "expired";
