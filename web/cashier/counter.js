@@ -159,16 +159,18 @@ export class Counter {
   }
 
   #drawNotes() {
-    const { note, warnings } = this.#till;
+    const { note, warnings, untold } = this.#till;
     $("note").hidden = note.text === "";
     put($("note-text"), note.text);
     put($("note-why"), note.why);
     $("earlier").hidden = warnings.size === 0;
-    show($("warnings"), [...warnings], {
+    show($("warnings"), [...warnings].reverse(), {
       key: ([payment]) => payment,
       make: () => document.createElement("li"),
       update: (item, [, text]) => put(item, text),
     });
+    $("untold").hidden = untold === 0;
+    put($("untold"), `dan ${format.count(untold)} lainnya`);
   }
 
   #drawPayment() {

@@ -10,16 +10,21 @@ import { CASH } from "./ways.js";
 const BASKET_KEY = "tillwire.cashier.basket";
 const SALE_KEY = "tillwire.cashier.sale";
 const WARNINGS_KEY = "tillwire.cashier.warnings";
+const UNTOLD_KEY = "tillwire.cashier.untold";
 const BEHIND_KEY = "tillwire.cashier.behind";
 /** How many payments of earlier customers are warned of at once. */
-const WARNINGS_MAX = 5;
+const WARNINGS_MAX = 100;
 /** How many sales that were let go are watched at once. */
-const BEHIND_MAX = 20;
+const BEHIND_MAX = 100;
 
 const UNANSWERED = "Hub tidak menjawab; hasilnya sedang dicari tahu.";
 const NOT_CALLED_OFF = "Tidak dapat dibatalkan.";
 /** What is said while it is not known how a payment ends. */
 const BEFORE_ITS_END = new Set([UNANSWERED, NOT_CALLED_OFF]);
+
+const NOT_VOIDED = "belum batal";
+/** Whether a warning is but of a sale that ends by itself, and of no money. */
+const isOfNoMoney = (text) => text.includes(NOT_VOIDED);
 
 /** Why a sale is voided that nobody has paid. */
 const LEFT = "Penjualan baru di kasir";
@@ -37,10 +42,14 @@ export class Till {
   note = { text: "", why: "" };
   /** What became of earlier customers' payments and sales, until somebody says that they have seen it: texts, by which it was. */
   warnings = new Map();
+  /** How many of them there was no room for. */
+  untold = 0;
   /** Sales that were let go while a payment for them could still come: their numbers, by the sale. */
   #behind = new Map();
   /** Those of them that the hub was asked about in vain. */
   #unanswered = new Set();
+  /** Whether that is just being done again: one at a time. */
+  #isLookingBehind = false;
   /** The sale that the hub was asked to open, while it has not answered: it is asked for no other. */
   #asked = null;
   /** What the hub is just being asked for and must not be asked for twice, and whether it is known otherwise what came of it. */
@@ -295,7 +304,7 @@ export class Till {
     this.#behind.set(sale.id, sale.number);
     this.#keepBehind();
     const ends = "Ia berakhir sendiri, dan barangnya lalu kembali ke stok.";
-    this.#voidBehind(sale.id, `Struk ${sale.number} belum batal, karena penyedia belum menjawab. ${ends}`);
+    this.#voidBehind(sale.id, `Struk ${sale.number} ${NOT_VOIDED}, karena penyedia belum menjawab. ${ends}`);
   }
 
   // --- What is known of it -------------------------------------------------------------------------------------------
@@ -324,7 +333,13 @@ export class Till {
 
   /** The same for those of which something was told, and the hub did not answer what. */
   async lookBehindAgain() {
-    for (const id of [...this.#unanswered]) await this.#lookAt(id);
+    if (this.#isLookingBehind) return;
+    this.#isLookingBehind = true;
+    try {
+      for (const id of [...this.#unanswered]) await this.#lookAt(id);
+    } finally {
+      this.#isLookingBehind = false;
+    }
   }
 
   /** How a sale stands that was let go: whether it was paid after all, which nobody at the till would know, or can be voided now. */
@@ -412,18 +427,25 @@ export class Till {
 
   #warn(payment, text) {
     this.warnings.set(payment, text);
-    for (const oldest of [...this.warnings.keys()].slice(0, -WARNINGS_MAX)) this.warnings.delete(oldest);
+    if (this.warnings.size > WARNINGS_MAX) {
+      // The oldest that can be spared.
+      const [spared] = [...this.warnings].find(([, it]) => isOfNoMoney(it)) ?? [...this.warnings][0];
+      this.warnings.delete(spared);
+      this.untold += 1;
+    }
     this.#keepWarnings();
   }
 
   /** Somebody has read them. */
   dismiss() {
     this.warnings.clear();
+    this.untold = 0;
     this.#keepWarnings();
   }
 
   #keepWarnings() {
     this.#keep(WARNINGS_KEY, [...this.warnings]);
+    this.#keep(UNTOLD_KEY, this.untold);
     this.#tell.changed();
   }
 
@@ -442,6 +464,7 @@ export class Till {
   #recall() {
     this.#behind = new Map(this.#kept(BEHIND_KEY));
     this.warnings = new Map(this.#kept(WARNINGS_KEY));
+    this.untold = this.#kept(UNTOLD_KEY) ?? 0;
     const sold = this.#kept(SALE_KEY);
     if (sold) {
       [this.sale, this.wayLabel, this.payment] = [sold.sale, sold.wayLabel, new Payment(sold.payment, sold.sale.id)];

@@ -471,9 +471,9 @@ test("what becomes of an earlier customer's payment is told until somebody has r
   await reloads();
   const warnings = () => page.at("warnings").children.map((it) => it.textContent.replaceAll("\u00a0", " "));
   assert.deepEqual(warnings(), [
-    "Pembayaran Rp 7.500 sebelumnya ditarik kembali oleh bank. Panggil atasan.",
-    "Pembayaran Rp 20.000 sebelumnya ditarik kembali oleh bank pelanggan. Panggil atasan.",
     "Pembayaran Rp 7.500 sebelumnya masuk terlambat, setelah berakhir. Panggil atasan.",
+    "Pembayaran Rp 20.000 sebelumnya ditarik kembali oleh bank pelanggan. Panggil atasan.",
+    "Pembayaran Rp 7.500 sebelumnya ditarik kembali oleh bank. Panggil atasan.",
   ]);
   assert.deepEqual([isShown("earlier"), text("title")], [true, "Menunggu pembayaran"], "this one goes on");
   await presses(page.at("read"));
@@ -482,6 +482,50 @@ test("what becomes of an earlier customer's payment is told until somebody has r
   // Of the one on the screen the screen itself says it.
   await hears("payment.changed", { ...payment, payment: payment.id, state: "reversed" });
   assert.deepEqual([text("title"), isShown("earlier")], ["Ditarik kembali", false]);
+});
+
+test("no warning of money goes before those of sales that end by themselves, and none unsaid", async () => {
+  hub.providersAnswer = false;
+  await rings();
+  await presses(page.at("call-off"));
+  await presses(page.at("next"));
+  const warn = (id) => hears("payment.changed", { payment: id, sale: id, state: "reversed" });
+  for (let at = 1; at <= 99; at += 1) await warn(`old${at}`);
+  const said = () => [page.at("warnings").children.length, text("warnings").includes("belum batal"), isShown("untold")];
+  assert.deepEqual(said(), [100, true, false]);
+  await warn("old100");
+  assert.deepEqual([...said(), text("untold")], [100, false, true, "dan 1 lainnya"]);
+  await hears("payment.changed", { payment: "newest", sale: "newest", state: "paid_late" });
+  await reloads();
+  assert.deepEqual([...said(), text("untold")], [100, false, true, "dan 2 lainnya"]);
+  assert.match(page.at("warnings").children[0].textContent, /masuk terlambat/, "the newest is on top");
+  await presses(page.at("read"));
+  await reloads();
+  assert.deepEqual([isShown("earlier"), isShown("untold")], [false, false]);
+});
+
+test("sales that were let go are asked for one after another, however long that takes", async () => {
+  hub.providersAnswer = false;
+  for (let at = 0; at < 3; at += 1) {
+    await rings();
+    await presses(page.at("call-off"));
+    await presses(page.at("next"));
+  }
+  const isSale = ({ method, path }) => method === "GET" && path.startsWith("/v1/sales/");
+  const { answers } = hub;
+  let [now, most] = [0, 0];
+  page.answers = async (asked) => {
+    if (!isSale(asked)) return answers(asked);
+    most = Math.max(most, (now += 1));
+    await new Promise((done) => page.clock.after(done, 18_000));
+    now -= 1;
+    return { status: 503, body: {} };
+  };
+  for (const { id, sale } of hub.payments.values()) await hears("payment.changed", { payment: id, sale, state: "unknown" });
+  await page.clock.go(200_000); // By now they have all the time that there is.
+  most = 0;
+  await page.clock.go(300_000);
+  assert.equal(most, 1);
 });
 
 test("a sale is opened once, however often the answer is lost", async () => {
