@@ -718,6 +718,21 @@ test("when its time is over the page finds out that there may be another, which 
   assert.equal(text("title"), "LUNAS");
 });
 
+test("a payment that comes without a code is asked for until it can be paid, or another way taken", async () => {
+  hub.begins = { state: "unknown", shown: null };
+  const payment = await rings();
+  assert.deepEqual(offered(), [...WAYS, "call-off", "next"]);
+  payment.state = "pending";
+  await hears("payment.changed", { payment: payment.id, sale: payment.sale, state: "pending" });
+  assert.deepEqual([text("title"), offered()], ["Menunggu pembayaran", ["call-off"]]);
+  payment.closing = "canceled";
+  await page.clock.go(POLL_MS);
+  assert.deepEqual([text("title"), offered()], ["Membatalkan", [...WAYS, "next"]]);
+  const asked = page.asked.length;
+  await page.clock.go(POLL_MS);
+  assert.equal(page.asked.length, asked, "its end is told");
+});
+
 test("a sale that is let go before its payment has ended is voided after it, also through a reload", async () => {
   hub.providersAnswer = false;
   for (const finds of [() => {}, reloads]) {
