@@ -176,8 +176,9 @@ export class Till {
       await this.hub.post(`/v1/sales/${id}/void`, { reason: LEFT });
       this.#isSettled(id);
     } catch (error) {
-      if (!(error instanceof Refused)) this.#unanswered.add(id);
-      if (ifNot && error.code === "payment_under_way") this.#warn(id, ifNot);
+      // It may be paid, or voided already.
+      if (error.code !== "payment_under_way") this.#unanswered.add(id);
+      else if (ifNot && this.#behind.has(id)) this.#warn(id, ifNot);
     }
   }
 
@@ -346,10 +347,13 @@ export class Till {
 
   /** How a sale stands that was let go: whether it was paid after all, which nobody at the till would know, or can be voided now. */
   async #lookAt(id) {
-    const number = this.#behind.get(id);
     this.#unanswered.delete(id);
+    if (!this.#behind.has(id)) return;
     try {
       const found = await this.#find(`/v1/sales/${id}`);
+      // Another answer may have said it, and somebody have read it.
+      if (!this.#behind.has(id)) return;
+      const number = this.#behind.get(id);
       const isPaid = found?.tenders.length > 0;
       if (found?.state === "open" && !isPaid) return this.#voidBehind(id);
       this.#isSettled(id);
@@ -393,7 +397,8 @@ export class Till {
     if (taken && (!view || own.isOpen)) own.answered({ payment: taken }, { isPart });
     else if (!view && !isOnItsWay) own.refused("The hub knows nothing of this payment.");
     if (own.cameToNothing) this.#lookedFor = own;
-    sale.state = found.state;
+    // It is open no more once it was not: this may be an older answer.
+    if (!sale.state || sale.state === "open") sale.state = found.state;
     if (own !== this.payment) return;
     this.#mayBeOver = false;
     this.#remember();

@@ -781,6 +781,95 @@ test("what became of a sale that was let go is asked until it is answered", asyn
   assert.match(text("warnings"), /ternyata dibayar/);
 });
 
+test("that a sale which is let go was just paid, is found out though it cannot be voided", async () => {
+  hub.providersAnswer = false;
+  const payment = await rings();
+  await presses(page.at("call-off"));
+  hub.captures(payment); // Which nobody has told the page.
+  await presses(page.at("next"));
+  await page.clock.go(POLL_MS);
+  assert.match(text("warnings"), /^Struk A-1 ternyata dibayar/);
+  const asked = page.asked.length;
+  await page.clock.go(2 * POLL_MS);
+  assert.equal(page.asked.length, asked, "that is the end of it");
+});
+
+test("what was told of a sale that was let go, and read, does not come again", async () => {
+  hub.providersAnswer = false;
+  const payments = [];
+  for (let at = 0; at < 2; at += 1) {
+    payments.push(await rings());
+    await presses(page.at("call-off"));
+    await presses(page.at("next"));
+  }
+  const [, second] = payments;
+  const captured = ({ id, sale }) => hears("payment.captured", { payment: id, sale, due_minor: 0 });
+  for (const payment of payments) hub.captures(payment);
+  hub.silences = ({ method, path }) => method === "GET" && path.startsWith("/v1/sales/");
+  for (const payment of payments) await captured(payment);
+  hub.silences = () => false;
+  // Both are asked for again; while the first is slow, what became of the second is heard, and twice.
+  const { answers } = hub;
+  let said;
+  const thinks = new Promise((done) => (said = done));
+  page.answers = async (asked) => {
+    const answer = structuredClone(await answers(asked));
+    if (hub.isSlow(asked)) await thinks;
+    return answer;
+  };
+  hub.isSlow = ({ path }) => path === `/v1/sales/${payments[0].sale}`;
+  await page.clock.go(POLL_MS);
+  await captured(second);
+  hub.isSlow = ({ path }) => path.startsWith("/v1/sales/");
+  await captured(second);
+  assert.match(text("warnings"), /Struk A-2 ternyata dibayar/);
+  await presses(page.at("read"));
+  said();
+  await page.clock.go(0);
+  assert.match(text("warnings"), /^Struk A-1 ternyata dibayar[^.]*\. Panggil atasan\.$/);
+});
+
+test("a late answer that a sale is not voided does not hide that it was paid", async () => {
+  hub.providersAnswer = false;
+  const payment = await rings();
+  await presses(page.at("call-off"));
+  const { answers } = hub;
+  let said;
+  const thinks = new Promise((done) => (said = done));
+  page.answers = async (asked) => {
+    const answer = structuredClone(await answers(asked));
+    if (asked.path.endsWith("/void")) await thinks;
+    return answer;
+  };
+  await presses(page.at("next"));
+  hub.captures(payment);
+  await hears("payment.captured", { payment: payment.id, sale: payment.sale, due_minor: 0 });
+  said();
+  await page.clock.go(0);
+  assert.match(text("warnings"), /^Struk A-1 ternyata dibayar/);
+});
+
+test("an older answer opens no sale again", async () => {
+  const payment = await rings();
+  const { answers } = hub;
+  let said;
+  const thinks = new Promise((done) => (said = done));
+  let looks = 0;
+  page.answers = async (asked) => {
+    const answer = structuredClone(await answers(asked));
+    if (asked.method === "GET" && asked.path === `/v1/sales/${payment.sale}` && (looks += 1) === 1) await thinks;
+    return answer;
+  };
+  payment.state = "canceled";
+  await hears("payment.changed", { payment: payment.id, sale: payment.sale, state: "canceled" });
+  hub.sales.get(payment.sale).state = "completed";
+  await hears("payment.captured", { payment: "another", sale: payment.sale, due_minor: 0 });
+  assert.equal(text("title"), "Penjualan ini sudah lunas");
+  said();
+  await page.clock.go(0);
+  assert.deepEqual([text("title"), offered()], ["Penjualan ini sudah lunas", ["next"]]);
+});
+
 test("a payment whose calling off was not answered is not said to go on", async () => {
   const isCancel = ({ path }) => path.endsWith("/cancel");
   // It is called off all the same.
