@@ -1,7 +1,7 @@
 // A till: the basket, the sale that it was rung up as, and the payment on the screen. It asks the hub, hears it, and draws nothing.
 
 import { Refused } from "../live/hub.js";
-import { Basket } from "./basket.js";
+import { Basket, whyNotSold } from "./basket.js";
 import { newId } from "./hub.js";
 import { Payment, afterwards, saysPaid } from "./payment.js";
 import { CASH } from "./ways.js";
@@ -19,6 +19,12 @@ const BEHIND_MAX = 100;
 
 const UNANSWERED = "Hub tidak menjawab; hasilnya sedang dicari tahu.";
 const NOT_CALLED_OFF = "Tidak dapat dibatalkan.";
+/** Why the hub asks for no payment. */
+const NOT_ASKED = {
+  nothing_due: "Pembayaran lain untuk penjualan ini masih berjalan. Tunggu sebentar, lalu coba lagi.",
+  too_many_attempts: "Terlalu banyak pembayaran dicoba. Mulai penjualan baru.",
+  too_many_payments: "Terlalu banyak pembayaran dicoba. Mulai penjualan baru.",
+};
 /** What is said while it is not known how a payment ends. */
 const BEFORE_ITS_END = new Set([UNANSWERED, NOT_CALLED_OFF]);
 
@@ -233,7 +239,8 @@ export class Till {
       this.sale = sale;
     } catch (error) {
       this.#isOver(request);
-      this.#say("Penjualan ini tidak dapat dibuka.", error.message);
+      const why = whyNotSold(this.basket.lines(), error.errors ?? []);
+      this.#say(...(why ? [why] : ["Penjualan ini tidak dapat dibuka.", error.message]));
       this.#tell.changed();
       return this.#tell.sold();
     }
@@ -250,7 +257,10 @@ export class Till {
     } catch (error) {
       // What has been heard of it meanwhile counts for more.
       if (!own.isKnown) {
-        if (error instanceof Refused) own.refused(error.message);
+        if (error instanceof Refused) {
+          own.refused(error.message);
+          this.#say(NOT_ASKED[error.code]);
+        }
         else this.#say(UNANSWERED, error.message);
       }
     }

@@ -25,6 +25,8 @@ class Hub {
   payments = new Map();
   breadMinor = 7_500;
   left = 10;
+  /** Of which line there is not enough any more. */
+  runsOut = -1;
   /** What answers about stock wait for. */
   stocktaking = null;
   /** And those about a sale. */
@@ -53,7 +55,9 @@ class Hub {
   };
 
   #does({ method, path, body, key }) {
-    const refused = (status, code) => ({ status, body: { code, detail: code } });
+    const refused = (status, code, ...pointers) => {
+      return { status, body: { code, detail: code, errors: pointers.map((pointer) => ({ pointer, code, detail: code })) } };
+    };
     const [, , what, id, verb] = path.split("/");
     const sale = this.sales.get(id);
     const payment = this.payments.get(id);
@@ -70,8 +74,9 @@ class Hub {
       case "POST outlets sales":
         assert.equal(key, body.id, "the id is the key");
         if (body.lines.some(({ variant, unit_price_minor }) => variant === "b" && unit_price_minor !== this.breadMinor)) {
-          return refused(409, "price_changed");
+          return refused(409, "price_changed", "/lines/0/unit_price_minor");
         }
+        if (this.runsOut >= 0) return refused(409, "out_of_stock", `/lines/${this.runsOut}/quantity`);
         if (!this.sales.has(key)) this.#opens(body);
         return { status: 201, body: this.sales.get(key) };
       case "GET sales ":
@@ -562,12 +567,32 @@ test("a refusal to open a sale is an answer: the next one is another, at the pri
   await presses(shelf("Roti"));
   hub.breadMinor = 8_000;
   await pays("QRIS Midtrans");
-  assert.deepEqual([text("note-why"), page.body.dataset.step], ["price_changed", "ringing"]);
+  assert.deepEqual([text("note-text"), text("note-why"), page.body.dataset.step], ["Harga Roti berubah; periksa total.", "", "ringing"]);
   assert.equal(text("sum").replaceAll("\u00a0", " "), "Rp 8.000", "the shelf was read again");
   await pays("Tunai");
   assert.deepEqual([text("title"), [...hub.sales.values()].map(({ total_minor }) => total_minor)], ["LUNAS", [8_000]]);
   const ids = page.asked.filter(({ path }) => path.endsWith("/sales")).map(({ body }) => body.id);
   assert.deepEqual([ids.length, new Set(ids).size], [2, 2]);
+});
+
+test("a refusal says of which product it is, and else what the hub says", async () => {
+  await presses(shelf("Roti"));
+  await presses(shelf("Susu"));
+  const said = async () => [(await pays("Tunai"), text("note-text")), text("note-why")];
+  hub.runsOut = 1;
+  assert.deepEqual(await said(), ["Stok Susu tidak cukup.", ""]);
+  hub.runsOut = 2;
+  assert.deepEqual(await said(), ["Penjualan ini tidak dapat dibuka.", "out_of_stock"]);
+  hub.runsOut = -1;
+  page.answers = async (asked) => {
+    if (asked.path.endsWith("/payments")) return { status: 409, body: { code: "nothing_due", detail: "nothing_due" } };
+    return hub.answers(asked);
+  };
+  assert.match((await said())[0], /^Pembayaran lain untuk penjualan ini masih berjalan/);
+  assert.deepEqual([text("title"), offered()], ["Gagal", [...WAYS, "next"]]);
+  page.answers = hub.answers;
+  await pays("Tunai");
+  assert.deepEqual([text("title"), isShown("note")], ["LUNAS", false]);
 });
 
 test("a shelf that was read before a sale is read again after it", async () => {
