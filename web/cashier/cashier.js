@@ -143,11 +143,11 @@ const tell = {
     begin({ delay: REREAD_MIN_MS });
   },
   expiring(seconds) {
-    door.open("Token segera berakhir", `Masih berlaku ${seconds} detik. Buka tautan yang baru; penjualan ini tetap ada.`);
+    door.open("Token segera berakhir", `Masih berlaku ${seconds} detik. Buka tautan yang baru di tab ini; penjualan ini tetap ada.`);
   },
 };
 
-const EXPIRED = "Token sudah berakhir. Buka tautan yang baru; penjualan ini tetap ada.";
+const EXPIRED = "Token sudah berakhir. Buka tautan yang baru di tab ini; penjualan ini tetap ada.";
 const REVOKED = "Token ini sudah dicabut. Mintalah yang baru kepada atasan.";
 const REFUSALS = { expired: EXPIRED, token_expired: EXPIRED, revoked: REVOKED, token_revoked: REVOKED };
 

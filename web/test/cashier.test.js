@@ -1149,7 +1149,7 @@ test("what comes to a till that was left is neither sounded nor shown, and chang
 
 test("the door says in the cashier's language what became of the token, and marks what it has from the hub", async () => {
   const said = () => page.at("door-why").querySelectorAll("span").map(({ lang, textContent }) => [lang, textContent]);
-  for (const [reason, why] of [["expired", /^Token sudah berakhir\./], ["revoked", /^Token ini sudah dicabut\./]]) {
+  for (const [reason, why] of [["expired", /^Token sudah berakhir\. Buka tautan yang baru di tab ini;/], ["revoked", /^Token ini sudah dicabut\./]]) {
     page.sockets.says("signed_out", { reason });
     assert.deepEqual([text("door-title"), said(), isShown("retry")], ["Hub meminta token lain", [], false]);
     assert.match(text("door-why"), why);
