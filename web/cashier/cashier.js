@@ -109,6 +109,7 @@ function open({ position, place, methods, shelf }) {
   // What was told before our position we do not hear, and what is being asked may be answered as it was before it.
   till.look({ again: true });
   till.lookBehind();
+  till.lookElsewhere();
 }
 
 /** The shelf again. If it cannot be read it stays as it was; the hub has the last word on each sale. */

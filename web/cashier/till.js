@@ -29,8 +29,9 @@ const NOT_ASKED = {
 const BEFORE_ITS_END = new Set([UNANSWERED, NOT_CALLED_OFF]);
 
 const NOT_VOIDED = "belum batal";
+const STILL_OPEN = "masih terbuka";
 /** Whether a warning is but of a sale that ends by itself, and of no money. */
-const isOfNoMoney = (text) => text.includes(NOT_VOIDED);
+const isOfNoMoney = (text) => [NOT_VOIDED, STILL_OPEN].some((words) => text.includes(words));
 
 /** Why a sale is voided that nobody has paid. */
 const LEFT = "Penjualan baru di kasir";
@@ -50,7 +51,9 @@ export class Till {
   warnings = new Map();
   /** How many of them there was no room for. */
   untold = 0;
-  /** Sales that were let go while a payment for them could still come: their numbers, by the sale. */
+  /**
+   * Sales that were let go while a payment for them could still come, and such as were found open: { number, isElsewhere }, by the sale.
+   */
   #behind = new Map();
   /** Those of them that the hub was asked about in vain. */
   #unanswered = new Set();
@@ -314,7 +317,7 @@ export class Till {
     this.#forget(SALE_KEY);
     this.#say();
     if (!sale || step === "over" || !payment?.mayBeReplaced) return;
-    this.#behind.set(sale.id, sale.number);
+    this.#behind.set(sale.id, { number: sale.number });
     this.#keepBehind();
     const ends = "Ia berakhir sendiri, dan barangnya lalu kembali ke stok.";
     this.#voidBehind(sale.id, `Struk ${sale.number} ${NOT_VOIDED}, karena penyedia belum menjawab. ${ends}`);
@@ -337,6 +340,21 @@ export class Till {
     const text = afterwards(envelope);
     if (text) this.#warn(data.payment, text);
     if (this.#behind.has(data.sale)) return this.#lookAt(data.sale);
+  }
+
+  /**
+   * Finds this register's open sales of which this tab knows nothing: one may have been left in a tab that was closed, or be on the
+   * screen of another. So they are watched, and never voided. What is younger than the question is of no interest: it is rung up here.
+   */
+  async lookElsewhere() {
+    const [now, own] = [newId(), new Set([this.sale?.id, this.#asked?.id, ...this.#behind.keys()])];
+    const { items } = await this.hub.look(`/v1/outlets/${this.outlet}/sales?state=open`).catch(() => ({ items: [] }));
+    for (const { id, register, number } of items) {
+      if (register !== this.register || own.has(id) || id > now) continue;
+      this.#behind.set(id, { number, isElsewhere: true });
+      this.#warn(id, `Struk ${number} ${STILL_OPEN}; mungkin ditinggalkan di tab lain.`);
+    }
+    this.#keepBehind();
   }
 
   /** What became of sales that were let go while nobody listened. */
@@ -363,11 +381,14 @@ export class Till {
       const found = await this.#find(`/v1/sales/${id}`);
       // Another answer may have said it, and somebody have read it.
       if (!this.#behind.has(id)) return;
-      const number = this.#behind.get(id);
+      const { number, isElsewhere } = this.#behind.get(id);
+      if (found?.state === "open" && isElsewhere) return;
       const isPaid = found?.tenders.length > 0;
       if (found?.state === "open" && !isPaid) return this.#voidBehind(id);
       this.#isSettled(id);
-      if (isPaid) this.#warn(id, `Struk ${number} ternyata dibayar setelah ditinggalkan. Panggil atasan.`);
+      if (!isPaid) return;
+      const elsewhere = `Struk ${number} dari tab lain menerima pembayaran. Periksa apakah barangnya sudah diserahkan.`;
+      this.#warn(id, isElsewhere ? elsewhere : `Struk ${number} ternyata dibayar setelah ditinggalkan. Panggil atasan.`);
     } catch {
       this.#unanswered.add(id);
     }

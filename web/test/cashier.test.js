@@ -79,6 +79,8 @@ class Hub {
         if (this.runsOut >= 0) return refused(409, "out_of_stock", `/lines/${this.runsOut}/quantity`);
         if (!this.sales.has(key)) this.#opens(body);
         return { status: 201, body: this.sales.get(key) };
+      case "GET outlets sales?state=open":
+        return { body: { items: [...this.sales.values()].filter(({ state }) => state === "open") } };
       case "GET sales ":
         return sale ? { body: sale } : refused(404, "not_found");
       case "POST sales void":
@@ -109,10 +111,10 @@ class Hub {
     return [...this.payments.values()].some(({ sale, state }) => sale === id && ["unknown", "pending"].includes(state));
   }
 
-  #opens({ id, lines }) {
+  #opens({ id, register, lines }) {
     const total_minor = lines.reduce((sum, { quantity, unit_price_minor }) => sum + quantity * unit_price_minor, 0);
     this.left -= 1;
-    this.sales.set(id, { id, total_minor, currency: "IDR", number: `A-${this.sales.size + 1}`, state: "open", tenders: [] });
+    this.sales.set(id, { id, register, total_minor, currency: "IDR", number: `A-${this.sales.size + 1}`, state: "open", tenders: [] });
   }
 
   #takes(sale, { id, method, provider }) {
@@ -790,6 +792,50 @@ test("that a sale was paid after it had been let go is told, whether it is heard
     assert.deepEqual([page.body.dataset.step, page.notes], ["ringing", 0], "it is not for the next customer");
     await presses(page.at("read"));
   }
+});
+
+test("a sale that was left in another tab is told of and watched, and is that tab's to void", async () => {
+  page.clock.now -= 60_000; // It was rung up a while ago.
+  const payment = await rings();
+  const sale = hub.sales.get(payment.sale);
+  await reloads();
+  assert.equal(isShown("earlier"), false, "this tab has it");
+  hub.sales.set("q", { ...sale, id: "0", register: "q", number: "B-1" });
+  // Another tab is opened; and then it is that one's that is left.
+  await opens({ hash: `#token=${TOKEN}` });
+  assert.deepEqual([page.body.dataset.step, text("warnings")], ["ringing", "Struk A-1 masih terbuka; mungkin ditinggalkan di tab lain."]);
+  const own = await rings();
+  payment.closing = "canceled";
+  await hears("payment.changed", { payment: payment.id, sale: payment.sale, state: "pending" });
+  await opens({ kept: page.kept });
+  assert.deepEqual([page.at("warnings").children.length, sale.state, text("title")], [1, "open", "Menunggu pembayaran"]);
+  assert.ok(!page.asked.some(({ path }) => path.endsWith("/void")), "another tab may show it");
+  hub.captures(payment);
+  await hears("payment.captured", { payment: payment.id, sale: payment.sale, due_minor: 0 });
+  assert.deepEqual([text("warnings"), text("title")], [
+    "Struk A-1 dari tab lain menerima pembayaran. Periksa apakah barangnya sudah diserahkan.",
+    "Menunggu pembayaran",
+  ]);
+  await presses(page.at("read"));
+  hub.captures(own);
+  await hears("payment.captured", { payment: own.id, sale: own.sale, due_minor: 0 });
+  assert.deepEqual([text("title"), isShown("earlier")], ["LUNAS", false]);
+});
+
+test("what is rung up while the open sales are read is nobody else's", async () => {
+  let read;
+  const reading = new Promise((done) => (read = done));
+  page.answers = async (asked) => {
+    if (asked.path.endsWith("/sales?state=open")) await reading;
+    return structuredClone(await hub.answers(asked));
+  };
+  await opens({ hash: `#token=${TOKEN}`, answers: page.answers });
+  await page.clock.go(1_000);
+  const payment = await rings();
+  read();
+  await page.clock.go(0);
+  assert.equal(isShown("earlier"), false);
+  hub.captures(payment);
 });
 
 test("what became of a sale that was let go is asked until it is answered", async () => {
