@@ -72,7 +72,10 @@ export class Counter {
     $("next").hidden = !till.mayLeave;
     for (const id of ["call-off", "clear", "next"]) $(id).setAttribute("aria-disabled", String(till.busy));
     // Where the keyboard was is gone: it goes on from here, and not from the top; and not on a button, which might be pressed twice.
-    if (focused && (!focused.isConnected || focused.closest("[hidden]"))) $("counter-title").focus();
+    if (!focused || (focused.isConnected && !focused.closest("[hidden]"))) return;
+    // The next customer's basket is begun at the shelf, which on a phone is above it.
+    const isBegun = till.step !== "ringing" || till.basket.lines().length > 0;
+    $(isBegun ? "counter-title" : "shop-title").focus();
   }
 
   /** Once a second: the time that is left. */

@@ -1050,12 +1050,16 @@ test("the keyboard stays where it is, and goes on at the counter when that is go
   await presses(less);
   assert.deepEqual([page.focused === less, text("lines").startsWith("1 ×")], [true, true]);
   await presses(less);
-  assert.equal(page.focused, page.at("counter-title"), "the line is gone");
-  await rings();
+  assert.equal(page.focused, page.at("shop-title"), "the line is gone, and was the last");
+  const payment = await rings();
   assert.equal(page.focused, page.at("counter-title"), "and so are the ways to pay");
   assert.deepEqual(buttons("shelf").map((it) => it.getAttribute("aria-disabled")), ["true", "true"]);
   await presses(bread);
   assert.equal(text("lines").startsWith("1 ×"), true, "what is rung up is not changed");
+  hub.captures(payment);
+  await hears("payment.captured", { payment: payment.id, sale: payment.sale, due_minor: 0 });
+  await presses(page.at("next"));
+  assert.equal(page.focused, page.at("shop-title"), "the next customer begins there");
 });
 
 test("what lies in the basket is seen at the shelf, which hides it on a phone", async () => {
