@@ -155,6 +155,9 @@ const STATES = {
   charged_back: ["Ditarik kembali", "Bank pelanggan menarik kembali uang ini. Panggil atasan."],
 };
 
+/** What is said of one of which nobody has said anything: it may be there, and even be paid. */
+const CHECKING = ["Memeriksa pembayaran…", ""];
+
 const OTHERWISE = "Pelanggan tidak perlu menunggu: pilih cara lain, atau mulai penjualan baru.";
 
 /** What the screen says of a payment, at a time by the hub's clock: { title, text }. */
@@ -167,7 +170,7 @@ export function words(payment, now = 0) {
     return { title: "Membatalkan", text: `Penyedia diminta membatalkan, dan dapat menjawab bahwa sudah dibayar. ${OTHERWISE}` };
   }
   if (payment.state === "pending") return { title: "Menunggu pembayaran", text: SHOWN[payment.shown?.type] ?? "" };
-  const [title, text] = STATES[payment.state];
+  const [title, text] = payment.isKnown ? STATES[payment.state] : CHECKING;
   return { title, text };
 }
 

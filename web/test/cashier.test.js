@@ -254,7 +254,7 @@ test("without a network the till asks until it knows, though the socket has not 
   hub.loses = ({ path }) => !path.endsWith("/sales");
   await rings();
   await page.clock.go(2 * TRIES_MS);
-  assert.deepEqual([text("title"), text("state"), offered()], ["Menunggu penyedia", "Terhubung", ["call-off"]]);
+  assert.deepEqual([text("title"), text("state"), offered()], ["Memeriksa pembayaran…", "Terhubung", ["call-off"]]);
   assert.match(text("note"), /Hub tidak menjawab/);
   hub.loses = () => false;
   await page.clock.go(POLL_MS + TRIES_MS);
