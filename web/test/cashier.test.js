@@ -1203,6 +1203,7 @@ test("the door says in the cashier's language what became of the token, and mark
     page.sockets.says("signed_out", { reason });
     assert.deepEqual([text("door-title"), said(), isShown("retry")], ["Hub meminta token lain", [], false]);
     assert.match(text("door-why"), why);
+    assert.equal(page.at("door-why").parent.getAttribute("role"), "alert", "it is read out, without the form");
   }
   page.sockets.says("disconnect", "io server disconnect");
   assert.deepEqual([text("door-why"), said()], ["Hub memutuskan koneksi halaman ini.", []]);
