@@ -420,6 +420,7 @@ export class Till {
    * is all of it. So it is read after the payment.
    */
   async #lookAtSale(own, sale, { view, isOnItsWay }) {
+    const wasInDoubt = this.#mayBeOver;
     // The hub may be another than it was when the page was loaded.
     const found = (await this.#find(`/v1/sales/${sale.id}`)) ?? { state: "voided", tenders: [] };
     const isPart = found.state !== "completed";
@@ -431,7 +432,7 @@ export class Till {
     // It is open no more once it was not: this may be an older answer.
     if (!sale.state || sale.state === "open") sale.state = found.state;
     if (own !== this.payment) return;
-    this.#mayBeOver = false;
+    if (wasInDoubt) this.#mayBeOver = false; // Else it was heard of only meanwhile.
     this.#remember();
     if (this.step === "over") this.#say();
   }

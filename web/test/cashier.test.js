@@ -941,6 +941,29 @@ test("an older answer opens no sale again", async () => {
   assert.deepEqual([text("title"), offered()], ["Penjualan ini sudah lunas", ["next"]]);
 });
 
+test("an older answer ends no doubt that came after it", async () => {
+  const payment = await rings();
+  const { answers } = hub;
+  let said;
+  const thinks = new Promise((done) => (said = done));
+  page.answers = async (asked) => {
+    const answer = structuredClone(await answers(asked));
+    if (asked.method === "GET" && asked.path === `/v1/sales/${payment.sale}`) await thinks;
+    return answer;
+  };
+  payment.state = "canceled";
+  await hears("payment.changed", { payment: payment.id, sale: payment.sale, state: "canceled" });
+  hub.sales.get(payment.sale).state = "completed";
+  hub.loses = () => true;
+  await hears("payment.captured", { payment: "another", sale: payment.sale, due_minor: 0 });
+  said();
+  await page.clock.go(0);
+  assert.equal(text("title"), "Dibatalkan");
+  hub.loses = () => false;
+  await page.clock.go(POLL_MS);
+  assert.deepEqual([text("title"), offered()], ["Penjualan ini sudah lunas", ["next"]]);
+});
+
 test("a payment whose calling off was not answered is not said to go on", async () => {
   const isCancel = ({ path }) => path.endsWith("/cancel");
   // It is called off all the same.
