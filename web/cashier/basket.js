@@ -60,6 +60,23 @@ export class Basket {
   }
 }
 
+// Why a line is not sold.
+const NOT_SOLD = {
+  out_of_stock: (name) => `Stok ${name} tidak cukup.`,
+  price_changed: (name) => `Harga ${name} berubah; periksa total.`,
+  not_for_sale: (name) => `${name} tidak dijual lagi; keluarkan dari keranjang.`,
+  unknown_variant: (name) => `${name} tidak dikenal lagi; keluarkan dari keranjang.`,
+};
+
+/** Why the hub does not sell these lines, in a cashier's words; nothing if it is none of what these are for. */
+export function whyNotSold(lines, errors) {
+  const said = errors.map(({ pointer, code }) => {
+    const line = lines[/^\/lines\/(\d+)\//.exec(pointer)?.[1]];
+    return (line && NOT_SOLD[code]?.(line.product.name)) ?? "";
+  });
+  return said.filter(Boolean).join(" ");
+}
+
 /** What of a product's page can be sold: active, with a price, its first variant alone. */
 export function sellable(products) {
   return products

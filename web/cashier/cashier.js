@@ -48,10 +48,15 @@ function take(token) {
   }
   till?.leave();
   counter?.close();
-  $("till").hidden = true;
   hub = new Hub(token);
   till = new Till({ hub, outlet: outlets[0], register, tell: { changed: () => counter?.draw(), paid: chime, sold: readAgain } });
   counter = new Counter({ till, hub, does: { add: (it) => till.add(it), remove: (it) => till.remove(it), pay } });
+  // A customer may be waiting before the code, or for it to be said that they have paid: neither needs the shelf.
+  $("till").hidden = !till.sale;
+  if (till.sale) {
+    counter.draw();
+    till.look();
+  }
   begin();
 }
 
@@ -101,9 +106,10 @@ function open({ position, place, methods, shelf }) {
   till.renew(shelf);
   counter.stock(shelf, offered(methods));
   screen = new Screen({ token: hub.token, channels: [channel()], position, tell });
-  // What was told before our position we do not hear.
-  till.look();
+  // What was told before our position we do not hear, and what is being asked may be answered as it was before it.
+  till.look({ again: true });
   till.lookBehind();
+  till.lookElsewhere();
 }
 
 /** The shelf again. If it cannot be read it stays as it was; the hub has the last word on each sale. */
@@ -138,11 +144,11 @@ const tell = {
     begin({ delay: REREAD_MIN_MS });
   },
   expiring(seconds) {
-    door.open("Token segera berakhir", `Masih berlaku ${seconds} detik. Buka tautan yang baru; penjualan ini tetap ada.`);
+    door.open("Token segera berakhir", `Masih berlaku ${seconds} detik. Buka tautan yang baru di tab ini; penjualan ini tetap ada.`);
   },
 };
 
-const EXPIRED = "Token sudah berakhir. Buka tautan yang baru; penjualan ini tetap ada.";
+const EXPIRED = "Token sudah berakhir. Buka tautan yang baru di tab ini; penjualan ini tetap ada.";
 const REVOKED = "Token ini sudah dicabut. Mintalah yang baru kepada atasan.";
 const REFUSALS = { expired: EXPIRED, token_expired: EXPIRED, revoked: REVOKED, token_revoked: REVOKED };
 

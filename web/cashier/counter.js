@@ -15,11 +15,16 @@ const OVER = {
   expired: { title: "Penjualan berakhir", text: "Tidak dibayar pada waktunya. Mulai penjualan baru." },
 };
 
+/** What is said until the hub has answered. */
+const SENDING = { title: "Sedang dikirim…", text: "" };
+
 export class Counter {
   #till;
   #hub;
   #does;
   #products = [];
+  /** Whether the shelf was read. */
+  #isStocked = false;
   #ways = [];
   /** How it stands with the connection, while that is broken. */
   #away = "";
@@ -40,7 +45,7 @@ export class Counter {
   }
 
   stock(products, ways = this.#ways) {
-    [this.#products, this.#ways] = [products, ways];
+    [this.#products, this.#ways, this.#isStocked] = [products, ways, true];
     this.draw();
   }
 
@@ -67,7 +72,10 @@ export class Counter {
     $("next").hidden = !till.mayLeave;
     for (const id of ["call-off", "clear", "next"]) $(id).setAttribute("aria-disabled", String(till.busy));
     // Where the keyboard was is gone: it goes on from here, and not from the top; and not on a button, which might be pressed twice.
-    if (focused && (!focused.isConnected || focused.closest("[hidden]"))) $("counter-title").focus();
+    if (!focused || (focused.isConnected && !focused.closest("[hidden]"))) return;
+    // The next customer's basket is begun at the shelf, which on a phone is above it.
+    const isBegun = till.step !== "ringing" || till.basket.lines().length > 0;
+    $(isBegun ? "counter-title" : "shop-title").focus();
   }
 
   /** Once a second: the time that is left. */
@@ -90,7 +98,7 @@ export class Counter {
     const { sale, busy, basket } = this.#till;
     const taken = new Map(basket.lines().map(({ product, quantity }) => [product.variant, quantity]));
     const shelf = this.#products.filter((product) => product.left > 0);
-    $("no-products").hidden = shelf.length > 0;
+    $("no-products").hidden = shelf.length > 0 || !this.#isStocked;
     show($("shelf"), shelf, {
       key: ({ variant }) => variant,
       make: (row) => {
@@ -154,34 +162,35 @@ export class Counter {
   }
 
   #drawNotes() {
-    const { note, warnings } = this.#till;
+    const { note, warnings, untold } = this.#till;
     $("note").hidden = note.text === "";
     put($("note-text"), note.text);
     put($("note-why"), note.why);
     $("earlier").hidden = warnings.size === 0;
-    show($("warnings"), [...warnings], {
+    show($("warnings"), [...warnings].reverse(), {
       key: ([payment]) => payment,
       make: () => document.createElement("li"),
       update: (item, [, text]) => put(item, text),
     });
+    $("untold").hidden = untold === 0;
+    put($("untold"), `dan ${format.count(untold)} lainnya`);
   }
 
   #drawPayment() {
-    const { payment, sale, step, wayLabel } = this.#till;
-    $("payment").hidden = !payment;
-    if (!payment) return this.#drawPicture(null);
+    const { payment, step, wayLabel, busy } = this.#till;
+    $("payment").hidden = !payment && !busy;
     const now = this.#now();
-    const { title, text } = step === "over" ? OVER[sale.state] : words(payment, now);
+    const { title, text } = this.#words(now);
     put($("way"), wayLabel);
     put($("title"), title);
     put($("text"), text);
-    const failure = step === "over" ? null : payment.failure;
-    $("why").hidden = !failure;
-    put($("why"), failure ?? "");
+    const failure = (step !== "over" && payment?.failure) || "";
+    $("why").hidden = failure === "";
+    put($("why"), failure);
     $("away").hidden = step !== "waiting" || this.#away === "";
     put($("away"), this.#away);
     // What can be paid with, while it can.
-    const isGood = step === "waiting" && payment.state === "pending" && !payment.closing && !payment.isOver(now);
+    const isGood = step === "waiting" && payment?.state === "pending" && !payment.closing && !payment.isOver(now);
     const shown = (isGood && payment.shown) || {};
     const account = { virtual_account: [shown.bank, shown.number], bill: [shown.biller_code, shown.bill_key] }[shown.type];
     $("account").hidden = !account;
@@ -191,7 +200,14 @@ export class Counter {
     $("left").hidden = left === "";
     put($("countdown"), left);
     this.#drawPicture(shown.type === "qr" ? payment.id : null);
-    this.#bringIntoView(`${payment.id} ${step} ${shown.type}`);
+    if (payment) this.#bringIntoView(`${payment.id} ${step} ${shown.type}`);
+  }
+
+  #words(now) {
+    const { payment, sale, step, busy } = this.#till;
+    if (step === "over") return OVER[sale.state];
+    if (!payment?.isKnown && busy) return SENDING;
+    return payment ? words(payment, now) : { title: "", text: "" };
   }
 
   /** The code's picture, which has to be asked for with the token: an image cannot do that by itself. */

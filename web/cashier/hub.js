@@ -5,6 +5,8 @@ import { Refused } from "../live/hub.js";
 // The hub waits up to ten seconds for a provider.
 const ANSWER_MAX_MS = 20_000;
 const LOOK_MAX_MS = 4_000;
+/** What browsers call a request that took too long. */
+const TOO_LATE = new Set(["TimeoutError", "AbortError"]);
 const TRIES_MAX = 4;
 const PAUSE_MS = 1_000;
 /** Dates have whole seconds, cut off: on average it is half a second later. */
@@ -23,6 +25,8 @@ export function newId(now = Date.now()) {
 export class Hub {
   /** How far the hub's clock is ahead of ours, in milliseconds. */
   clock = 0;
+  /** How long a look may take: longer after each that took too long, until one is quick again. */
+  #lookMaxMs = LOOK_MAX_MS;
 
   constructor(token) {
     this.token = token;
@@ -34,7 +38,15 @@ export class Hub {
 
   /** One try, and a short one: for who asks again in a while, and must not be kept from it by a request that hangs. */
   async look(path) {
-    return (await this.#ask("GET", path, { answerMaxMs: LOOK_MAX_MS })).json();
+    const [began, answerMaxMs] = [Date.now(), this.#lookMaxMs];
+    try {
+      const said = await (await this.#ask("GET", path, { answerMaxMs })).json();
+      if (Date.now() - began < LOOK_MAX_MS) this.#lookMaxMs = LOOK_MAX_MS;
+      return said;
+    } catch (error) {
+      if (TOO_LATE.has(error.name)) this.#lookMaxMs = Math.min(2 * answerMaxMs, ANSWER_MAX_MS);
+      throw error;
+    }
   }
 
   async post(path, body, key = newId()) {

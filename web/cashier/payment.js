@@ -39,6 +39,8 @@ export class Payment {
   failure = null;
   /** That it is being called off: the provider has the last word. */
   closing = false;
+  /** Whether anybody has said anything of it. */
+  isKnown = false;
   /** That it is our own word that it failed, and not the hub's, who may know better. */
   #refused = false;
 
@@ -85,7 +87,7 @@ export class Payment {
     if (now === undefined || now < then) return false;
     if (now === then && state !== this.state && !HELD_BY_PROVIDER.has(state)) return false;
     const before = JSON.stringify(this);
-    [this.state, this.#refused] = [state, false];
+    [this.state, this.#refused, this.isKnown] = [state, false, true];
     this.shown = shown ?? (this.isOpen ? this.shown : null);
     this.expiresAt = expires_at ? Date.parse(expires_at) : this.expiresAt;
     this.failure = failure ?? (this.cameToNothing ? this.failure : null);
@@ -153,6 +155,9 @@ const STATES = {
   charged_back: ["Ditarik kembali", "Bank pelanggan menarik kembali uang ini. Panggil atasan."],
 };
 
+/** What is said of one of which nobody has said anything: it may be there, and even be paid. */
+const CHECKING = ["Memeriksa pembayaran…", ""];
+
 const OTHERWISE = "Pelanggan tidak perlu menunggu: pilih cara lain, atau mulai penjualan baru.";
 
 /** What the screen says of a payment, at a time by the hub's clock: { title, text }. */
@@ -165,7 +170,7 @@ export function words(payment, now = 0) {
     return { title: "Membatalkan", text: `Penyedia diminta membatalkan, dan dapat menjawab bahwa sudah dibayar. ${OTHERWISE}` };
   }
   if (payment.state === "pending") return { title: "Menunggu pembayaran", text: SHOWN[payment.shown?.type] ?? "" };
-  const [title, text] = STATES[payment.state];
+  const [title, text] = payment.isKnown ? STATES[payment.state] : CHECKING;
   return { title, text };
 }
 

@@ -1,7 +1,7 @@
 // A till: the basket, the sale that it was rung up as, and the payment on the screen. It asks the hub, hears it, and draws nothing.
 
 import { Refused } from "../live/hub.js";
-import { Basket } from "./basket.js";
+import { Basket, whyNotSold } from "./basket.js";
 import { newId } from "./hub.js";
 import { Payment, afterwards, saysPaid } from "./payment.js";
 import { CASH } from "./ways.js";
@@ -10,16 +10,28 @@ import { CASH } from "./ways.js";
 const BASKET_KEY = "tillwire.cashier.basket";
 const SALE_KEY = "tillwire.cashier.sale";
 const WARNINGS_KEY = "tillwire.cashier.warnings";
+const UNTOLD_KEY = "tillwire.cashier.untold";
 const BEHIND_KEY = "tillwire.cashier.behind";
 /** How many payments of earlier customers are warned of at once. */
-const WARNINGS_MAX = 5;
+const WARNINGS_MAX = 100;
 /** How many sales that were let go are watched at once. */
-const BEHIND_MAX = 20;
+const BEHIND_MAX = 100;
 
 const UNANSWERED = "Hub tidak menjawab; hasilnya sedang dicari tahu.";
 const NOT_CALLED_OFF = "Tidak dapat dibatalkan.";
+/** Why the hub asks for no payment. */
+const NOT_ASKED = {
+  nothing_due: "Pembayaran lain untuk penjualan ini masih berjalan. Tunggu sebentar, lalu coba lagi.",
+  too_many_attempts: "Terlalu banyak pembayaran dicoba. Mulai penjualan baru.",
+  too_many_payments: "Terlalu banyak pembayaran dicoba. Mulai penjualan baru.",
+};
 /** What is said while it is not known how a payment ends. */
 const BEFORE_ITS_END = new Set([UNANSWERED, NOT_CALLED_OFF]);
+
+const NOT_VOIDED = "belum batal";
+const STILL_OPEN = "masih terbuka";
+/** Whether a warning is but of a sale that ends by itself, and of no money. */
+const isOfNoMoney = (text) => [NOT_VOIDED, STILL_OPEN].some((words) => text.includes(words));
 
 /** Why a sale is voided that nobody has paid. */
 const LEFT = "Penjualan baru di kasir";
@@ -33,18 +45,24 @@ export class Till {
   /** The payment on the screen, and what the button was called. */
   payment = null;
   wayLabel = "";
-  /** Whether the hub is just being asked for something that must not be asked for twice. */
-  busy = false;
   /** What went wrong, in our words; and in the hub's, which are English. */
   note = { text: "", why: "" };
   /** What became of earlier customers' payments and sales, until somebody says that they have seen it: texts, by which it was. */
   warnings = new Map();
-  /** Sales that were let go while a payment for them could still come: their numbers, by the sale. */
+  /** How many of them there was no room for. */
+  untold = 0;
+  /**
+   * Sales that were let go while a payment for them could still come, and such as were found open: { number, isElsewhere }, by the sale.
+   */
   #behind = new Map();
   /** Those of them that the hub was asked about in vain. */
   #unanswered = new Set();
+  /** Whether that is just being done again: one at a time. */
+  #isLookingBehind = false;
   /** The sale that the hub was asked to open, while it has not answered: it is asked for no other. */
   #asked = null;
+  /** What the hub is just being asked for and must not be asked for twice, and whether it is known otherwise what came of it. */
+  #request = null;
   /** The payment that is just being asked after. */
   #lookingAt = null;
   /** The payment that came to nothing, and after which the sale was looked at. */
@@ -62,6 +80,16 @@ export class Till {
     Object.assign(this, { hub, outlet, register });
     this.#tell = tell;
     this.#recall();
+  }
+
+  /** Whether the hub is just being asked for something. A request that hangs holds up nobody once it is known what came of it. */
+  get busy() {
+    return this.#request !== null && !this.#request.isSettled();
+  }
+
+  /** The request is over, unless another has taken its place. */
+  #isOver(request) {
+    if (this.#request === request) this.#request = null;
   }
 
   /** Where the cashier is. */
@@ -97,6 +125,8 @@ export class Till {
     if (this.note.text === UNANSWERED) return true;
     // That it is called off when its time is over, after which there may be another, no event says.
     if (payment?.isOver(this.#now()) && !payment.closing) return true;
+    // What nobody can pay is called off, which no event says either.
+    if (step === "waiting" && payment.state === "pending" && !payment.shown && !payment.closing) return true;
     // The rest of a part may be paid at another register, which this one does not hear.
     return this.#mayBeOver || payment?.state === "created" || (step === "late" && payment.state === "part");
   }
@@ -155,8 +185,9 @@ export class Till {
       await this.hub.post(`/v1/sales/${id}/void`, { reason: LEFT });
       this.#isSettled(id);
     } catch (error) {
-      if (!(error instanceof Refused)) this.#unanswered.add(id);
-      if (ifNot && error.code === "payment_under_way") this.#warn(id, ifNot);
+      // It may be paid, or voided already.
+      if (error.code !== "payment_under_way") this.#unanswered.add(id);
+      else if (ifNot && this.#behind.has(id)) this.#warn(id, ifNot);
     }
   }
 
@@ -201,7 +232,8 @@ export class Till {
   async pay(way) {
     if (this.busy || !this.mayPay) return;
     this.#say();
-    this.busy = true;
+    const request = { isSettled: () => false };
+    this.#request = request;
     this.#tell.changed();
     try {
       const sale = this.sale ?? (await this.#ringUp());
@@ -209,13 +241,15 @@ export class Till {
       if (this.#left) return this.#void(sale, LEFT);
       this.sale = sale;
     } catch (error) {
-      this.busy = false;
-      this.#say("Penjualan ini tidak dapat dibuka.", error.message);
+      this.#isOver(request);
+      const why = whyNotSold(this.basket.lines(), error.errors ?? []);
+      this.#say(...(why ? [why] : ["Penjualan ini tidak dapat dibuka.", error.message]));
       this.#tell.changed();
       return this.#tell.sold();
     }
     // Known before it is asked for, and kept: whatever is lost on the way, this is the one on the screen.
     const own = new Payment(newId(), this.sale.id);
+    request.isSettled = () => own.isKnown;
     [this.payment, this.wayLabel] = [own, way.label];
     this.#remember();
     this.#tell.changed();
@@ -224,17 +258,24 @@ export class Till {
       const view = await this.hub.post(`/v1/sales/${this.sale.id}/payments`, { id: own.id, ...way.body, ...cash });
       if (!saysPaid(view)) own.answered(view); // Else its sale is looked at, which knows what is still due.
     } catch (error) {
-      if (error instanceof Refused) own.refused(error.message);
-      else this.#say(UNANSWERED, error.message);
+      // What has been heard of it meanwhile counts for more.
+      if (!own.isKnown) {
+        if (error instanceof Refused) {
+          own.refused(error.message);
+          this.#say(NOT_ASKED[error.code]);
+        }
+        else this.#say(UNANSWERED, error.message);
+      }
     }
-    this.busy = false;
+    this.#isOver(request);
     await this.#came(own);
   }
 
   async callOff() {
     const own = this.payment;
     if (this.busy || !own) return;
-    this.busy = true;
+    const request = { isSettled: () => own.closing || !own.isOpen };
+    this.#request = request;
     this.#tell.changed();
     let isUnsure = false;
     try {
@@ -246,7 +287,7 @@ export class Till {
       isUnsure = error instanceof Refused;
       if (!isNotFound(error) && own === this.payment) this.#say(isUnsure ? NOT_CALLED_OFF : UNANSWERED, error.message);
     }
-    this.busy = false;
+    this.#isOver(request);
     await (isUnsure ? this.look({ again: true }) : this.#came(own));
   }
 
@@ -271,15 +312,15 @@ export class Till {
   #letGo() {
     this.#alter();
     const { sale, step, payment } = this;
-    [this.sale, this.payment, this.wayLabel, this.#mayBeOver] = [null, null, "", false];
+    [this.sale, this.payment, this.wayLabel, this.#mayBeOver, this.#request] = [null, null, "", false, null];
     this.basket.clear();
     this.#forget(SALE_KEY);
     this.#say();
     if (!sale || step === "over" || !payment?.mayBeReplaced) return;
-    this.#behind.set(sale.id, sale.number);
+    this.#behind.set(sale.id, { number: sale.number });
     this.#keepBehind();
     const ends = "Ia berakhir sendiri, dan barangnya lalu kembali ke stok.";
-    this.#voidBehind(sale.id, `Struk ${sale.number} belum batal, karena penyedia belum menjawab. ${ends}`);
+    this.#voidBehind(sale.id, `Struk ${sale.number} ${NOT_VOIDED}, karena penyedia belum menjawab. ${ends}`);
   }
 
   // --- What is known of it -------------------------------------------------------------------------------------------
@@ -301,6 +342,21 @@ export class Till {
     if (this.#behind.has(data.sale)) return this.#lookAt(data.sale);
   }
 
+  /**
+   * Finds this register's open sales of which this tab knows nothing: one may have been left in a tab that was closed, or be on the
+   * screen of another. So they are watched, and never voided. What is younger than the question is of no interest: it is rung up here.
+   */
+  async lookElsewhere() {
+    const [now, own] = [newId(), new Set([this.sale?.id, this.#asked?.id, ...this.#behind.keys()])];
+    const { items } = await this.hub.look(`/v1/outlets/${this.outlet}/sales?state=open`).catch(() => ({ items: [] }));
+    for (const { id, register, number } of items) {
+      if (register !== this.register || own.has(id) || id > now) continue;
+      this.#behind.set(id, { number, isElsewhere: true });
+      this.#warn(id, `Struk ${number} ${STILL_OPEN}; mungkin ditinggalkan di tab lain.`);
+    }
+    this.#keepBehind();
+  }
+
   /** What became of sales that were let go while nobody listened. */
   async lookBehind() {
     for (const id of [...this.#behind.keys()]) await this.#lookAt(id);
@@ -308,19 +364,31 @@ export class Till {
 
   /** The same for those of which something was told, and the hub did not answer what. */
   async lookBehindAgain() {
-    for (const id of [...this.#unanswered]) await this.#lookAt(id);
+    if (this.#isLookingBehind) return;
+    this.#isLookingBehind = true;
+    try {
+      for (const id of [...this.#unanswered]) await this.#lookAt(id);
+    } finally {
+      this.#isLookingBehind = false;
+    }
   }
 
   /** How a sale stands that was let go: whether it was paid after all, which nobody at the till would know, or can be voided now. */
   async #lookAt(id) {
-    const number = this.#behind.get(id);
     this.#unanswered.delete(id);
+    if (!this.#behind.has(id)) return;
     try {
       const found = await this.#find(`/v1/sales/${id}`);
+      // Another answer may have said it, and somebody have read it.
+      if (!this.#behind.has(id)) return;
+      const { number, isElsewhere } = this.#behind.get(id);
+      if (found?.state === "open" && isElsewhere) return;
       const isPaid = found?.tenders.length > 0;
       if (found?.state === "open" && !isPaid) return this.#voidBehind(id);
       this.#isSettled(id);
-      if (isPaid) this.#warn(id, `Struk ${number} ternyata dibayar setelah ditinggalkan. Panggil atasan.`);
+      if (!isPaid) return;
+      const elsewhere = `Struk ${number} dari tab lain menerima pembayaran. Periksa apakah barangnya sudah diserahkan.`;
+      this.#warn(id, isElsewhere ? elsewhere : `Struk ${number} ternyata dibayar setelah ditinggalkan. Panggil atasan.`);
     } catch {
       this.#unanswered.add(id);
     }
@@ -328,17 +396,17 @@ export class Till {
 
   /**
    * Asks how the payment stands, whatever is known of it: what was said while nobody listened may not be said again. `again` asks even
-   * if it is just being asked for.
+   * if it is just being asked for. What the hub does not know may still be on its way there.
    */
   async look({ again = false } = {}) {
-    const { payment: own, sale } = this;
-    if (!own || this.busy || (this.#lookingAt === own && !again)) return;
+    const { payment: own, sale, busy: isOnItsWay } = this;
+    if (!own || (this.#lookingAt === own && !again)) return;
     this.#lookingAt = own;
     try {
       const view = await this.#find(`/v1/payments/${own.id}`);
       const isPaid = view !== null && saysPaid(view);
       if (view && !isPaid) own.answered(view);
-      if (!view || isPaid || this.#mayBeOver || !own.isOpen) await this.#lookAtSale(own, sale, view);
+      if (!view || isPaid || this.#mayBeOver || !own.isOpen) await this.#lookAtSale(own, sale, { view, isOnItsWay });
       if (own === this.payment && this.note.text === UNANSWERED) this.#say();
     } catch {
       // Not answered: what nobody tells us is asked again.
@@ -351,18 +419,20 @@ export class Till {
    * The sale knows what was taken by hand, and what never came to the hub; whether another payment was faster; and whether what is paid
    * is all of it. So it is read after the payment.
    */
-  async #lookAtSale(own, sale, view) {
+  async #lookAtSale(own, sale, { view, isOnItsWay }) {
+    const wasInDoubt = this.#mayBeOver;
     // The hub may be another than it was when the page was loaded.
     const found = (await this.#find(`/v1/sales/${sale.id}`)) ?? { state: "voided", tenders: [] };
     const isPart = found.state !== "completed";
     const taken = found.tenders.find((tender) => tender.payment === own.id);
     if (view) own.answered(view, { isPart });
     if (taken && (!view || own.isOpen)) own.answered({ payment: taken }, { isPart });
-    else if (!view) own.refused("The hub knows nothing of this payment.");
+    else if (!view && !isOnItsWay) own.refused("The hub knows nothing of this payment.");
     if (own.cameToNothing) this.#lookedFor = own;
-    sale.state = found.state;
+    // It is open no more once it was not: this may be an older answer.
+    if (!sale.state || sale.state === "open") sale.state = found.state;
     if (own !== this.payment) return;
-    this.#mayBeOver = false;
+    if (wasInDoubt) this.#mayBeOver = false; // Else it was heard of only meanwhile.
     this.#remember();
     if (this.step === "over") this.#say();
   }
@@ -380,7 +450,8 @@ export class Till {
   /** Something is known of a payment. If it is the one on the screen, it is shown; and what nobody will tell of it is asked. */
   async #came(own) {
     this.#changed(own);
-    if (own === this.payment && this.isUnsure) await this.look();
+    // What is being asked already may be answered as it was before.
+    if (own === this.payment && this.isUnsure) await this.look({ again: true });
   }
 
   #changed(own) {
@@ -395,18 +466,25 @@ export class Till {
 
   #warn(payment, text) {
     this.warnings.set(payment, text);
-    for (const oldest of [...this.warnings.keys()].slice(0, -WARNINGS_MAX)) this.warnings.delete(oldest);
+    if (this.warnings.size > WARNINGS_MAX) {
+      // The oldest that can be spared.
+      const [spared] = [...this.warnings].find(([, it]) => isOfNoMoney(it)) ?? [...this.warnings][0];
+      this.warnings.delete(spared);
+      this.untold += 1;
+    }
     this.#keepWarnings();
   }
 
   /** Somebody has read them. */
   dismiss() {
     this.warnings.clear();
+    this.untold = 0;
     this.#keepWarnings();
   }
 
   #keepWarnings() {
     this.#keep(WARNINGS_KEY, [...this.warnings]);
+    this.#keep(UNTOLD_KEY, this.untold);
     this.#tell.changed();
   }
 
@@ -425,6 +503,7 @@ export class Till {
   #recall() {
     this.#behind = new Map(this.#kept(BEHIND_KEY));
     this.warnings = new Map(this.#kept(WARNINGS_KEY));
+    this.untold = this.#kept(UNTOLD_KEY) ?? 0;
     const sold = this.#kept(SALE_KEY);
     if (sold) {
       [this.sale, this.wayLabel, this.payment] = [sold.sale, sold.wayLabel, new Payment(sold.payment, sold.sale.id)];

@@ -10,6 +10,8 @@ export class Refused extends Error {
   constructor(problem) {
     super(problem.detail ?? problem.title);
     this.code = problem.code;
+    /** What is wrong where: { pointer, code }. */
+    this.errors = problem.errors ?? [];
   }
 }
 

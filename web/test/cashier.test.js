@@ -10,6 +10,8 @@ const QR = { type: "qr", text: "000201" };
 const LIFE_MS = 900_000;
 /** Four tries, and a second between two. */
 const TRIES_MS = 3_000;
+/** The same, if none of them is answered. */
+const HANGS_MS = 4 * 20_000 + TRIES_MS;
 const POLL_MS = 5_000;
 const PING_MS = 25_000;
 
@@ -23,6 +25,8 @@ class Hub {
   payments = new Map();
   breadMinor = 7_500;
   left = 10;
+  /** Of which line there is not enough any more. */
+  runsOut = -1;
   /** What answers about stock wait for. */
   stocktaking = null;
   /** And those about a sale. */
@@ -32,8 +36,9 @@ class Hub {
   /** Which requests never arrive, and which answers never come back. */
   loses = () => false;
   silences = () => false;
-  /** And which hang. */
+  /** And which hang, on their way there or back. */
   hangs = () => false;
+  withholds = () => false;
   /** Why no payment can be called off. */
   refuses = null;
   /** Whether providers answer: without one no payment comes to its end. */
@@ -43,13 +48,16 @@ class Hub {
     if (this.loses(asked)) return null;
     if (this.hangs(asked)) await new Promise(() => {});
     const answer = this.#does(asked);
+    if (this.withholds(asked)) await new Promise(() => {});
     if (asked.path.includes("/stock/")) await this.stocktaking;
     if (asked.method === "GET" && asked.path.startsWith("/v1/sales/")) await this.bookkeeping;
     return this.silences(asked) ? { status: 503, body: {} } : answer;
   };
 
   #does({ method, path, body, key }) {
-    const refused = (status, code) => ({ status, body: { code, detail: code } });
+    const refused = (status, code, ...pointers) => {
+      return { status, body: { code, detail: code, errors: pointers.map((pointer) => ({ pointer, code, detail: code })) } };
+    };
     const [, , what, id, verb] = path.split("/");
     const sale = this.sales.get(id);
     const payment = this.payments.get(id);
@@ -66,10 +74,13 @@ class Hub {
       case "POST outlets sales":
         assert.equal(key, body.id, "the id is the key");
         if (body.lines.some(({ variant, unit_price_minor }) => variant === "b" && unit_price_minor !== this.breadMinor)) {
-          return refused(409, "price_changed");
+          return refused(409, "price_changed", "/lines/0/unit_price_minor");
         }
+        if (this.runsOut >= 0) return refused(409, "out_of_stock", `/lines/${this.runsOut}/quantity`);
         if (!this.sales.has(key)) this.#opens(body);
         return { status: 201, body: this.sales.get(key) };
+      case "GET outlets sales?state=open":
+        return { body: { items: [...this.sales.values()].filter(({ state }) => state === "open") } };
       case "GET sales ":
         return sale ? { body: sale } : refused(404, "not_found");
       case "POST sales void":
@@ -100,10 +111,10 @@ class Hub {
     return [...this.payments.values()].some(({ sale, state }) => sale === id && ["unknown", "pending"].includes(state));
   }
 
-  #opens({ id, lines }) {
+  #opens({ id, register, lines }) {
     const total_minor = lines.reduce((sum, { quantity, unit_price_minor }) => sum + quantity * unit_price_minor, 0);
     this.left -= 1;
-    this.sales.set(id, { id, total_minor, currency: "IDR", number: `A-${this.sales.size + 1}`, state: "open", tenders: [] });
+    this.sales.set(id, { id, register, total_minor, currency: "IDR", number: `A-${this.sales.size + 1}`, state: "open", tenders: [] });
   }
 
   #takes(sale, { id, method, provider }) {
@@ -243,7 +254,7 @@ test("without a network the till asks until it knows, though the socket has not 
   hub.loses = ({ path }) => !path.endsWith("/sales");
   await rings();
   await page.clock.go(2 * TRIES_MS);
-  assert.deepEqual([text("title"), text("state"), offered()], ["Menunggu penyedia", "Terhubung", ["call-off"]]);
+  assert.deepEqual([text("title"), text("state"), offered()], ["Memeriksa pembayaran…", "Terhubung", ["call-off"]]);
   assert.match(text("note"), /Hub tidak menjawab/);
   hub.loses = () => false;
   await page.clock.go(POLL_MS + TRIES_MS);
@@ -266,6 +277,77 @@ test("a payment that came to the hub, and whose answer did not come back, is sho
   assert.deepEqual([text("title"), isShown("qr"), offered(), isShown("note")], ["Menunggu pembayaran", true, ["call-off"], false]);
   const keys = page.asked.filter(hub.silences).map(({ key }) => key);
   assert.deepEqual([keys.length, new Set(keys).size], [4, 1], "one request, sent again");
+});
+
+test("a payment whose request hangs is asked for, and LUNAS holds up no next customer", async () => {
+  const isPayment = ({ method, path }) => method === "POST" && path.endsWith("/payments");
+  for (const isHeard of [false, true]) {
+    hub.withholds = isPayment;
+    const payment = await rings();
+    assert.deepEqual([text("title"), page.at("call-off").getAttribute("aria-disabled")], ["Sedang dikirim…", "true"]);
+    if (!isHeard) page.sockets.says("disconnect", "transport close");
+    await page.clock.go(POLL_MS);
+    assert.deepEqual([text("title"), isShown("qr"), page.at("call-off").getAttribute("aria-disabled")], ["Menunggu pembayaran", true, "false"]);
+    hub.captures(payment);
+    if (isHeard) await hears("payment.captured", { payment: payment.id, sale: payment.sale, due_minor: 0 });
+    else await page.clock.go(POLL_MS);
+    assert.deepEqual([text("title"), page.at("next").getAttribute("aria-disabled")], ["LUNAS", "false"]);
+    await presses(page.at("next"));
+    assert.equal(page.body.dataset.step, "ringing");
+    connects();
+    // What the first one's request comes to is not the next one's.
+    const opened = hub.sales.size;
+    hub.withholds = (asked) => isPayment(asked) || asked.path.endsWith("/sales");
+    await rings();
+    await page.clock.go(HANGS_MS - 4_000);
+    assert.deepEqual([text("title"), hub.sales.size, isShown("note")], ["Sedang dikirim…", opened + 1, false]);
+    const asked = page.asked.length;
+    await pays("Tunai");
+    assert.equal(page.asked.length, asked, "that would be twice");
+    hub.withholds = () => false;
+    await page.clock.go(4_000);
+    assert.match(text("note"), /tidak dapat dibuka/);
+    await pays("QRIS Midtrans");
+    assert.deepEqual([text("title"), hub.sales.size], ["Menunggu pembayaran", opened + 1]);
+    await presses(page.at("call-off"));
+    await presses(page.at("next"));
+  }
+  assert.equal(page.notes, 4);
+});
+
+test("cash whose answer hangs is LUNAS when its sale says so, and not before", async () => {
+  hub.hangs = ({ method, path }) => method === "POST" && path.endsWith("/payments");
+  await presses(shelf("Roti"));
+  await pays("Tunai");
+  await page.clock.go(2 * POLL_MS);
+  assert.deepEqual([text("title"), page.notes], ["Sedang dikirim…", 0], "what is not there may be on its way");
+  [hub.withholds, hub.hangs] = [hub.hangs, () => false];
+  await page.clock.go(4 * POLL_MS);
+  assert.deepEqual([text("title"), page.notes, offered()], ["LUNAS", 2, ["next"]]);
+});
+
+test("a payment that is called off in vain is asked for meanwhile", async () => {
+  const payment = await rings();
+  hub.withholds = ({ path }) => path.endsWith("/cancel");
+  await presses(page.at("call-off"));
+  assert.equal(payment.state, "canceled");
+  await hears("payment.changed", { payment: payment.id, sale: payment.sale, state: "canceled" });
+  assert.deepEqual([text("title"), page.at("next").getAttribute("aria-disabled")], ["Dibatalkan", "false"]);
+  await pays("Tunai");
+  assert.equal(text("title"), "LUNAS");
+  await page.clock.go(HANGS_MS);
+  assert.deepEqual([text("title"), isShown("note")], ["LUNAS", false]);
+});
+
+test("nothing of an earlier payment is seen while the next one is sent", async () => {
+  const payment = await rings();
+  Object.assign(payment, { state: "failed", failure: "no_money", shown: null });
+  await hears("payment.changed", { payment: payment.id, sale: payment.sale, state: "failed", failure: "no_money" });
+  assert.equal(isShown("why"), true);
+  await presses(page.at("next"));
+  hub.hangs = ({ path }) => path.endsWith("/sales");
+  await rings();
+  assert.deepEqual([text("title"), text("text"), text("way"), isShown("why"), isShown("qr")], ["Sedang dikirim…", "", "", false, false]);
 });
 
 test("cash whose answer was lost is found in its sale", async () => {
@@ -396,9 +478,9 @@ test("what becomes of an earlier customer's payment is told until somebody has r
   await reloads();
   const warnings = () => page.at("warnings").children.map((it) => it.textContent.replaceAll("\u00a0", " "));
   assert.deepEqual(warnings(), [
-    "Pembayaran Rp 7.500 sebelumnya ditarik kembali oleh bank. Panggil atasan.",
-    "Pembayaran Rp 20.000 sebelumnya ditarik kembali oleh bank pelanggan. Panggil atasan.",
     "Pembayaran Rp 7.500 sebelumnya masuk terlambat, setelah berakhir. Panggil atasan.",
+    "Pembayaran Rp 20.000 sebelumnya ditarik kembali oleh bank pelanggan. Panggil atasan.",
+    "Pembayaran Rp 7.500 sebelumnya ditarik kembali oleh bank. Panggil atasan.",
   ]);
   assert.deepEqual([isShown("earlier"), text("title")], [true, "Menunggu pembayaran"], "this one goes on");
   await presses(page.at("read"));
@@ -407,6 +489,50 @@ test("what becomes of an earlier customer's payment is told until somebody has r
   // Of the one on the screen the screen itself says it.
   await hears("payment.changed", { ...payment, payment: payment.id, state: "reversed" });
   assert.deepEqual([text("title"), isShown("earlier")], ["Ditarik kembali", false]);
+});
+
+test("no warning of money goes before those of sales that end by themselves, and none unsaid", async () => {
+  hub.providersAnswer = false;
+  await rings();
+  await presses(page.at("call-off"));
+  await presses(page.at("next"));
+  const warn = (id) => hears("payment.changed", { payment: id, sale: id, state: "reversed" });
+  for (let at = 1; at <= 99; at += 1) await warn(`old${at}`);
+  const said = () => [page.at("warnings").children.length, text("warnings").includes("belum batal"), isShown("untold")];
+  assert.deepEqual(said(), [100, true, false]);
+  await warn("old100");
+  assert.deepEqual([...said(), text("untold")], [100, false, true, "dan 1 lainnya"]);
+  await hears("payment.changed", { payment: "newest", sale: "newest", state: "paid_late" });
+  await reloads();
+  assert.deepEqual([...said(), text("untold")], [100, false, true, "dan 2 lainnya"]);
+  assert.match(page.at("warnings").children[0].textContent, /masuk terlambat/, "the newest is on top");
+  await presses(page.at("read"));
+  await reloads();
+  assert.deepEqual([isShown("earlier"), isShown("untold")], [false, false]);
+});
+
+test("sales that were let go are asked for one after another, however long that takes", async () => {
+  hub.providersAnswer = false;
+  for (let at = 0; at < 3; at += 1) {
+    await rings();
+    await presses(page.at("call-off"));
+    await presses(page.at("next"));
+  }
+  const isSale = ({ method, path }) => method === "GET" && path.startsWith("/v1/sales/");
+  const { answers } = hub;
+  let [now, most] = [0, 0];
+  page.answers = async (asked) => {
+    if (!isSale(asked)) return answers(asked);
+    most = Math.max(most, (now += 1));
+    await new Promise((done) => page.clock.after(done, 18_000));
+    now -= 1;
+    return { status: 503, body: {} };
+  };
+  for (const { id, sale } of hub.payments.values()) await hears("payment.changed", { payment: id, sale, state: "unknown" });
+  await page.clock.go(200_000); // By now they have all the time that there is.
+  most = 0;
+  await page.clock.go(300_000);
+  assert.equal(most, 1);
 });
 
 test("a sale is opened once, however often the answer is lost", async () => {
@@ -443,12 +569,32 @@ test("a refusal to open a sale is an answer: the next one is another, at the pri
   await presses(shelf("Roti"));
   hub.breadMinor = 8_000;
   await pays("QRIS Midtrans");
-  assert.deepEqual([text("note-why"), page.body.dataset.step], ["price_changed", "ringing"]);
+  assert.deepEqual([text("note-text"), text("note-why"), page.body.dataset.step], ["Harga Roti berubah; periksa total.", "", "ringing"]);
   assert.equal(text("sum").replaceAll("\u00a0", " "), "Rp 8.000", "the shelf was read again");
   await pays("Tunai");
   assert.deepEqual([text("title"), [...hub.sales.values()].map(({ total_minor }) => total_minor)], ["LUNAS", [8_000]]);
   const ids = page.asked.filter(({ path }) => path.endsWith("/sales")).map(({ body }) => body.id);
   assert.deepEqual([ids.length, new Set(ids).size], [2, 2]);
+});
+
+test("a refusal says of which product it is, and else what the hub says", async () => {
+  await presses(shelf("Roti"));
+  await presses(shelf("Susu"));
+  const said = async () => [(await pays("Tunai"), text("note-text")), text("note-why")];
+  hub.runsOut = 1;
+  assert.deepEqual(await said(), ["Stok Susu tidak cukup.", ""]);
+  hub.runsOut = 2;
+  assert.deepEqual(await said(), ["Penjualan ini tidak dapat dibuka.", "out_of_stock"]);
+  hub.runsOut = -1;
+  page.answers = async (asked) => {
+    if (asked.path.endsWith("/payments")) return { status: 409, body: { code: "nothing_due", detail: "nothing_due" } };
+    return hub.answers(asked);
+  };
+  assert.match((await said())[0], /^Pembayaran lain untuk penjualan ini masih berjalan/);
+  assert.deepEqual([text("title"), offered()], ["Gagal", [...WAYS, "next"]]);
+  page.answers = hub.answers;
+  await pays("Tunai");
+  assert.deepEqual([text("title"), isShown("note")], ["LUNAS", false]);
 });
 
 test("a shelf that was read before a sale is read again after it", async () => {
@@ -507,6 +653,45 @@ test("after a reload a payment that came to nothing is seen beside its sale", as
   assert.deepEqual([text("title"), offered()], ["Penjualan ini sudah lunas", ["next"]]);
 });
 
+test("after a reload the code, and LUNAS, wait for no shelf", async () => {
+  const payment = await rings();
+  const isShelf = ({ path }) => path.startsWith("/v1/products");
+  for (const [never, state] of [["hangs", "Membaca toko"], ["loses", "Hub tidak menjawab; mencoba lagi"]]) {
+    hub[never] = isShelf;
+    await opens({ kept: page.kept });
+    await page.clock.go(never === "loses" ? TRIES_MS : 0);
+    assert.deepEqual([isShown("qr"), text("title"), text("state"), isShown("no-products")], [true, "Menunggu pembayaran", state, false]);
+    hub[never] = () => false;
+  }
+  // What is refused is not asked for again: the payment is.
+  page.answers = async (asked) => (isShelf(asked) ? { status: 403, body: { code: "denied", detail: "denied" } } : hub.answers(asked));
+  page = await load("../cashier", { answers: page.answers, kept: page.kept });
+  assert.deepEqual([isShown("door"), isShown("qr")], [true, true]);
+  hub.captures(payment);
+  await page.clock.go(POLL_MS);
+  assert.deepEqual([text("title"), page.notes], ["LUNAS", 2]);
+});
+
+test("what happens between a reload and the position is not missed", async () => {
+  const payment = await rings();
+  let read;
+  const reading = new Promise((done) => (read = done));
+  // The first look is answered late, as it was; nobody tells the page what has come since.
+  let looks = 0;
+  page.answers = async (asked) => {
+    const said = structuredClone(await hub.answers(asked));
+    if (asked.path === `/v1/payments/${payment.id}` && (looks += 1) === 1) await new Promise(() => {});
+    if (asked.path.startsWith("/v1/snapshot")) await reading;
+    return said;
+  };
+  page = await load("../cashier", { answers: page.answers, kept: page.kept, clock: page.clock });
+  hub.captures(payment);
+  read();
+  await page.clock.go(0);
+  connects();
+  assert.equal(text("title"), "LUNAS");
+});
+
 test("a sale that has ended is asked no more of", async () => {
   const payment = await rings();
   hub.sales.get(payment.sale).state = "expired";
@@ -560,6 +745,21 @@ test("when its time is over the page finds out that there may be another, which 
   assert.equal(text("title"), "LUNAS");
 });
 
+test("a payment that comes without a code is asked for until it can be paid, or another way taken", async () => {
+  hub.begins = { state: "unknown", shown: null };
+  const payment = await rings();
+  assert.deepEqual(offered(), [...WAYS, "call-off", "next"]);
+  payment.state = "pending";
+  await hears("payment.changed", { payment: payment.id, sale: payment.sale, state: "pending" });
+  assert.deepEqual([text("title"), offered()], ["Menunggu pembayaran", ["call-off"]]);
+  payment.closing = "canceled";
+  await page.clock.go(POLL_MS);
+  assert.deepEqual([text("title"), offered()], ["Membatalkan", [...WAYS, "next"]]);
+  const asked = page.asked.length;
+  await page.clock.go(POLL_MS);
+  assert.equal(page.asked.length, asked, "its end is told");
+});
+
 test("a sale that is let go before its payment has ended is voided after it, also through a reload", async () => {
   hub.providersAnswer = false;
   for (const finds of [() => {}, reloads]) {
@@ -594,6 +794,50 @@ test("that a sale was paid after it had been let go is told, whether it is heard
   }
 });
 
+test("a sale that was left in another tab is told of and watched, and is that tab's to void", async () => {
+  page.clock.now -= 60_000; // It was rung up a while ago.
+  const payment = await rings();
+  const sale = hub.sales.get(payment.sale);
+  await reloads();
+  assert.equal(isShown("earlier"), false, "this tab has it");
+  hub.sales.set("q", { ...sale, id: "0", register: "q", number: "B-1" });
+  // Another tab is opened; and then it is that one's that is left.
+  await opens({ hash: `#token=${TOKEN}` });
+  assert.deepEqual([page.body.dataset.step, text("warnings")], ["ringing", "Struk A-1 masih terbuka; mungkin ditinggalkan di tab lain."]);
+  const own = await rings();
+  payment.closing = "canceled";
+  await hears("payment.changed", { payment: payment.id, sale: payment.sale, state: "pending" });
+  await opens({ kept: page.kept });
+  assert.deepEqual([page.at("warnings").children.length, sale.state, text("title")], [1, "open", "Menunggu pembayaran"]);
+  assert.ok(!page.asked.some(({ path }) => path.endsWith("/void")), "another tab may show it");
+  hub.captures(payment);
+  await hears("payment.captured", { payment: payment.id, sale: payment.sale, due_minor: 0 });
+  assert.deepEqual([text("warnings"), text("title")], [
+    "Struk A-1 dari tab lain menerima pembayaran. Periksa apakah barangnya sudah diserahkan.",
+    "Menunggu pembayaran",
+  ]);
+  await presses(page.at("read"));
+  hub.captures(own);
+  await hears("payment.captured", { payment: own.id, sale: own.sale, due_minor: 0 });
+  assert.deepEqual([text("title"), isShown("earlier")], ["LUNAS", false]);
+});
+
+test("what is rung up while the open sales are read is nobody else's", async () => {
+  let read;
+  const reading = new Promise((done) => (read = done));
+  page.answers = async (asked) => {
+    if (asked.path.endsWith("/sales?state=open")) await reading;
+    return structuredClone(await hub.answers(asked));
+  };
+  await opens({ hash: `#token=${TOKEN}`, answers: page.answers });
+  await page.clock.go(1_000);
+  const payment = await rings();
+  read();
+  await page.clock.go(0);
+  assert.equal(isShown("earlier"), false);
+  hub.captures(payment);
+});
+
 test("what became of a sale that was let go is asked until it is answered", async () => {
   hub.providersAnswer = false;
   const payment = await rings();
@@ -606,6 +850,118 @@ test("what became of a sale that was let go is asked until it is answered", asyn
   hub.silences = () => false;
   await page.clock.go(POLL_MS);
   assert.match(text("warnings"), /ternyata dibayar/);
+});
+
+test("that a sale which is let go was just paid, is found out though it cannot be voided", async () => {
+  hub.providersAnswer = false;
+  const payment = await rings();
+  await presses(page.at("call-off"));
+  hub.captures(payment); // Which nobody has told the page.
+  await presses(page.at("next"));
+  await page.clock.go(POLL_MS);
+  assert.match(text("warnings"), /^Struk A-1 ternyata dibayar/);
+  const asked = page.asked.length;
+  await page.clock.go(2 * POLL_MS);
+  assert.equal(page.asked.length, asked, "that is the end of it");
+});
+
+test("what was told of a sale that was let go, and read, does not come again", async () => {
+  hub.providersAnswer = false;
+  const payments = [];
+  for (let at = 0; at < 2; at += 1) {
+    payments.push(await rings());
+    await presses(page.at("call-off"));
+    await presses(page.at("next"));
+  }
+  const [, second] = payments;
+  const captured = ({ id, sale }) => hears("payment.captured", { payment: id, sale, due_minor: 0 });
+  for (const payment of payments) hub.captures(payment);
+  hub.silences = ({ method, path }) => method === "GET" && path.startsWith("/v1/sales/");
+  for (const payment of payments) await captured(payment);
+  hub.silences = () => false;
+  // Both are asked for again; while the first is slow, what became of the second is heard, and twice.
+  const { answers } = hub;
+  let said;
+  const thinks = new Promise((done) => (said = done));
+  page.answers = async (asked) => {
+    const answer = structuredClone(await answers(asked));
+    if (hub.isSlow(asked)) await thinks;
+    return answer;
+  };
+  hub.isSlow = ({ path }) => path === `/v1/sales/${payments[0].sale}`;
+  await page.clock.go(POLL_MS);
+  await captured(second);
+  hub.isSlow = ({ path }) => path.startsWith("/v1/sales/");
+  await captured(second);
+  assert.match(text("warnings"), /Struk A-2 ternyata dibayar/);
+  await presses(page.at("read"));
+  said();
+  await page.clock.go(0);
+  assert.match(text("warnings"), /^Struk A-1 ternyata dibayar[^.]*\. Panggil atasan\.$/);
+});
+
+test("a late answer that a sale is not voided does not hide that it was paid", async () => {
+  hub.providersAnswer = false;
+  const payment = await rings();
+  await presses(page.at("call-off"));
+  const { answers } = hub;
+  let said;
+  const thinks = new Promise((done) => (said = done));
+  page.answers = async (asked) => {
+    const answer = structuredClone(await answers(asked));
+    if (asked.path.endsWith("/void")) await thinks;
+    return answer;
+  };
+  await presses(page.at("next"));
+  hub.captures(payment);
+  await hears("payment.captured", { payment: payment.id, sale: payment.sale, due_minor: 0 });
+  said();
+  await page.clock.go(0);
+  assert.match(text("warnings"), /^Struk A-1 ternyata dibayar/);
+});
+
+test("an older answer opens no sale again", async () => {
+  const payment = await rings();
+  const { answers } = hub;
+  let said;
+  const thinks = new Promise((done) => (said = done));
+  let looks = 0;
+  page.answers = async (asked) => {
+    const answer = structuredClone(await answers(asked));
+    if (asked.method === "GET" && asked.path === `/v1/sales/${payment.sale}` && (looks += 1) === 1) await thinks;
+    return answer;
+  };
+  payment.state = "canceled";
+  await hears("payment.changed", { payment: payment.id, sale: payment.sale, state: "canceled" });
+  hub.sales.get(payment.sale).state = "completed";
+  await hears("payment.captured", { payment: "another", sale: payment.sale, due_minor: 0 });
+  assert.equal(text("title"), "Penjualan ini sudah lunas");
+  said();
+  await page.clock.go(0);
+  assert.deepEqual([text("title"), offered()], ["Penjualan ini sudah lunas", ["next"]]);
+});
+
+test("an older answer ends no doubt that came after it", async () => {
+  const payment = await rings();
+  const { answers } = hub;
+  let said;
+  const thinks = new Promise((done) => (said = done));
+  page.answers = async (asked) => {
+    const answer = structuredClone(await answers(asked));
+    if (asked.method === "GET" && asked.path === `/v1/sales/${payment.sale}`) await thinks;
+    return answer;
+  };
+  payment.state = "canceled";
+  await hears("payment.changed", { payment: payment.id, sale: payment.sale, state: "canceled" });
+  hub.sales.get(payment.sale).state = "completed";
+  hub.loses = () => true;
+  await hears("payment.captured", { payment: "another", sale: payment.sale, due_minor: 0 });
+  said();
+  await page.clock.go(0);
+  assert.equal(text("title"), "Dibatalkan");
+  hub.loses = () => false;
+  await page.clock.go(POLL_MS);
+  assert.deepEqual([text("title"), offered()], ["Penjualan ini sudah lunas", ["next"]]);
 });
 
 test("a payment whose calling off was not answered is not said to go on", async () => {
@@ -652,11 +1008,32 @@ test("where nothing is heard the hub is asked, though the connection seems to be
   assert.ok(page.asked.length >= asked + 2);
   assert.deepEqual([text("state"), text("title"), isShown("away")], ["Hub tidak terdengar; sedang ditanya", "Menunggu pembayaran", true]);
   hub.hangs = () => false;
-  await page.clock.go(POLL_MS);
+  await page.clock.go(2 * POLL_MS);
   assert.equal(text("title"), "LUNAS");
   page.sockets.says("ping");
   await page.clock.go(POLL_MS);
   assert.deepEqual([text("state"), page.body.dataset.state], ["Terhubung", "live"]);
+});
+
+test("a slow network finds out all the same that it is paid", async () => {
+  const payment = await rings();
+  hub.captures(payment);
+  page.sockets.says("disconnect", "transport close");
+  // Payment and sale, each for longer than a look may take at first.
+  page.answers = async (asked) => {
+    await new Promise((done) => page.clock.after(done, 7_000));
+    return hub.answers(asked);
+  };
+  await page.clock.go(60_000);
+  assert.equal(text("title"), "LUNAS");
+  // Once it is quick again, what hangs keeps nobody for long.
+  page.answers = hub.answers;
+  await page.clock.go(3 * POLL_MS);
+  hub.hangs = ({ path }) => path.startsWith("/v1/payments/");
+  const looks = () => page.asked.filter(({ method, path }) => method === "GET" && hub.hangs({ path })).length;
+  const before = looks();
+  await page.clock.go(2 * POLL_MS);
+  assert.equal(looks() - before, 2);
 });
 
 test("no code is shown whose time is over, though nobody says what became of it", async () => {
@@ -696,12 +1073,16 @@ test("the keyboard stays where it is, and goes on at the counter when that is go
   await presses(less);
   assert.deepEqual([page.focused === less, text("lines").startsWith("1 ×")], [true, true]);
   await presses(less);
-  assert.equal(page.focused, page.at("counter-title"), "the line is gone");
-  await rings();
+  assert.equal(page.focused, page.at("shop-title"), "the line is gone, and was the last");
+  const payment = await rings();
   assert.equal(page.focused, page.at("counter-title"), "and so are the ways to pay");
   assert.deepEqual(buttons("shelf").map((it) => it.getAttribute("aria-disabled")), ["true", "true"]);
   await presses(bread);
   assert.equal(text("lines").startsWith("1 ×"), true, "what is rung up is not changed");
+  hub.captures(payment);
+  await hears("payment.captured", { payment: payment.id, sale: payment.sale, due_minor: 0 });
+  await presses(page.at("next"));
+  assert.equal(page.focused, page.at("shop-title"), "the next customer begins there");
 });
 
 test("what lies in the basket is seen at the shelf, which hides it on a phone", async () => {
@@ -841,10 +1222,11 @@ test("what comes to a till that was left is neither sounded nor shown, and chang
 
 test("the door says in the cashier's language what became of the token, and marks what it has from the hub", async () => {
   const said = () => page.at("door-why").querySelectorAll("span").map(({ lang, textContent }) => [lang, textContent]);
-  for (const [reason, why] of [["expired", /^Token sudah berakhir\./], ["revoked", /^Token ini sudah dicabut\./]]) {
+  for (const [reason, why] of [["expired", /^Token sudah berakhir\. Buka tautan yang baru di tab ini;/], ["revoked", /^Token ini sudah dicabut\./]]) {
     page.sockets.says("signed_out", { reason });
     assert.deepEqual([text("door-title"), said(), isShown("retry")], ["Hub meminta token lain", [], false]);
     assert.match(text("door-why"), why);
+    assert.equal(page.at("door-why").parent.getAttribute("role"), "alert", "it is read out, without the form");
   }
   page.sockets.says("disconnect", "io server disconnect");
   assert.deepEqual([text("door-why"), said()], ["Hub memutuskan koneksi halaman ini.", []]);

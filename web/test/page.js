@@ -311,7 +311,7 @@ export async function load(folder, { hash = "", kept = new Kept(), clock = new C
     ...sound(page),
   });
   Date.now = () => clock.now;
-  AbortSignal.timeout = (ms) => ({ isOver: new Promise((_, over) => clock.after(() => over(new Error("timed out")), ms)) });
+  AbortSignal.timeout = (ms) => ({ isOver: new Promise((_, over) => clock.after(() => over(new DOMException("timed out", "TimeoutError")), ms)) });
   AbortSignal.any = (all) => all.at(-1);
   URL.createObjectURL = () => `blob:${(page.pictures += 1)}`;
   URL.revokeObjectURL = () => {};

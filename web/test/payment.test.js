@@ -48,6 +48,13 @@ test("what leaves something due, or pays another sale, is not LUNAS", () => {
   assert.deepEqual([whole.isPaid, words(whole).title], [true, "LUNAS"]);
 });
 
+test("a payment of which nothing was said is being checked, by whatever way it is paid", () => {
+  const payment = new Payment("p");
+  assert.deepEqual(words(payment), { title: "Memeriksa pembayaran…", text: "" });
+  payment.heard(changed("p", "created"));
+  assert.equal(words(payment).title, "Menunggu penyedia");
+});
+
 test("no state but paid and settled says LUNAS", () => {
   const states =
     "created unknown pending review authorized failed canceled expired paid_late partially_refunded refunded reversed charged_back";
