@@ -78,7 +78,10 @@ pub async fn apply(tx: &mut MerchantTx, payment: PaymentId, seen: &Seen, held: O
         since: if attempt.state == was.state { attempt.changed_at } else { now },
         expires_at: attempt.expires_at,
         reversible: seen.reversible,
-        told: held.is_some_and(|held| held.prompted) && attempt.state == was.state && outcome != Outcome::Parked,
+        told: seen.asked
+            && held.is_some_and(|held| held.prompted)
+            && attempt.state == was.state
+            && outcome != Outcome::Parked,
     };
     let is_closing = attempt.closing.is_some() && was.closing.is_none();
     let is_urgent = is_older || is_closing && attempt.state.is_open();
