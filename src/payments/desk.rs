@@ -289,7 +289,7 @@ impl Desk {
             let answer = match outcome {
                 Outcome::Answered(answer) => answer,
                 // Where so many wait, nobody comes back sooner than a look would.
-                Outcome::NotSent(NotSent::Busy) if !is_patient => {
+                Outcome::NotSent(NotSent::Busy) if !is_patient && !prompted => {
                     held.put_off(app, PAUSE).await?;
                     return Ok(None);
                 }

@@ -344,13 +344,15 @@ export class Till {
 
   /**
    * Finds this register's open sales of which this tab knows nothing: one may have been left in a tab that was closed, or be on the
-   * screen of another. So they are watched, and never voided. What is younger than the question is of no interest: it is rung up here.
+   * screen of another. So they are watched, and never voided. What is younger than the question is of no interest: it is rung up here;
+   * nor is what is paid in part, which the manager knows of.
    */
   async lookElsewhere() {
     const [now, own] = [newId(), new Set([this.sale?.id, this.#asked?.id, ...this.#behind.keys()])];
-    const { items } = await this.hub.look(`/v1/outlets/${this.outlet}/sales?state=open`).catch(() => ({ items: [] }));
-    for (const { id, register, number } of items) {
-      if (register !== this.register || own.has(id) || id > now) continue;
+    const path = `/v1/outlets/${this.outlet}/sales?state=open&limit=200`;
+    const { items } = await this.hub.get(path).catch(() => ({ items: [] }));
+    for (const { id, register, number, paid_minor } of items) {
+      if (register !== this.register || own.has(id) || id > now || paid_minor > 0) continue;
       this.#behind.set(id, { number, isElsewhere: true });
       this.#warn(id, `Struk ${number} ${STILL_OPEN}; mungkin ditinggalkan di tab lain.`);
     }

@@ -43,7 +43,7 @@ pub struct Standing {
     pub expires_at: Moment,
     /// Whether its bank may take back what it has confirmed.
     pub reversible: bool,
-    /// Whether something new was told of it that its provider does not show yet.
+    /// Whether something new was told of it, and what its provider shows is what was known before.
     pub told: bool,
 }
 

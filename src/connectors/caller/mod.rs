@@ -39,7 +39,7 @@ pub const ANSWER_BYTES_MAX: usize = 1024 * 1024;
 pub const AT_ONCE_MAX: usize = 32;
 /// How many of them are one merchant's.
 const OF_ONE_MAX: usize = 8;
-/// How many of either are looks of the hub's own, which nobody waits for.
+/// How many of either are looks at payments that nobody waits for.
 const LOOKS_AT_ONCE_MAX: usize = AT_ONCE_MAX / 2;
 const LOOKS_OF_ONE_MAX: usize = OF_ONE_MAX / 2;
 /// How long a connection that nobody uses is kept: less than servers do.
