@@ -288,13 +288,8 @@ impl Desk {
             };
             let answer = match outcome {
                 Outcome::Answered(answer) => answer,
-                // Where so many wait, nobody comes back sooner than a look would.
-                Outcome::NotSent(NotSent::Busy) if !is_patient && !prompted => {
-                    held.put_off(app, PAUSE).await?;
-                    return Ok(None);
-                }
                 Outcome::NotSent(why) => {
-                    held.put_off(app, why.after().unwrap_or(NOT_SENT_PAUSE)).await?;
+                    held.put_off(app, rest_unsent(why, is_patient || prompted)).await?;
                     return Ok(None);
                 }
                 Outcome::Unknown(_) => {
@@ -529,6 +524,16 @@ pub(super) fn rest_without_account(error: &Error) -> Duration {
     if error.is_passing() { NOT_SENT_PAUSE } else { LONG_PAUSE }
 }
 
+/// How long a payment rests whose provider could not be asked how it stands. Where so many wait that there was no turn, nobody comes
+/// back sooner than a look would, but for whom somebody waits.
+fn rest_unsent(why: NotSent, is_awaited: bool) -> Duration {
+    match why.after() {
+        Some(after) => after,
+        None if why == NotSent::Busy && !is_awaited => PAUSE,
+        None => NOT_SENT_PAUSE,
+    }
+}
+
 /// How long a payment rests whose provider does not say how it stands.
 fn rest(refusal: &Refusal) -> Duration {
     match refusal.again {
@@ -647,6 +652,20 @@ impl Cause {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn where_there_is_no_turn_nobody_comes_back_soon_but_for_whom_somebody_waits() {
+        let named = Duration::from_secs(7);
+        for (why, awaited, alone) in [
+            (NotSent::Busy, NOT_SENT_PAUSE, PAUSE),
+            (NotSent::Unreachable, NOT_SENT_PAUSE, NOT_SENT_PAUSE),
+            (NotSent::Unable, NOT_SENT_PAUSE, NOT_SENT_PAUSE),
+            (NotSent::Held(named), named, named),
+            (NotSent::Down(named), named, named),
+        ] {
+            assert_eq!((rest_unsent(why, true), rest_unsent(why, false)), (awaited, alone), "{why:?}");
+        }
+    }
 
     #[test]
     fn the_sandboxs_code_is_good_there_and_nowhere_else() {

@@ -732,6 +732,24 @@ INV-2,,Refund,-8500,0,-8500,2026-01-16,IDR
         }
     }
 
+    /// A file that comes again years later brings nothing new: so no line's id ever changes.
+    #[test]
+    fn a_line_keeps_its_id_for_ever() {
+        let id = |file: &str| read(file.as_bytes()).unwrap()[0].id.map(|byte| format!("{byte:02x}")).concat();
+        assert_eq!(
+            id("order id,settled at,amount\nINV-1,2026-01-16,5\n"),
+            "38ebe53270b52d4b4806f3e687ba46e6b9893620288c20f8faf747db94e4d433"
+        );
+        assert_eq!(
+            id("transaction id,settled at,amount\n2f6d,2026-01-16,5\n"),
+            "f7684041601e103bdcd886c53c8a21519d80ab9f7628db873fd5952ce70631de"
+        );
+        assert_eq!(
+            id("order id,payment id,transaction id,settled at,amount\nINV-1,py-1,txn-1,2026-01-16,5\n"),
+            "d425ad7d3cf667b6bd142fc4a2a6005d69e852576ed6f62fa6e77dcf85425bca"
+        );
+    }
+
     #[test]
     fn the_same_line_twice_is_one() {
         let line = "INV-1,2026-01-16,5";

@@ -32,7 +32,7 @@ pub trait Duty: Clone + Send + Sync + 'static {
     const LOOK_EVERY: Duration;
     /// How soon it is looked again after as much was begun as there was room for, or as a merchant may have: there may be more.
     const LOOK_AGAIN: Duration = Self::LOOK_EVERY;
-    /// How long the database may take to say it.
+    /// How long the database may take to say it, and [`Self::round`] before it.
     const LOOK_MAX: Duration;
     /// How long attending may take: longer than its lease. Whoever is at it still waits for what never answers, as a connection
     /// that is half open.
@@ -47,8 +47,13 @@ pub trait Duty: Clone + Send + Sync + 'static {
     /// Whose it is.
     fn merchant(due: Self::Due) -> MerchantId;
 
-    /// What is due, so much at most. What is under way already may be among it, and is left to whoever is at it.
-    fn look(&self, due_max: usize) -> impl Future<Output = Result<Vec<Self::Due>>> + Send;
+    /// What else is done before each look, also while there is no room.
+    fn round(&self) -> impl Future<Output = Result<()>> + Send {
+        async { Ok(()) }
+    }
+
+    /// What is due, [`Self::AT_ONCE_MAX`] at most. What is under way already may be among it, and is left to whoever is at it.
+    fn look(&self) -> impl Future<Output = Result<Vec<Self::Due>>> + Send;
 
     /// Attends to it, under a lease: somebody else may have been sooner.
     fn attend(&self, due: Self::Due) -> impl Future<Output = Result<()>> + Send;
@@ -66,9 +71,12 @@ async fn run<D: Duty>(duty: &D, stop: &CancellationToken) {
     let mut is_failing = false;
     while !stop.is_cancelled() {
         let (mut pause, room) = (D::LOOK_EVERY, D::AT_ONCE_MAX - under_way.len());
-        // What is under way may be due again, and does not hide the rest.
-        let due_max = if room > 0 { D::AT_ONCE_MAX } else { 0 };
-        let looked = tokio::time::timeout(D::LOOK_MAX, duty.look(due_max)).await;
+        let looking = async {
+            duty.round().await?;
+            // As much as there is room for in all: what is under way may be due again, and does not hide the rest.
+            if room > 0 { duty.look().await } else { Ok(Vec::new()) }
+        };
+        let looked = tokio::time::timeout(D::LOOK_MAX, looking).await;
         match looked.map_err(Error::from).and_then(|due| due) {
             Ok(due) => {
                 is_failing = false;
@@ -126,7 +134,9 @@ mod tests {
 
     #[derive(Default)]
     struct Seen {
+        rounds_without_room: usize,
         looks: usize,
+        looks_without_room: usize,
         now: Vec<usize>,
         most: usize,
         most_of_one: usize,
@@ -147,16 +157,23 @@ mod tests {
             MerchantId(uuid::Uuid::from_u128(due as u128 / 5))
         }
 
-        async fn look(&self, room: usize) -> Result<Vec<usize>> {
+        async fn round(&self) -> Result<()> {
+            let mut seen = self.0.lock().unwrap();
+            seen.rounds_without_room += usize::from(seen.now.len() == Self::AT_ONCE_MAX);
+            Ok(())
+        }
+
+        async fn look(&self) -> Result<Vec<usize>> {
             let looks = {
                 let mut seen = self.0.lock().unwrap();
+                seen.looks_without_room += usize::from(seen.now.len() == Self::AT_ONCE_MAX);
                 seen.looks += 1;
                 seen.looks
             };
             match looks {
                 1 => Err(anyhow::anyhow!("away").into()),
                 2 => std::future::pending().await,
-                _ => Ok((0..6).cycle().skip(looks).take(room).collect()),
+                _ => Ok((0..6).cycle().skip(looks).take(Self::AT_ONCE_MAX).collect()),
             }
         }
 
@@ -186,7 +203,8 @@ mod tests {
         let (busy, tasks, stop) = (Busy::default(), TaskTracker::new(), CancellationToken::new());
         begin(busy.clone(), &tasks, &stop);
         let comes = async {
-            while busy.0.lock().unwrap().times.iter().any(|times| *times < 3) {
+            let is_lacking = |seen: &Seen| seen.times.iter().any(|times| *times < 3) || seen.rounds_without_room == 0;
+            while is_lacking(&busy.0.lock().unwrap()) {
                 tokio::time::sleep(Duration::from_millis(2)).await;
             }
         };
@@ -196,5 +214,6 @@ mod tests {
         tasks.wait().await;
         let seen = busy.0.lock().unwrap();
         assert_eq!((seen.most, seen.most_of_one, seen.twice, seen.now.len()), (3, 2, false, 0));
+        assert_eq!(seen.looks_without_room, 0, "nothing is asked where there is no room");
     }
 }

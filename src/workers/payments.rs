@@ -76,11 +76,8 @@ impl Duty for Payments {
         merchant
     }
 
-    async fn look(&self, due_max: usize) -> Result<Vec<Self::Due>> {
-        if due_max == 0 {
-            return Ok(Vec::new());
-        }
-        held::due(&self.0.journal.pools.app, i32::try_from(Self::OF_ONE_MAX)?, i32::try_from(due_max)?).await
+    async fn look(&self) -> Result<Vec<Self::Due>> {
+        held::due(&self.0.journal.pools.app, i32::try_from(Self::OF_ONE_MAX)?, i32::try_from(Self::AT_ONCE_MAX)?).await
     }
 
     async fn attend(&self, (merchant, payment): Self::Due) -> Result<()> {
@@ -103,11 +100,8 @@ impl Duty for Notices {
         merchant
     }
 
-    async fn look(&self, due_max: usize) -> Result<Vec<Self::Due>> {
-        if due_max == 0 {
-            return Ok(Vec::new());
-        }
-        inbox::due(&self.0.journal.pools.app, i32::try_from(Self::OF_ONE_MAX)?, i32::try_from(due_max)?).await
+    async fn look(&self) -> Result<Vec<Self::Due>> {
+        inbox::due(&self.0.journal.pools.app, i32::try_from(Self::OF_ONE_MAX)?, i32::try_from(Self::AT_ONCE_MAX)?).await
     }
 
     async fn attend(&self, (merchant, notice): Self::Due) -> Result<()> {
@@ -129,11 +123,13 @@ impl Duty for Refunds {
         merchant
     }
 
-    async fn look(&self, due_max: usize) -> Result<Vec<Self::Due>> {
-        if due_max == 0 {
-            return Ok(Vec::new());
-        }
-        refunds::held::due(&self.0.journal.pools.app, i32::try_from(Self::OF_ONE_MAX)?, i32::try_from(due_max)?).await
+    async fn look(&self) -> Result<Vec<Self::Due>> {
+        refunds::held::due(
+            &self.0.journal.pools.app,
+            i32::try_from(Self::OF_ONE_MAX)?,
+            i32::try_from(Self::AT_ONCE_MAX)?,
+        )
+        .await
     }
 
     async fn attend(&self, (merchant, refund): Self::Due) -> Result<()> {

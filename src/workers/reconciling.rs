@@ -83,8 +83,8 @@ impl Duty for Reconciling {
         merchant
     }
 
-    /// All that is done at each look; and which runs are to go on. One row that is locked or wrong stops nothing but itself.
-    async fn look(&self, due_max: usize) -> Result<Vec<(MerchantId, Uuid)>> {
+    /// Writes down how well accounts are heard. One row that is locked or wrong stops nothing but itself.
+    async fn round(&self) -> Result<()> {
         let app = &self.desk.journal.pools.app;
         if let Err(error) = self.desk.pulse.write(app).await {
             debug!("How well accounts are heard is written later: {error:?}");
@@ -93,7 +93,11 @@ impl Duty for Reconciling {
         if tokio::time::timeout(FOUND_WITHIN, self.judge(found)).await.is_err() {
             debug!("How payments were found is said later");
         }
-        runs::due(app, i32::try_from(due_max)?).await
+        Ok(())
+    }
+
+    async fn look(&self) -> Result<Vec<Self::Due>> {
+        runs::due(&self.desk.journal.pools.app, i32::try_from(Self::AT_ONCE_MAX)?).await
     }
 
     async fn attend(&self, (merchant, run): Self::Due) -> Result<()> {

@@ -75,16 +75,37 @@ async fn p6_money_of_another_merchant_or_currency_pays_nothing_whoever_tells_of_
     assert_eq!(alerts(&shop).await.len(), 8);
 }
 
+/// Credentials with the right key and a name that is none of its merchant's, and that key.
+fn mistyped() -> [(&'static str, &'static str, Value); 2] {
+    [
+        ("midtrans", MIDTRANS_KEY, vault::midtrans("G552010978", MIDTRANS_KEY)),
+        ("xendit", XENDIT_KEY, vault::xendit("64f0c1d2e3a4b5c6d7e8f910", XENDIT_KEY, &[XENDIT_TOKEN])),
+    ]
+}
+
+/// Credentials of the right name.
+fn right(provider: &str, key: &str) -> Value {
+    match provider {
+        "midtrans" => vault::midtrans(MIDTRANS_ID, key),
+        _ => vault::xendit(XENDIT_ID, key, &[XENDIT_TOKEN]),
+    }
+}
+
+async fn changes_keys(shop: &Shop<'_>, account: &Value, credentials: Value) -> Answer {
+    let path = format!("/v1/provider-accounts/{}/credentials", account["id"].as_str().expect("an id"));
+    let body = json!({ "credentials": credentials }).to_string().into_bytes();
+    let once = SaleId::new().to_string();
+    let headers = [("idempotency-key", once.as_str()), ("content-type", "application/json")];
+    shop.owner().send("PUT", &path, &headers, body).await.expect("an answer")
+}
+
 /// Somebody has mistyped who they are there: customers are shown what they need, and their money is somebody's matter.
 #[tokio::test]
 async fn a_merchant_whose_name_is_another_there_is_told_so_when_money_comes() {
     let market = Market::opens().await;
     let shop = market.hub.merchant("Toko Salah").await;
     let bread = shop.stocked("roti", 48_500, "10").await;
-    for (provider, credentials) in [
-        ("midtrans", vault::midtrans("G552010978", MIDTRANS_KEY)),
-        ("xendit", vault::xendit("64f0c1d2e3a4b5c6d7e8f910", XENDIT_KEY, &[XENDIT_TOKEN])),
-    ] {
+    for (provider, _, credentials) in mistyped() {
         let account = json!({ "credentials": credentials, "mode": "test" });
         shop.post("/v1/provider-accounts", account).await.created();
         let (_, payment) = begun(&shop, &bread, provider).await;
@@ -104,14 +125,7 @@ async fn what_was_paid_to_a_mistyped_name_is_paid_once_that_is_mended() {
     let market = Market::opens().await;
     let shop = market.hub.merchant("Toko Salah").await;
     let bread = shop.stocked("roti", 48_500, "10").await;
-    let right = |provider: &str, key: &str| match provider {
-        "midtrans" => vault::midtrans(MIDTRANS_ID, key),
-        _ => vault::xendit(XENDIT_ID, key, &[XENDIT_TOKEN]),
-    };
-    for (provider, key, wrong) in [
-        ("midtrans", MIDTRANS_KEY, vault::midtrans("G552010978", MIDTRANS_KEY)),
-        ("xendit", XENDIT_KEY, vault::xendit("64f0c1d2e3a4b5c6d7e8f910", XENDIT_KEY, &[XENDIT_TOKEN])),
-    ] {
+    for (provider, key, wrong) in mistyped() {
         let account = json!({ "credentials": wrong.clone(), "mode": "test" });
         let account = shop.post("/v1/provider-accounts", account).await.created();
         let (sale, payment) = begun(&shop, &bread, provider).await;
@@ -125,23 +139,48 @@ async fn what_was_paid_to_a_mistyped_name_is_paid_once_that_is_mended() {
         );
         until(async || market.hub.database.psql(&rests).await.contains("rests").then_some(())).await;
 
-        let path = format!("/v1/provider-accounts/{}/credentials", account["id"].as_str().unwrap());
-        let puts = async |credentials: Value, once: &str| {
-            let body = json!({ "credentials": credentials }).to_string().into_bytes();
-            let headers = [("idempotency-key", once), ("content-type", "application/json")];
-            shop.owner().send("PUT", &path, &headers, body).await.expect("an answer")
-        };
-        let other = right(provider, "somebody-elses-1234567890");
-        puts(other, &format!("{provider}-other")).await.refused(422, "another_account");
-        let renamed = puts(right(provider, key), provider).await.ok();
+        let puts = async |credentials: Value| changes_keys(&shop, &account, credentials).await;
+        puts(right(provider, "somebody-elses-1234567890")).await.refused(422, "another_account");
+        let renamed = puts(right(provider, key)).await.ok();
         assert_eq!(renamed["version"], 2, "{renamed}");
         comes_to(&shop, &payment, "paid").await;
         assert_eq!(sale_of(&shop, &sale).await["state"], "completed");
         // A name by which money has come is right, and another would be mistyped.
-        puts(wrong, &format!("{provider}-wrong")).await.refused(409, "account_proven");
+        puts(wrong).await.refused(409, "account_proven");
     }
     // That somebody was told is theirs to settle.
     assert_eq!(kinds(&tasks(&shop).await), ["merchant_differs"; 2]);
+}
+
+/// Whoever is looking at a payment just then goes by the old name: it is looked at again, and not when it would be by itself.
+#[tokio::test]
+async fn a_name_that_is_mended_while_a_payment_is_looked_at_is_good_for_that_as_well() {
+    let market = Market::opens().await;
+    let shop = market.hub.merchant("Toko Salah").await;
+    let bread = shop.stocked("roti", 48_500, "10").await;
+    for ((provider, key, wrong), look) in mistyped().into_iter().zip(["status", "get_payment"]) {
+        let account = json!({ "credentials": wrong, "mode": "test" });
+        let account = shop.post("/v1/provider-accounts", account).await.created();
+        let (_, payment) = begun(&shop, &bread, provider).await;
+        market.says("faults", json!({ "fault": "drop_webhook", "payment": payment["id"], "times": null })).await;
+        leave_in_peace(&market).await;
+        let row = format!("payment_attempts where payment_id = '{}'", payment["id"].as_str().unwrap());
+        // By itself it is looked at once a minute by now.
+        market.hub.database.psql(&format!("update {}", row.replace(" where", " set looks = 30 where"))).await;
+        market.says("faults", json!({ "fault": "slow_s", "provider": provider, "on": look, "seconds": 3 })).await;
+        market.pays(&payment).await;
+        let renaming = async {
+            let is_held = format!("select count(*) from {row} and leased_until > now()");
+            until(async || (market.hub.database.psql(&is_held).await.trim() == "1").then_some(())).await;
+            tokio::time::sleep(Duration::from_millis(500)).await; // Its account is open by now.
+            changes_keys(&shop, &account, right(provider, key)).await.ok();
+        };
+        tokio::join!(asked_now(&shop, &payment), renaming);
+        let began = Instant::now();
+        comes_to(&shop, &payment, "paid").await;
+        assert!(began.elapsed() < Duration::from_secs(30), "{provider}: {:?}", began.elapsed());
+    }
+    assert_eq!(kinds(&tasks(&shop).await), ["merchant_differs"; 2], "it was looked at by the old name first");
 }
 
 #[tokio::test]

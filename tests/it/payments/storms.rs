@@ -323,7 +323,16 @@ async fn what_could_not_be_dealt_with_is_kept_and_dealt_with_later() {
         market.hub.database.psql(due).await;
         let put_off = "select count(*) from provider_inbox where outcome is null and due_at > now() and tries = 0";
         comes_true(&market.hub.database, put_off, "1").await;
+        // After a day of that nobody knows whose matter it is, and its tries count.
+        let aged = "update provider_inbox set received_at = now() - interval '2 days' where outcome is null";
+        market.hub.database.psql(aged).await;
+        for tries in 1..=2 {
+            market.hub.database.psql(due).await;
+            let counted = format!("select count(*) from provider_inbox where outcome is null and tries = {tries}");
+            comes_true(&market.hub.database, &counted, "1").await;
+        }
         drop(held);
+        market.hub.database.psql(due).await;
         // Nobody tells it again, and nobody would ask.
         comes_to(&stall.shop, &payment, "paid").await;
         comes_true(&market.hub.database, left, "0").await;
