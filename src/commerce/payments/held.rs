@@ -119,6 +119,8 @@ pub async fn prompt(tx: &mut MerchantTx, attempt: &Attempt, is_new: bool, is_fre
         r#"with looked_at as (
              select payment_id, coalesce(leased_until, '-infinity') > clock_timestamp() as is_held from payment_attempts
              where merchant_id = $1 and payment_id = $2 and called_at is not null
+               -- What was told before waits for nobody who is at it, whose commit may be a while.
+               and ($6 or coalesce(leased_until, '-infinity') <= clock_timestamp())
              for no key update
          )
          update payment_attempts attempt
@@ -129,7 +131,7 @@ pub async fn prompt(tx: &mut MerchantTx, attempt: &Attempt, is_new: bool, is_fre
              leased_until = case when is_held or not $5 then leased_until
                                  else clock_timestamp() + make_interval(secs => $4) end
          from looked_at
-         where attempt.merchant_id = $1 and attempt.payment_id = looked_at.payment_id and ($6 or not is_held)
+         where attempt.merchant_id = $1 and attempt.payment_id = looked_at.payment_id
          returning coalesce(lease = $3, false) as "is_ours!", version"#,
         merchant.0,
         attempt.payment.0,

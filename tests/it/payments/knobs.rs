@@ -29,7 +29,7 @@ async fn alerts(shop: &Shop<'_>) -> Vec<String> {
 }
 
 /// Where a provider's notifications come.
-async fn webhook(shop: &Shop<'_>, provider: &str) -> String {
+pub(super) async fn webhook(shop: &Shop<'_>, provider: &str) -> String {
     let accounts = shop.get("/v1/provider-accounts").await.ok();
     let account = accounts["items"].as_array().unwrap().iter().find(|it| it["provider"] == provider).unwrap();
     account["webhook_path"].as_str().unwrap().to_owned()

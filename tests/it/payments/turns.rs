@@ -4,6 +4,7 @@
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
+use super::knobs::webhook;
 use super::refunds::{BOTH, gives_back, sold};
 use super::storms::leave_in_peace;
 use super::*;
@@ -82,6 +83,28 @@ async fn what_is_told_again_while_it_is_looked_at_is_not_looked_at_again() {
         let rests = format!("select count(*) from {} and next_at is null and not prompted", row(&payment));
         assert_eq!(market.hub.database.psql(&rests).await.trim(), "1", "{provider}");
         assert_eq!(market.asked(provider, look).await - before, 1, "{provider}");
+    }
+}
+
+/// Nor does it wait for whoever is at it, who may be writing that down: in a storm all connections would.
+#[tokio::test]
+async fn what_is_told_again_waits_for_nobody_who_looks_at_it() {
+    let stage = Stage::opens().await;
+    let (market, shop, bread) = stage.cast();
+    for (provider, paid, look) in [("midtrans", "settlement", "status"), ("xendit", "payment.capture", "get_payment")] {
+        let payment = asks(&shop, &opens(&shop, bread).await, qris(provider)).await.created();
+        leave_in_peace(market).await;
+        market.says("faults", json!({ "fault": "slow_s", "provider": provider, "on": look, "seconds": 5 })).await;
+        market.pays(&payment).await;
+        let is_held = format!("select count(*) from {} and leased_until > now()", row(&payment));
+        until(async || (market.hub.database.psql(&is_held).await.trim() == "1").then_some(())).await;
+        let told = market.deliveries(&payment).await;
+        let body = told.iter().find(|it| it["event"] == paid).expect("what was told")["body"].as_str().expect("a body");
+        let holder = market.hub.database.held(&format!("select from {} for no key update", row(&payment))).await;
+        let path = webhook(&shop, provider).await;
+        assert_eq!(market.notifies(&path, &[("x-callback-token", XENDIT_TOKEN)], body).await, 200, "{provider}");
+        let_go(holder).await;
+        comes_to(&shop, &payment, "paid").await;
     }
 }
 
