@@ -164,18 +164,16 @@ async fn a_name_that_is_mended_while_a_payment_is_looked_at_is_good_for_that_as_
         let (_, payment) = begun(&shop, &bread, provider).await;
         market.says("faults", json!({ "fault": "drop_webhook", "payment": payment["id"], "times": null })).await;
         leave_in_peace(&market).await;
-        let row = format!("payment_attempts where payment_id = '{}'", payment["id"].as_str().unwrap());
-        // By itself it is looked at once a minute by now.
-        market.hub.database.psql(&format!("update {}", row.replace(" where", " set looks = 30 where"))).await;
         market.says("faults", json!({ "fault": "slow_s", "provider": provider, "on": look, "seconds": 3 })).await;
         market.pays(&payment).await;
-        let renaming = async {
-            let is_held = format!("select count(*) from {row} and leased_until > now()");
-            until(async || (market.hub.database.psql(&is_held).await.trim() == "1").then_some(())).await;
-            tokio::time::sleep(Duration::from_millis(500)).await; // Its account is open by now.
-            changes_keys(&shop, &account, right(provider, key)).await.ok();
-        };
-        tokio::join!(asked_now(&shop, &payment), renaming);
+        // It is looked at now, and by itself not again for a minute.
+        let row = format!("payment_attempts where payment_id = '{}'", payment["id"].as_str().unwrap());
+        let due = row.replace(" where", " set looks = 30, next_at = now() where");
+        market.hub.database.psql(&format!("update {due}")).await;
+        let is_held = format!("select count(*) from {row} and leased_until > now()");
+        until(async || (market.hub.database.psql(&is_held).await.trim() == "1").then_some(())).await;
+        tokio::time::sleep(Duration::from_millis(500)).await; // Its account is open by now.
+        changes_keys(&shop, &account, right(provider, key)).await.ok();
         let began = Instant::now();
         comes_to(&shop, &payment, "paid").await;
         assert!(began.elapsed() < Duration::from_secs(30), "{provider}: {:?}", began.elapsed());
