@@ -1,5 +1,6 @@
 -- What of a sale's money was given back is asked for twice whenever a payment comes. A function in SQL that is not written into the
--- query around it is parsed and planned at every call, which took longer than all else of that: one in PL/pgSQL keeps its plan.
+-- query around it is parsed and planned anew in each statement that calls it, which took longer than the rest of those: one in
+-- PL/pgSQL keeps its plan.
 create or replace function sale_given_back(merchant uuid, sale uuid) returns bigint
     language plpgsql stable
 as $$

@@ -83,7 +83,8 @@ impl Duty for Reconciling {
         merchant
     }
 
-    /// Writes down how well accounts are heard. One row that is locked or wrong stops nothing but itself.
+    /// Writes down how well accounts are heard, and says how payments were found. One row that is locked or wrong stops nothing but
+    /// itself.
     async fn round(&self) -> Result<()> {
         let app = &self.desk.journal.pools.app;
         if let Err(error) = self.desk.pulse.write(app).await {

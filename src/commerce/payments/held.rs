@@ -119,8 +119,11 @@ pub async fn prompt(tx: &mut MerchantTx, attempt: &Attempt, is_new: bool, is_fre
         r#"with looked_at as (
              select payment_id, coalesce(leased_until, '-infinity') > clock_timestamp() as is_held from payment_attempts
              where merchant_id = $1 and payment_id = $2 and called_at is not null
-               -- What was told before waits for nobody who is at it, whose commit may be a while.
-               and ($6 or coalesce(leased_until, '-infinity') <= clock_timestamp())
+               -- What was told before waits for nobody who is at it, whose commit may be a while, and is no news once that has
+               -- found money.
+               and ($6 or coalesce(leased_until, '-infinity') <= clock_timestamp()
+                          and state in ('created', 'unknown', 'pending', 'review', 'authorized',
+                                        'failed', 'canceled', 'expired'))
              for no key update
          )
          update payment_attempts attempt

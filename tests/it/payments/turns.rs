@@ -92,19 +92,28 @@ async fn what_is_told_again_waits_for_nobody_who_looks_at_it() {
     let stage = Stage::opens().await;
     let (market, shop, bread) = stage.cast();
     for (provider, paid, look) in [("midtrans", "settlement", "status"), ("xendit", "payment.capture", "get_payment")] {
-        let payment = asks(&shop, &opens(&shop, bread).await, qris(provider)).await.created();
-        leave_in_peace(market).await;
-        market.says("faults", json!({ "fault": "slow_s", "provider": provider, "on": look, "seconds": 5 })).await;
-        market.pays(&payment).await;
-        let is_held = format!("select count(*) from {} and leased_until > now()", row(&payment));
-        until(async || (market.hub.database.psql(&is_held).await.trim() == "1").then_some(())).await;
-        let told = market.deliveries(&payment).await;
-        let body = told.iter().find(|it| it["event"] == paid).expect("what was told")["body"].as_str().expect("a body");
-        let holder = market.hub.database.held(&format!("select from {} for no key update", row(&payment))).await;
-        let path = webhook(&shop, provider).await;
-        assert_eq!(market.notifies(&path, &[("x-callback-token", XENDIT_TOKEN)], body).await, 200, "{provider}");
-        let_go(holder).await;
-        comes_to(&shop, &payment, "paid").await;
+        loop {
+            let payment = asks(&shop, &opens(&shop, bread).await, qris(provider)).await.created();
+            leave_in_peace(market).await;
+            market.says("faults", json!({ "fault": "slow_s", "provider": provider, "on": look, "seconds": 5 })).await;
+            market.pays(&payment).await;
+            let held = format!("select count(*) from {} and leased_until > now()", row(&payment));
+            let is_held = async || market.hub.database.psql(&held).await.trim() == "1";
+            until(async || is_held().await.then_some(())).await;
+            let told = market.deliveries(&payment).await;
+            let body = &told.iter().find(|it| it["event"] == paid).expect("what was told")["body"];
+            let holder = market.hub.database.held(&format!("select from {} for no key update", row(&payment))).await;
+            let path = webhook(&shop, provider).await;
+            let body = body.as_str().expect("a body");
+            assert_eq!(market.notifies(&path, &[("x-callback-token", XENDIT_TOKEN)], body).await, 200, "{provider}");
+            let was_held = is_held().await;
+            let_go(holder).await;
+            comes_to(&shop, &payment, "paid").await;
+            // On a busy machine the look may have been over before.
+            if was_held {
+                break;
+            }
+        }
     }
 }
 
