@@ -85,7 +85,7 @@ pub(super) async fn deal(
     let dealt = Dealt { outcome: if is_new { if_new } else { if_told } };
     let (Some(attempt), Some(claim)) = (attempt, claim) else { return Ok((dealt, None)) };
     // Perhaps it was no truth before, and is now: somebody may have said it who could not wait. So may money that is late.
-    if !is_new && !attempt.state.is_open() && !attempt.state.ended_unpaid() {
+    if !is_new && !attempt.state.is_unpaid() {
         return Ok((dealt, None));
     }
     // Of what is signed, only a code that is good for nothing but money is believed; of a card that is held first there was the

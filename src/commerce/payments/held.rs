@@ -115,15 +115,14 @@ pub async fn take(app: &PgPool, merchant: MerchantId, payment: PaymentId, at_onc
 /// nobody takes is due.
 pub async fn prompt(tx: &mut MerchantTx, attempt: &Attempt, is_new: bool, is_free: bool) -> Result<Option<Held>> {
     let (merchant, lease) = (tx.merchant(), Uuid::new_v4());
+    let unpaid: Vec<&str> = State::ALL.into_iter().filter(|it| it.is_unpaid()).map(State::as_str).collect();
     let prompted = sqlx::query!(
         r#"with looked_at as (
              select payment_id, coalesce(leased_until, '-infinity') > clock_timestamp() as is_held from payment_attempts
              where merchant_id = $1 and payment_id = $2 and called_at is not null
                -- What was told before waits for nobody who is at it, whose commit may be a while, and is no news once that has
                -- found money.
-               and ($6 or coalesce(leased_until, '-infinity') <= clock_timestamp()
-                          and state in ('created', 'unknown', 'pending', 'review', 'authorized',
-                                        'failed', 'canceled', 'expired'))
+               and ($6 or coalesce(leased_until, '-infinity') <= clock_timestamp() and state = any($7))
              for no key update
          )
          update payment_attempts attempt
@@ -142,6 +141,7 @@ pub async fn prompt(tx: &mut MerchantTx, attempt: &Attempt, is_new: bool, is_fre
         LEASE.as_secs_f64(),
         is_free,
         is_new,
+        &unpaid as &[&str],
     )
     .fetch_optional(tx.sql())
     .await?;

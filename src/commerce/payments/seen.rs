@@ -100,7 +100,7 @@ pub async fn apply(tx: &mut MerchantTx, payment: PaymentId, seen: &Seen, held: O
     if attempt.state != was.state && !attempt.state.is_open() {
         attempts::let_go(tx, sale.id).await?;
     }
-    let was_counted = attempt.forced.is_some() || !is_unpaid(was.state);
+    let was_counted = attempt.forced.is_some() || !was.state.is_unpaid();
     let is_taken = matches!(attempt.state, State::Reversed | State::ChargedBack);
     let is_gone = is_taken || attempt.state.ended_unpaid() && was_counted;
     if is_unfound || is_gone && attempt.state != was.state {
@@ -121,11 +121,7 @@ pub async fn apply(tx: &mut MerchantTx, payment: PaymentId, seen: &Seen, held: O
 fn is_older(attempt: &Attempt, seen: &Seen, held: Option<&Held>) -> bool {
     let had_money = |state| matches!(state, State::Paid | State::Settled | State::PaidLate);
     let knew = held.is_some_and(|held| had_money(held.attempt.state));
-    seen.asked && seen.state.is_some_and(is_unpaid) && had_money(attempt.state) && !knew
-}
-
-const fn is_unpaid(state: State) -> bool {
-    state.is_open() || state.ended_unpaid()
+    seen.asked && seen.state.is_some_and(State::is_unpaid) && had_money(attempt.state) && !knew
 }
 
 /// Why what was heard is not of this payment, if it is not.
@@ -161,20 +157,21 @@ pub(crate) fn misfit(attempt: &Attempt, seen: &Seen) -> Option<(Kind, String)> {
 
 /// Whether it says that money is there, is held, or went back.
 fn tells_of_money(seen: &Seen) -> bool {
-    let moved = seen.state.is_some_and(|state| state == State::Authorized || !is_unpaid(state));
+    let moved = seen.state.is_some_and(|state| state == State::Authorized || !state.is_unpaid());
     moved || seen.may_reverse || seen.captured_minor.is_some() || !seen.refunds.is_empty()
 }
 
 /// As what its provider names money beside that which is known: a customer may pay what was asked for twice.
 fn paid_again<'a>(attempt: &Attempt, seen: &'a Seen) -> Option<&'a str> {
-    let second = seen.there.payment.as_deref().filter(|_| seen.asked && seen.state.is_some_and(|it| !is_unpaid(it)))?;
-    let is_paid = !is_unpaid(attempt.state);
+    let second =
+        seen.there.payment.as_deref().filter(|_| seen.asked && seen.state.is_some_and(|it| !it.is_unpaid()))?;
+    let is_paid = !attempt.state.is_unpaid();
     attempt.there.payment.as_deref().filter(|first| is_paid && *first != second).map(|_| second)
 }
 
 /// Keeps how its provider names it: by that it can be asked about, whatever else is the matter. Money that came stays what it was.
 fn know(attempt: &mut Attempt, newer: &There) {
-    let is_paid = !is_unpaid(attempt.state);
+    let is_paid = !attempt.state.is_unpaid();
     let there = &mut attempt.there;
     let keep = |old: &mut Option<String>, new: &Option<String>| *old = new.clone().or(old.take());
     keep(&mut there.request, &newer.request);
@@ -209,7 +206,7 @@ async fn follow(tx: &mut MerchantTx, sale: &Locked, attempt: &mut Attempt, seen:
             Verdict::Same => Ok(Outcome::Same),
             // What was believed is not so: a notification lied.
             Verdict::Stale
-                if seen.asked && matches!(attempt.state, State::Paid | State::PaidLate) && is_unpaid(state) =>
+                if seen.asked && matches!(attempt.state, State::Paid | State::PaidLate) && state.is_unpaid() =>
             {
                 let detail = format!("It was told to be paid, and the provider says that it is {state}.");
                 tasks::open(tx, attempt, Kind::Conflict, Severity::Critical, detail).await?;

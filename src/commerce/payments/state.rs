@@ -109,6 +109,11 @@ impl State {
         matches!(self, Self::Failed | Self::Canceled | Self::Expired)
     }
 
+    /// Whether no money has been found.
+    pub const fn is_unpaid(self) -> bool {
+        self.is_open() || self.ended_unpaid()
+    }
+
     /// Whether a payment that stands here may go there, by whomever: the whole table.
     pub const fn may_become(self, next: Self) -> bool {
         use State::*;

@@ -117,6 +117,49 @@ async fn what_is_told_again_waits_for_nobody_who_looks_at_it() {
     }
 }
 
+/// Told while it was unpaid, and written down once the look has found money: there is nothing to look for any more.
+#[tokio::test]
+async fn what_is_told_again_while_money_is_found_is_not_looked_at_again() {
+    let stage = Stage::opens().await;
+    let (market, shop, bread) = stage.cast();
+    for (provider, paid, look) in [("midtrans", "settlement", "status"), ("xendit", "payment.capture", "get_payment")] {
+        let path = webhook(&shop, provider).await;
+        loop {
+            let payment = asks(&shop, &opens(&shop, bread).await, qris(provider)).await.created();
+            leave_in_peace(market).await;
+            let before = market.asked(provider, look).await;
+            market.says("faults", json!({ "fault": "slow_s", "provider": provider, "on": look, "seconds": 1 })).await;
+            market.pays(&payment).await;
+            let row = row(&payment);
+            let is = async |what: &str| {
+                market.hub.database.psql(&format!("select count(*) from {row} and {what}")).await.trim() == "1"
+            };
+            until(async || is("leased_until > now()").await.then_some(())).await;
+            let told = market.deliveries(&payment).await;
+            let body = &told.iter().find(|it| it["event"] == paid).expect("what was told")["body"];
+            let body = body.as_str().expect("a body");
+
+            // What is told again has read the payment, and stands still before it is written down.
+            let holder = market.hub.locks("provider_notices").await;
+            let headers = [("x-callback-token", XENDIT_TOKEN)];
+            let (answered, was_unpaid) = tokio::join!(market.notifies(&path, &headers, body), async {
+                market.hub.someone_waits_for("provider_notices").await;
+                let was_unpaid = is("state = 'pending'").await;
+                until(async || is("state = 'paid' and next_at is null and not prompted").await.then_some(())).await;
+                let_go(holder).await;
+                was_unpaid
+            });
+            // On a busy machine the look may have been over before, or the lock may have been waited for too long.
+            if !was_unpaid || answered != 200 {
+                continue;
+            }
+            assert!(is("next_at is null and not prompted").await, "{provider}: it is to be looked at again");
+            assert_eq!(market.asked(provider, look).await - before, 1, "{provider}");
+            break;
+        }
+    }
+}
+
 #[tokio::test]
 async fn what_was_told_and_is_not_there_yet_is_looked_for_soon() {
     let stage = Stage::opens().await;

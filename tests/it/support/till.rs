@@ -84,7 +84,7 @@ impl Till {
     }
 
     pub async fn on_hand(&self) -> String {
-        let level = self.get(&format!("/v1/outlets/{}/stock/{}", self.outlet, self.variant)).await.ok();
+        let level = self.owner().reads(&format!("/v1/outlets/{}/stock/{}", self.outlet, self.variant)).await;
         level["on_hand"].as_str().expect("a quantity").to_owned()
     }
 
