@@ -84,7 +84,8 @@ pub(super) async fn deal(
     let is_new = write_down(tx, parcel, account, &heard.notice, payment, [if_new, if_told]).await?;
     let dealt = Dealt { outcome: if is_new { if_new } else { if_told } };
     let (Some(attempt), Some(claim)) = (attempt, claim) else { return Ok((dealt, None)) };
-    // Perhaps it was no truth before, and is now: somebody may have said it who could not wait. So may money that is late.
+    // Perhaps it was no truth before, and is now: somebody may have said it who could not wait. So may money that is late. But of
+    // what has found its money nothing is left to be known; `prompt` asks that again, with the row locked.
     if !is_new && !attempt.state.is_unpaid() {
         return Ok((dealt, None));
     }

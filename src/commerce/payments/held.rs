@@ -111,8 +111,8 @@ pub async fn take(app: &PgPool, merchant: MerchantId, payment: PaymentId, at_onc
 }
 
 /// Asks for a payment to be looked at now, because its provider has told of it, in the transaction that writes that down; and
-/// takes it for whoever `is_free` to look, if nobody has it. Whoever has it looks once more, unless this was told before, and what
-/// nobody takes is due.
+/// takes it for whoever `is_free` to look, if nobody has it. Whoever has it looks once more, and what nobody takes is due: but for what
+/// was told before of a payment that somebody has, or that money was found of.
 pub async fn prompt(tx: &mut MerchantTx, attempt: &Attempt, is_new: bool, is_free: bool) -> Result<Option<Held>> {
     let (merchant, lease) = (tx.merchant(), Uuid::new_v4());
     let unpaid: Vec<&str> = State::ALL.into_iter().filter(|it| it.is_unpaid()).map(State::as_str).collect();

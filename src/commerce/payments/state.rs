@@ -109,7 +109,7 @@ impl State {
         matches!(self, Self::Failed | Self::Canceled | Self::Expired)
     }
 
-    /// Whether no money has been found.
+    /// Whether no money has been found; what a card only holds is none.
     pub const fn is_unpaid(self) -> bool {
         self.is_open() || self.ended_unpaid()
     }

@@ -163,9 +163,28 @@ impl Shop {
         }
     }
 
-    /// Every completed sale in the journal, with its position.
+    /// Reads through the door, until it is not told to come again: the balancer misses a node for a second or two, on a busy machine
+    /// and after a fault that is over.
+    async fn reads(&self, path: &str) -> Value {
+        let started = Instant::now();
+        loop {
+            let answer = self.till.get(path).await;
+            if answer.status != 503 || started.elapsed() > PATIENCE {
+                return answer.ok();
+            }
+            sleep(POLL_INTERVAL).await;
+        }
+    }
+
+    async fn on_hand(&self) -> Value {
+        self.reads(&self.till.stock()).await["on_hand"].clone()
+    }
+
+    /// Every completed sale in the journal.
     async fn journal(&self) -> Vec<Value> {
-        self.till.owner().journal("channels=sales&limit=100").await
+        let page = self.reads("/v1/journal?channels=sales&limit=100&after=0-00000000").await;
+        assert_eq!(page["more"], false);
+        page["events"].as_array().expect("events").clone()
     }
 }
 
@@ -189,9 +208,9 @@ fn env(services: &Deployed, name: &str) -> Env {
 async fn a_sale_goes_through_the_door_and_is_read_back() {
     let shop = Shop::open().await;
     let sale = shop.sell("first").await;
-    let read = shop.till.owner().reads(&format!("/v1/sales/{}", sale["id"].as_str().unwrap())).await;
+    let read = shop.reads(&format!("/v1/sales/{}", sale["id"].as_str().unwrap())).await;
     assert_eq!((&read["id"], &read["total_minor"]), (&sale["id"], &sale["total_minor"]));
-    assert_eq!(shop.till.on_hand().await, "999999.000");
+    assert_eq!(shop.on_hand().await, "999999.000");
     let journal = shop.journal().await;
     assert_eq!(journal.len(), 1, "{journal:?}");
     assert_eq!(journal[0]["event"]["data"]["sale"], sale["id"]);
@@ -219,7 +238,7 @@ async fn a_pooler_that_dies_under_requests_costs_no_sale_and_doubles_none() {
     });
     let fault = async {
         let started = Instant::now();
-        while shop.till.on_hand().await == "999999.000" {
+        while shop.on_hand().await == "999999.000" {
             assert!(started.elapsed() < PATIENCE);
         }
         shop.services.kill("pgbouncer");
@@ -230,7 +249,7 @@ async fn a_pooler_that_dies_under_requests_costs_no_sale_and_doubles_none() {
 
     let journal = shop.journal().await;
     assert_eq!(journal.len(), SALES + 1, "each key once");
-    assert_eq!(shop.till.on_hand().await, format!("{}.000", 1_000_000 - SALES - 1));
+    assert_eq!(shop.on_hand().await, format!("{}.000", 1_000_000 - SALES - 1));
 }
 
 #[tokio::test]

@@ -73,7 +73,7 @@ fn forged(payment: &Value) -> String {
 }
 
 /// Waits until the database answers so.
-async fn comes_true(database: &Database, query: &str, answer: &str) {
+pub(super) async fn comes_true(database: &Database, query: &str, answer: &str) {
     let started = Instant::now();
     loop {
         let found = database.psql(query).await;

@@ -1,7 +1,7 @@
 //! A caller: someone with a token who asks, over REST, whoever listens at an address.
 
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use tillwire::identity::tokens::Bearer;
@@ -44,26 +44,8 @@ impl Caller<'_> {
 
     /// Writes what must be taken.
     pub async fn creates(self, path: &str, body: Value) -> Value {
-        let (key, body) = (Uuid::new_v4().to_string(), body.to_string().into_bytes());
-        Self::at_last(async || self.post(&key, path, body.clone()).await).await.created()
-    }
-
-    /// Reads what must be there.
-    pub async fn reads(self, path: &str) -> Value {
-        Self::at_last(async || self.get(path).await).await.ok()
-    }
-
-    /// Asks until it is not told to come again. A balancer says so for a second or two after it has missed its node: on a busy
-    /// machine, or after a fault that is over.
-    async fn at_last(ask: impl AsyncFn() -> anyhow::Result<Answer>) -> Answer {
-        let started = Instant::now();
-        loop {
-            let answer = ask().await.expect("an answer");
-            if answer.status != 503 || started.elapsed() > PATIENCE {
-                return answer;
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+        let key = Uuid::new_v4().to_string();
+        self.post(&key, path, body.to_string().into_bytes()).await.expect("an answer").created()
     }
 
     /// Opens the merchant, with an outlet and a register.
@@ -95,7 +77,7 @@ impl Caller<'_> {
     pub async fn journal(self, query: &str) -> Vec<Value> {
         let (mut events, mut after) = (Vec::new(), "0-00000000".to_owned());
         loop {
-            let page = self.reads(&format!("/v1/journal?{query}&after={after}")).await;
+            let page = self.get(&format!("/v1/journal?{query}&after={after}")).await.expect("an answer").ok();
             events.extend(page["events"].as_array().expect("events").clone());
             after = page["position"].as_str().expect("a position").to_owned();
             if page["more"] == false {

@@ -83,8 +83,12 @@ impl Till {
         self.owner().get(path).await.expect("an answer")
     }
 
+    pub fn stock(&self) -> String {
+        format!("/v1/outlets/{}/stock/{}", self.outlet, self.variant)
+    }
+
     pub async fn on_hand(&self) -> String {
-        let level = self.owner().reads(&format!("/v1/outlets/{}/stock/{}", self.outlet, self.variant)).await;
+        let level = self.get(&self.stock()).await.ok();
         level["on_hand"].as_str().expect("a quantity").to_owned()
     }
 
