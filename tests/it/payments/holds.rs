@@ -393,6 +393,9 @@ async fn p7_a_hub_that_is_killed_at_any_step_of_a_capture_takes_the_money_once()
                 tokio::join!(taking, async {
                     until(async || (captures().await.len() > before).then_some(())).await;
                     let holder = staged.database.locks(table).await;
+                    // Not only whoever has the answer comes to the lock: so does whoever looks at what was told of the step before.
+                    let last = async || staged.requests("capture").await.pop().expect("a request");
+                    until(async || last().await["status"].is_number().then_some(())).await;
                     locked_out(&staged.database, 1).await;
                     hub.kill().await;
                     let_go(holder).await;
