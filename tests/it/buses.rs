@@ -403,7 +403,7 @@ async fn stopping_is_prompt_in_every_state() {
     for bus in BUSES {
         many_attempts(&counts, bus).await;
     }
-    node.stops().await;
+    node.stops_promptly().await;
 
     // Somebody who accepts, and never says a word.
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -415,7 +415,7 @@ async fn stopping_is_prompt_in_every_state() {
     while connections.len() < 4 {
         connections.push(timeout(FACT_MAX, silent.accept()).await.unwrap().unwrap());
     }
-    node.stops().await;
+    node.stops_promptly().await;
 
     // Connected, with entries under way over a connection that has frozen.
     for (bus, proxy, brokers) in each_through_a_proxy().await {
@@ -426,7 +426,7 @@ async fn stopping_is_prompt_in_every_state() {
         for _ in 0..500 {
             node.announce(&shop.sells()).await;
         }
-        node.stops().await;
+        node.stops_promptly().await;
         assert!(TASKS.iter().all(|task| !counts.is_up(bus, task)));
     }
 }

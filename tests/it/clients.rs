@@ -255,7 +255,7 @@ async fn the_stock_python_client_goes_elsewhere_by_itself_when_its_node_goes_awa
 async fn the_examples_in_the_documents_show_sales_and_miss_none() {
     let hub = TestHub::start().await;
     let shop = hub.merchant("Toko Roti").await;
-    let bread = shop.stocked("roti", 7_500, "100").await;
+    let bread = shop.stocked("roti", 7_500, "100000").await;
     let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/examples");
     let (node, _) = javascript_program(&examples.join("screen.mjs")).await;
     let (python, _) = python_program(&examples.join("screen.py")).await;

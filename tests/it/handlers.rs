@@ -292,10 +292,17 @@ async fn what_kills_whoever_takes_it_is_a_dead_letter_in_the_end_and_nothing_els
             worker.wait().await.expect("an end");
         }
     };
-    let dead = tokio::select! {
-        dead = until_letters(&shop, 1) => dead,
-        () = dying => unreachable!("it goes on for ever"),
+    let known = async {
+        while letters(&shop).await.is_empty() {
+            sleep(Duration::from_millis(100)).await;
+        }
     };
+    // Each of those that die has to start first.
+    tokio::select! {
+        known = timeout(Duration::from_secs(300), known) => known.expect("a dead letter"),
+        () = dying => unreachable!("it goes on for ever"),
+    }
+    let dead = until_letters(&shop, 1).await;
     assert!(dead[0]["position"].as_str().unwrap().starts_with(&format!("{killer}-")), "{dead:?}");
     assert!(dead[0]["reason"].as_str().unwrap().contains("may die of it"), "{dead:?}");
     let _worker = ledger::process(&hub, Some(&url));
@@ -417,7 +424,7 @@ async fn who_puts_aside_waits_for_a_broker_that_takes_nothing() {
     shop.sells(&bread, 7_500).await;
     until(async || (hub.database.psql("select times from ledger_orders").await.trim() == "0").then_some(())).await;
     rabbitmq.alarm().await;
-    sleep(Duration::from_secs(15)).await;
+    sleep(Duration::from_secs(20)).await;
     assert_eq!(lines(&shop, SALE).await, (0, 0), "its other event alone is done");
     rabbitmq.relax().await;
     until_handled(&shop, 1).await;

@@ -265,7 +265,7 @@ async fn a_slow_reader_outlives_many_deadlines_and_gets_everything() {
     let config = Config {
         queue_packets_max: 64,
         queue_bytes_max: 8 * 1024 * 1024,
-        write_deadline: Duration::from_millis(500),
+        write_deadline: Duration::from_millis(1_500),
         ..quiet()
     };
     let server = Server::start(config, |io| io.ns("/", Namespace::new())).await;
@@ -281,7 +281,7 @@ async fn a_slow_reader_outlives_many_deadlines_and_gets_everything() {
         sender.drained().await
     });
     for n in 0..100 {
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        tokio::time::sleep(Duration::from_millis(60)).await;
         let text = socket.next().await.unwrap().unwrap().into_text().unwrap();
         assert!(text.starts_with(&format!(r#"42["n",{n},"xx"#)), "{}", &text[..20]);
     }

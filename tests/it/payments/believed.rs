@@ -5,6 +5,7 @@ use base64::prelude::BASE64_STANDARD;
 use tillwire_simulators::midtrans_signature;
 
 use super::cards::{GOOD, card, proves};
+use super::storms::leave_in_peace;
 use super::*;
 use crate::support::services::proxy::Proxy;
 
@@ -156,7 +157,14 @@ async fn an_answer_that_is_older_than_what_was_believed_contradicts_nobody() {
             requests.iter().filter(|it| it["operation"] == operation && it["status"] == 200).count()
         };
         let before = answered().await;
-        line.delay(Duration::from_millis(1_500));
+        leave_in_peace(market).await;
+        market
+            .says("faults", json!({ "fault": "slow_s", "provider": "midtrans", "on": operation, "seconds": 4 }))
+            .await;
+        let is_asked = async || {
+            let requests = market.requests("midtrans").await;
+            requests.iter().any(|it| it["status"].is_null() && it["faults"] == json!(["slow_s"]))
+        };
         let asking = async {
             match ended {
                 None => shop.get(&format!("{one}?ask=true")).await.ok(),
@@ -164,12 +172,12 @@ async fn an_answer_that_is_older_than_what_was_believed_contradicts_nobody() {
             }
         };
         let paying = async {
+            until(async || is_asked().await.then_some(())).await;
+            line.pause();
             // It has answered, and its answer is on its way.
             until(async || (answered().await > before).then_some(())).await;
-            line.pause();
             market.says("pay", json!({ "id": payment["id"], "late": true })).await;
             comes_to(&shop, &payment, "paid").await;
-            line.delay(Duration::ZERO);
             line.resume();
         };
         let (found, ()) = tokio::join!(asking, paying);

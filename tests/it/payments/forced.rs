@@ -312,7 +312,7 @@ async fn force_and_a_notification_at_once_record_the_money_once() {
             let is_forced_first = round / 2 % 2 == 0;
             if !is_forced_first {
                 // Its provider has told, and is being asked.
-                market.says("faults", json!({ "fault": "slow_s", "provider": provider, "seconds": 3 })).await;
+                market.says("faults", json!({ "fault": "slow_s", "payment": payment["id"], "seconds": 4 })).await;
                 market.pays(&payment).await;
                 let is_asked = async || {
                     let requests = market.requests(provider).await;

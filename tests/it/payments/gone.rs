@@ -295,6 +295,8 @@ async fn whoever_repeats_a_decision_asks_the_provider_for_nothing() {
     let task = task_of(&shop, &payment, "paid_late").await;
     let path = format!("/v1/payment-tasks/{}", task["id"].as_str().unwrap());
     let decision = json!({ "resolution": "refunded", "note": "Sudah tunai" });
+    // It is under way until somebody lets time pass there.
+    market.says("clock", json!({ "speed": 0 })).await;
     let settled = shop.post_once("one", &path, decision.clone()).await.ok();
     refund_comes_to(&shop, &json!({ "id": settled["refund"] }), "pending").await;
     market.hub.database.psql("update refunds set next_at = now() + interval '1 hour'").await;

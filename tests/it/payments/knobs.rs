@@ -275,16 +275,20 @@ async fn a_provider_that_was_left_alone_is_asked_once_it_tells_of_something() {
         let health = format!("/v1/provider-accounts/{}/health", account["id"].as_str().unwrap());
         let (_, payment) = begun(&shop, bread, provider).await;
         leave_in_peace(market).await;
-        market.says("faults", json!({ "fault": "http_500", "provider": provider, "on": charge, "times": 6 })).await;
+        market.says("faults", json!({ "fault": "http_500", "provider": provider, "on": charge, "times": 7 })).await;
         let sale = opens(&shop, bread).await;
         let asks_for_a_part =
             || asks(&shop, &sale, json!({ "method": "qris", "provider": provider, "amount_minor": 5_000 }));
         let breaker = async || shop.get(&health).await.ok()["breaker"].take();
         join_all((0..5).map(|_| asks_for_a_part())).await.into_iter().for_each(|it| _ = it.created());
-        until(async || (breaker().await["state"] == "trying").then_some(())).await;
-        asks_for_a_part().await.created();
+        // Left alone for longer each time that it is tried: for five, ten and twenty seconds.
+        for _ in 0..2 {
+            leave_in_peace(market).await;
+            until(async || (breaker().await["state"] == "trying").then_some(())).await;
+            asks_for_a_part().await.created();
+        }
         let breaker = breaker().await;
-        assert!(breaker["state"] == "open" && breaker["seconds"].as_f64() > Some(6.0), "{breaker}");
+        assert!(breaker["state"] == "open" && breaker["seconds"].as_f64() > Some(12.0), "{breaker}");
         let began = Instant::now();
         market.pays(&payment).await;
         comes_to(&shop, &payment, "paid").await;

@@ -122,7 +122,7 @@ async fn a_refusal_that_is_older_than_what_is_known_of_a_refund_takes_nothing_ba
             market.says("faults", silence).await;
         }
         let before = market.asked("xendit", "refund").await;
-        let slow = json!({ "fault": "slow_s", "provider": "xendit", "on": "refund", "seconds": 7 });
+        let slow = json!({ "fault": "slow_s", "provider": "xendit", "on": "refund", "seconds": 8 });
         market.says("faults", slow).await;
         let another = async {
             until(async || (market.asked("xendit", "refund").await > before).then_some(())).await;

@@ -72,11 +72,20 @@ impl Node {
         timeout(FACT_MAX, reached).await.expect("one node reaches the other")
     }
 
-    /// Stops, whatever it is doing.
+    /// Stops.
     pub async fn stops(self) {
+        self.stops_within(FACT_MAX).await;
+    }
+
+    /// Stops without waiting for a broker, whatever it is doing.
+    pub async fn stops_promptly(self) {
+        self.stops_within(PROMPT).await;
+    }
+
+    async fn stops_within(self, max: Duration) {
         self.stop.cancel();
         self.tasks.close();
-        timeout(PROMPT, self.tasks.wait()).await.expect("it stops without waiting for a broker");
+        timeout(max, self.tasks.wait()).await.expect("it stops in time");
     }
 }
 

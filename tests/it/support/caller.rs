@@ -1,7 +1,7 @@
 //! A caller: someone with a token who asks, over REST, whoever listens at an address.
 
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tillwire::identity::tokens::Bearer;
@@ -42,10 +42,17 @@ impl Caller<'_> {
         tokio::time::timeout(PATIENCE, request(self.address, method, path, &headers, body)).await?
     }
 
-    /// Writes what must be taken.
+    /// Writes what must be taken: again, with the same key, as long as it is told to come again.
     pub async fn creates(self, path: &str, body: Value) -> Value {
-        let key = Uuid::new_v4().to_string();
-        self.post(&key, path, body.to_string().into_bytes()).await.expect("an answer").created()
+        let (key, body) = (Uuid::new_v4().to_string(), body.to_string().into_bytes());
+        let started = Instant::now();
+        loop {
+            let answer = self.post(&key, path, body.clone()).await.expect("an answer");
+            if answer.status != 503 || started.elapsed() > PATIENCE {
+                return answer.created();
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
     }
 
     /// Opens the merchant, with an outlet and a register.

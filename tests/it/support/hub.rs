@@ -330,6 +330,19 @@ impl Shop<'_> {
         self.post_as(&self.owner, key, path, body.to_string().into_bytes()).await
     }
 
+    /// The same once the first to come with this key is over: PostgreSQL may not have noticed yet that it is gone.
+    pub async fn post_again(&self, key: &str, path: &str, body: Value) -> Answer {
+        let started = Instant::now();
+        loop {
+            let answer = self.post_once(key, path, body.clone()).await;
+            if answer.status != 409 {
+                return answer;
+            }
+            answer.refused(409, "request_in_flight");
+            assert!(started.elapsed() < PATIENCE, "the first of them never ends");
+        }
+    }
+
     pub async fn post_as(&self, token: &str, key: &str, path: &str, body: Vec<u8>) -> Answer {
         Caller { address: self.hub.address, token }.post(key, path, body).await.expect("an answer")
     }

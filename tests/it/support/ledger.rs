@@ -50,7 +50,7 @@ impl Handler for Ledger {
             Some("die") => std::process::abort(),
             Some("slow") => tokio::time::sleep(Duration::from_secs(3)).await,
             Some("slow, then later") => {
-                tokio::time::sleep(Duration::from_secs(3)).await;
+                tokio::time::sleep(Duration::from_secs(12)).await;
                 return Err(anyhow!("come back later").into());
             }
             Some("hang") => std::future::pending().await,

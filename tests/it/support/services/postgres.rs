@@ -104,6 +104,13 @@ impl Database {
         self.held(&format!("lock table {table} in access exclusive mode")).await
     }
 
+    /// Waits until nobody does a job, and none is due for some seconds: they all are when a hub starts.
+    pub async fn has_no_job_due(&self) {
+        let idle =
+            "select count(*) > 0 and bool_and(lease is null and next_at > now() + interval '2 seconds') from jobs";
+        until(async || (self.psql(idle).await.trim() == "t").then_some(())).await;
+    }
+
     /// A session of a superuser's that holds what a statement locks.
     pub async fn held(&self, statement: &str) -> PgConnection {
         let mut holder = PgConnection::connect(&self.url("postgres")).await.expect("a superuser");
