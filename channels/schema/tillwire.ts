@@ -187,7 +187,10 @@ export interface PaymentChanged {
   shown: PaymentShown | null;
   /** When it is called off by itself. */
   expires_at: string;
-  /** Why it failed, or why the money that is held was not taken, as its provider names it. */
+  /**
+   * Why it failed, or why the money that is held was not taken: a word of ours where its provider refused what it was asked for,
+   * else as it names it.
+   */
   failure: string | null;
   /** That somebody has taken it for paid before its provider said so. Its sale is paid by it. */
   forced: PaymentForced | null;
@@ -292,7 +295,7 @@ export interface RefundChanged {
   currency: string;
   amount_minor: number;
   state: RefundState;
-  /** Why it failed, as the provider names it. */
+  /** Why it failed: a word of ours where its provider refused what it was asked for, else as it names it. */
   failure: string | null;
   /** What of the payment has been given back by now. */
   refunded_minor: number;

@@ -323,7 +323,8 @@ pub struct PaymentChanged {
     #[ts(type = "string")]
     #[schema(value_type = String, format = DateTime)]
     pub expires_at: Moment,
-    /// Why it failed, or why the money that is held was not taken, as its provider names it.
+    /// Why it failed, or why the money that is held was not taken: a word of ours where its provider refused what it was asked for,
+    /// else as it names it.
     pub failure: Option<String>,
     /// That somebody has taken it for paid before its provider said so. Its sale is paid by it.
     #[serde(default)]
@@ -408,7 +409,7 @@ pub struct RefundChanged {
     #[ts(type = "number")]
     pub amount_minor: i64,
     pub state: RefundState,
-    /// Why it failed, as the provider names it.
+    /// Why it failed: a word of ours where its provider refused what it was asked for, else as it names it.
     pub failure: Option<String>,
     /// What of the payment has been given back by now.
     #[ts(type = "number")]

@@ -44,6 +44,7 @@ impl fmt::Display for Id {
 /// How a customer pays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "method", content = "bank", rename_all = "snake_case")]
+#[schema(as = ProviderMethod)]
 pub enum Method {
     /// Any app of a bank or a wallet scans one QR code.
     Qris,

@@ -20,6 +20,7 @@ use crate::reconciliation::runs::{self, RunView};
 
 /// How well an account is heard. Nodes write what they notice every few seconds.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = AccountHealthView)]
 pub struct HealthView {
     pub account: Uuid,
     /// When the provider answered a call last, and when one failed last.

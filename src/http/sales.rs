@@ -111,7 +111,8 @@ pub struct TakePayment {
     pub id: Option<PaymentId>,
     #[garde(skip)]
     pub method: Method,
-    /// What it pays of the sale: no more than is due. By a provider it may be left out, for all that is due.
+    /// What it pays of the sale: no more than is due. By a provider it may be left out, for all that is due and not
+    /// being paid already.
     #[garde(inner(range(min = 1, max = AMOUNT_MAX_MINOR)))]
     pub amount_minor: Option<i64>,
     /// What was handed over, if it is more: only cash gives change.
@@ -311,7 +312,7 @@ pub async fn pay(
         .await
 }
 
-/// Voids an open sale that nothing was paid of: what it reserved is free, and its number is not used again.
+/// Voids an open sale that nothing is paid of, or not any more: what it reserved is free, and its number is not used again.
 #[utoipa::path(post, path = "/v1/sales/{sale}/void", tag = "sales", request_body = VoidSale,
     params(("sale" = SaleId, Path),
            ("Idempotency-Key" = String, Header, description = "New for each attempt that is not a repetition.")),

@@ -20,6 +20,7 @@ const APNS_TOKEN_BYTES: std::ops::RangeInclusive<usize> = 32..=100;
 /// Whose service leads to a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
+#[schema(as = DeviceKind)]
 pub enum Kind {
     /// A browser, by Web Push.
     Web,

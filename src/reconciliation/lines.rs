@@ -17,6 +17,7 @@ const BATCH: usize = 5_000;
 
 /// What became of a file.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[schema(as = ImportedSettlements)]
 pub struct Imported {
     /// How many different lines it has.
     pub lines: u64,

@@ -123,16 +123,10 @@ export class Till {
     const { payment, step } = this;
     if (step === "failed") return this.#mayBeOver || this.#lookedFor !== payment;
     if (this.note.text === UNANSWERED) return true;
-    // That it is called off when its time is over, after which there may be another, no event says.
-    if (payment?.isOver(this.#now()) && !payment.closing) return true;
     // What nobody can pay is called off, which no event says either.
     if (step === "waiting" && payment.state === "pending" && !payment.shown && !payment.closing) return true;
     // The rest of a part may be paid at another register, which this one does not hear.
     return this.#mayBeOver || payment?.state === "created" || (step === "late" && payment.state === "part");
-  }
-
-  #now() {
-    return Date.now() + this.hub.clock;
   }
 
   // --- The basket ----------------------------------------------------------------------------------------------------

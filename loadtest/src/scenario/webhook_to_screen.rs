@@ -8,9 +8,8 @@
 //! the clock stops when it has parsed one. `webhook_answered_us`, to the millisecond, is by the simulators' own log, from a
 //! webhook's making until its 2xx: when the hub has committed it, and does not know yet whether it is true.
 //!
-//! A hub also asks by itself, every ten seconds as long as a payment is new, and Midtrans is asked of one payment at most once
-//! a second: a webhook that comes just after such a look waits for the rest of that second. It is webhooks that are measured
-//! here, so looks are put off until every customer has paid. Whatever a webhook has not brought by then they bring, late.
+//! A hub also asks by itself, every ten seconds as long as a payment is new. It is webhooks that are measured here, so looks are
+//! put off until every customer has paid. Whatever a webhook has not brought by then they bring, late.
 //!
 //! With `--told` each webhook is told several times at once, which makes a storm of it: every payment comes to its screen once all
 //! the same. How the simulators were answered is told of the newest 20,000 of them.

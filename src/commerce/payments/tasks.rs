@@ -20,6 +20,7 @@ pub const PAGE_MAX: u32 = 200;
 /// What is the matter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
+#[schema(as = PaymentTaskKind)]
 pub enum Kind {
     /// It was paid when it, or its sale, had ended.
     PaidLate,

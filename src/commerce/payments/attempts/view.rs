@@ -35,7 +35,8 @@ pub struct PaymentView {
     #[serde(with = "time::serde::rfc3339::option")]
     #[schema(value_type = Option<String>, format = DateTime)]
     pub paid_at: Option<Moment>,
-    /// Why it failed, or why the money that is held was not taken, as the provider names it.
+    /// Why it failed, or why the money that is held was not taken: a word of ours where the provider refused what it was asked for,
+    /// else as it names it.
     pub failure: Option<String>,
     /// Whose app or card paid, if the provider says so.
     pub issuer: Option<String>,

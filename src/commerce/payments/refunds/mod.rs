@@ -164,7 +164,7 @@ pub struct RefundView {
     pub reason: Reason,
     pub note: String,
     pub state: State,
-    /// Why it failed, as the provider names it.
+    /// Why it failed: a word of ours where its provider refused what it was asked for, else as it names it.
     pub failure: Option<String>,
     /// Who asked for it; none for one that was made at the provider.
     pub actor: Option<StaffId>,
