@@ -6,6 +6,8 @@ use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
 use serde_json::value::RawValue;
+use tillwire_channels::Moment;
+use time::UtcOffset;
 
 use super::amount;
 
@@ -15,6 +17,11 @@ pub const TEXT_BYTES_MAX: usize = 255;
 /// An object of JSON. One that says something twice is none: whom should one believe?
 #[derive(Debug, Default)]
 pub struct Fields<'a>(BTreeMap<String, &'a RawValue>);
+
+/// A moment of this century, which can be reckoned with: strangers name others too.
+pub fn in_utc(at: Moment) -> Option<Moment> {
+    (2000..2100).contains(&at.year()).then(|| at.to_offset(UtcOffset::UTC))
+}
 
 /// A field that should be an amount in whole rupiah, and is not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

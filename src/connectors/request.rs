@@ -16,6 +16,8 @@ use crate::egress::client::retry_after;
 
 /// Too many requests.
 pub const TOO_MANY: u16 = 429;
+/// How long a provider is left alone at most, whatever it says: a payment that nobody looks at is neither found paid nor called off.
+pub const WAIT_MAX: Duration = Duration::from_secs(600);
 
 /// What a request is for, and so how its answer is read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -134,9 +136,13 @@ impl fmt::Debug for Answer {
 }
 
 impl Answer {
-    /// How long the provider asks to wait. When its count begins anew, it says with every answer; that is a wish only where
-    /// there were too many.
+    /// How long the provider asks to wait, and [`WAIT_MAX`] at most. When its count begins anew, it says with every answer; that
+    /// is a wish only where there were too many.
     pub fn wait(&self) -> Option<Duration> {
+        self.wish().map(|it| it.min(WAIT_MAX))
+    }
+
+    fn wish(&self) -> Option<Duration> {
         if self.status != TOO_MANY {
             return retry_after(&self.headers, self.at);
         }
@@ -184,6 +190,9 @@ mod tests {
         assert_eq!(answers(503, "retry-after", "3"), Some(Duration::from_secs(3)));
         assert_eq!(asks("rate-limit-reset", "17.25"), Some(Duration::from_millis(17_250)));
         assert_eq!(asks("retry-after", "3"), Some(Duration::from_secs(3)));
+        for (status, name) in [(503, "retry-after"), (429, "retry-after"), (429, "rate-limit-reset")] {
+            assert_eq!(answers(status, name, "86400"), Some(WAIT_MAX), "a customer waits for what is put off");
+        }
         for value in ["-1", "NaN", "inf", "1e300", "soon"] {
             assert_eq!(asks("rate-limit-reset", value), None, "{value}");
         }

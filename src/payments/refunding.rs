@@ -89,6 +89,10 @@ impl Desk {
     /// Asks the provider for it.
     async fn give_back(&self, held: &Held, account: &Account) -> Result<()> {
         let (app, connector, refund) = (&self.journal.pools.app, account.credentials.connector(), &held.refund);
+        // While it waited the customer's bank has taken the money back, or it was voided there: nobody gives it back twice.
+        if matches!(held.attempt.state, Payment::Reversed | Payment::ChargedBack | Payment::Canceled) {
+            return self.refund_failed(held, "money_gone").await;
+        }
         let asked = payment::Refund {
             payment: known(&held.attempt)?,
             key: key(refund)?,
@@ -108,7 +112,9 @@ impl Desk {
                     // It has it: of an attempt whose end we did not live to hear.
                     (Code::Duplicate | Code::InFlight, _) | (_, Again::Unknown) => self.nobody_knows(held).await,
                     // Which may be this very one, if it was asked for before.
-                    (_, Again::Never) if held.refund.calls > 0 => self.nobody_knows(held).await,
+                    (Code::RefundInProgress, _) | (_, Again::Never) if held.refund.calls > 0 => {
+                        self.nobody_knows(held).await
+                    }
                     (_, Again::Later(pause)) => held.not_called(app, pause).await,
                     // Midtrans gives a card's money back once it has settled it, which is on the next day.
                     (Code::IllegalState, _) if is_unsettled_card(held, account) => {

@@ -22,6 +22,8 @@ pub const SETTLE_GRACE: time::Duration = time::Duration::days(2);
 #[derive(Clone, Debug)]
 pub struct Ours {
     pub payment: PaymentId,
+    /// As its provider names it, if that is known.
+    pub there: Option<String>,
     pub amount_minor: i64,
     pub currency: String,
     pub state: State,
@@ -312,11 +314,17 @@ impl<'a> Pair<'a> {
         Finding::of(&format!("It is {} here; by what its provider tells {there}.", self.ours.state))
     }
 
-    /// Only the provider itself is believed that, and only of money that we have.
+    /// Only the provider itself is believed that, and only of money that we have: not of what its customer has paid once more by the
+    /// same code.
     fn taken_back(&self) -> Option<State> {
-        let has_money = money(self.ours.state) == Money::Here;
-        let told = self.rows.iter().filter(|row| row.source == Source::Provider).filter_map(|row| row.state);
-        told.filter(|state| matches!(state, State::Reversed | State::ChargedBack))
+        let has_money = money(self.ours.state) == Money::Here && self.duplicate().is_none();
+        let is_another = |row: &Theirs| {
+            let names = row.there.as_deref().zip(self.ours.there.as_deref());
+            row.kind == RowKind::Payment && names.is_some_and(|(theirs, ours)| theirs != ours)
+        };
+        let told = self.rows.iter().filter(|row| row.source == Source::Provider && !is_another(row));
+        told.filter_map(|row| row.state)
+            .filter(|state| matches!(state, State::Reversed | State::ChargedBack))
             .find(|state| has_money && self.ours.state.may_become(*state))
     }
 

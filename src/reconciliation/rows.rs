@@ -77,7 +77,7 @@ pub async fn chunk(sql: &mut PgConnection, held: &Held, behind: Uuid, lists: boo
 
 async fn ours(sql: &mut PgConnection, held: &Held, ids: &[Uuid], lists: bool) -> Result<Vec<Ours>> {
     let rows = sqlx::query!(
-        r#"select payment_id, method, coalesce(capture_minor, amount_minor) as "amount_minor!", currency, state, changed_at,
+        r#"select payment_id, payment_there, method, coalesce(capture_minor, amount_minor) as "amount_minor!", currency, state, changed_at,
                   fee_minor, created_at, paid_at, called_at
          from payment_attempts where merchant_id = $1 and account_id = $2 and payment_id = any($3)"#,
         held.merchant.0,
@@ -96,6 +96,7 @@ async fn ours(sql: &mut PgConnection, held: &Held, ids: &[Uuid], lists: bool) ->
             let takes = time::Duration::days(if row.method == "card" { 8 } else { 4 });
             Ok(Ours {
                 payment: PaymentId(row.payment_id),
+                there: row.payment_there,
                 amount_minor: row.amount_minor,
                 currency: row.currency,
                 state,

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tillwire_channels::MerchantId;
 use tokio::time::Instant;
 
-use super::super::request::{Answer, Request, TOO_MANY};
+use super::super::request::{Answer, Request, TOO_MANY, WAIT_MAX};
 
 /// What the rates of providers are said for.
 const MINUTE: Duration = Duration::from_secs(60);
@@ -19,10 +19,9 @@ const PROMPTED_MIN: Duration = Duration::from_secs(1);
 const STATUS_MIN: Duration = Duration::from_secs(10);
 /// How often it is asked for so soon, before that takes its time as well: one such look comes back every [`STATUS_MIN`].
 const PROMPTED_MAX: u32 = 5;
-/// How long a provider that asks to wait, and does not say how long, is waited for the first time; twice as long each time.
+/// How long a provider that asks to wait, and does not say how long, is waited for the first time; twice as long each time, and
+/// [`WAIT_MAX`] at most.
 const HELD_MIN: Duration = Duration::from_secs(1);
-/// And at most, whatever it says.
-const HELD_MAX: Duration = Duration::from_secs(600);
 /// For how many merchants' calls, and for how many payments, it is kept when they were made last; beyond that, for those
 /// alone of which it matters still.
 const KEPT_MAX: usize = 16_384;
@@ -135,7 +134,7 @@ impl Budget {
         if answer.status == TOO_MANY {
             let by_us = HELD_MIN.saturating_mul(1 << rate.throttled.min(16));
             rate.throttled += 1;
-            rate.held_until = rate.held_until.max(now + answer.wait().unwrap_or(by_us).min(HELD_MAX));
+            rate.held_until = rate.held_until.max(now + answer.wait().unwrap_or(by_us).min(WAIT_MAX));
         } else {
             rate.throttled = 0;
         }
@@ -280,10 +279,10 @@ mod tests {
         }
         let far = now + Duration::from_secs(100_000);
         budget.answered(merchant, &charge(), &throttled(Some("1e15")), far);
-        assert_eq!(budget.take(merchant, &charge(), false, far), Err(HELD_MAX));
+        assert_eq!(budget.take(merchant, &charge(), false, far), Err(WAIT_MAX));
         // A provider that says less the next time takes nothing back.
         budget.answered(merchant, &charge(), &throttled(Some("1")), far);
-        assert_eq!(budget.take(merchant, &charge(), false, far), Err(HELD_MAX));
+        assert_eq!(budget.take(merchant, &charge(), false, far), Err(WAIT_MAX));
     }
 
     #[test]

@@ -129,6 +129,17 @@ mod tests {
         verify(&KEY.into(), body.to_string().as_bytes())
     }
 
+    /// A stranger who knows the path names moments as well.
+    #[test]
+    fn moments_that_nobody_can_reckon_with_are_none() {
+        for text in ["-9999-01-01 00:00:00", "0000-01-01 00:00:00", "9999-12-31 23:59:59"] {
+            let mut body = body("200", SIGNED[0].1);
+            (body["settlement_time"], body["expiry_time"]) = (json!(text), json!(text));
+            let report = say::report(&Fields::parse(body.to_string().as_bytes()).unwrap()).unwrap();
+            assert_eq!((report.paid_at, report.expires_at), (None, None), "{text}");
+        }
+    }
+
     #[test]
     fn p1_signatures_are_checked_as_they_are_made() {
         for (code, signature) in SIGNED {

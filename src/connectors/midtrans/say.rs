@@ -7,7 +7,7 @@ use time::macros::{format_description, offset};
 use time::{PrimitiveDateTime, UtcOffset};
 
 use super::super::credentials::MidtransKeys;
-use super::super::fields::{Fields, NotMoneyIn};
+use super::super::fields::{Fields, NotMoneyIn, in_utc};
 use super::super::payment::{Bank, Id, Ids};
 use super::super::refusal::{Again, Code, Refusal};
 use super::super::report::{RefundReport, RefundState, Report, Shown};
@@ -40,12 +40,15 @@ pub fn read(keys: &MidtransKeys, asked: &Asked, answer: &Answer) -> Result<Repor
             })
         }
         202 => Err(refused(Again::Never, Code::Declined)),
-        // It says so in a code alone.
-        407 => Ok(Report { state: Some(State::Expired), said: Some("407".to_owned()), ..Report::default() }),
+        // It says so in a code alone. As a status of HTTP it is a proxy's word.
+        407 if fields.has("status_code") => {
+            Ok(Report { state: Some(State::Expired), said: Some("407".to_owned()), ..Report::default() })
+        }
         400 | 403 | 405 | 408 | 413 => Err(refused(Again::Never, Code::Invalid)),
         401 => Err(refused(Again::Never, Code::WrongKeys)),
         402 | 410 => Err(refused(Again::Never, Code::NotEnabled)),
         404 => Err(refused(Again::Never, Code::NotFound)),
+        407 => Err(refused(Again::Unknown, Code::Unreadable)),
         // It was asked for before; how it stands there is for the status to say.
         406 => Err(refused(Again::Unknown, Code::Duplicate)),
         411 => Err(refused(Again::Never, Code::CardToken)),
@@ -229,5 +232,5 @@ fn shown(fields: &Fields<'_>) -> Option<Shown> {
 
 fn moment(fields: &Fields<'_>, name: &str) -> Option<Moment> {
     let text = fields.text(name)?;
-    Some(PrimitiveDateTime::parse(&text, MOMENT).ok()?.assume_offset(JAKARTA).to_offset(UtcOffset::UTC))
+    in_utc(PrimitiveDateTime::parse(&text, MOMENT).ok()?.assume_offset(JAKARTA))
 }

@@ -2,11 +2,10 @@
 
 use secrecy::ExposeSecret as _;
 use tillwire_channels::Moment;
-use time::UtcOffset;
 use time::format_description::well_known::Rfc3339;
 
 use super::super::credentials::XenditKeys;
-use super::super::fields::{Fields, NotMoneyIn};
+use super::super::fields::{Fields, NotMoneyIn, in_utc};
 use super::super::payment::{Bank, Id, Ids};
 use super::super::refusal::{Again, Code, Refusal};
 use super::super::report::{Page, RefundReport, RefundState, Report, Row, RowKind, Shown};
@@ -41,6 +40,10 @@ fn list_of_refunds(keys: &XenditKeys, fields: &Fields<'_>, key: &Id) -> Result<R
             let refusal = Refusal::new(Again::Unknown, Code::Unreadable, "");
             refusal.saying(Some(format!("{field} is no amount in whole rupiah")), keys.secret_key.expose_secret())
         })?;
+        // It says what we do not know. Were it left out, it would seem never to have been asked for, and be asked for again.
+        if one.refunds.is_empty() {
+            return Err(Refusal::new(Again::Unknown, Code::Unreadable, row.text("status").unwrap_or_default()));
+        }
         // Of another payment, which nobody has asked about.
         if all.ids.request.is_some() && one.ids.request != all.ids.request {
             return Err(Refusal::new(Again::Unknown, Code::Unreadable, ""));
@@ -309,7 +312,7 @@ fn row_of(row: &Fields<'_>) -> Option<Row> {
 }
 
 pub fn moment(fields: &Fields<'_>, name: &str) -> Option<Moment> {
-    Some(Moment::parse(&fields.text(name)?, &Rfc3339).ok()?.to_offset(UtcOffset::UTC))
+    in_utc(Moment::parse(&fields.text(name)?, &Rfc3339).ok()?)
 }
 
 #[cfg(test)]
@@ -326,6 +329,41 @@ mod tests {
         };
         let headers = reqwest::header::HeaderMap::new();
         page(&keys, &Answer { status: 200, headers, body: body.to_string().into_bytes(), at: Moment::UNIX_EPOCH })
+    }
+
+    #[test]
+    fn a_refund_of_which_something_unknown_is_said_is_not_taken_for_none() {
+        let keys = XenditKeys {
+            secret_key: "xnd_development_a".into(),
+            callback_tokens: Vec::new(),
+            business_id: "b".to_owned(),
+        };
+        let key = Id::parse("ours").unwrap();
+        let list = |status: Value| {
+            let row = json!({ "id": "rfd-1", "reference_id": "ours", "payment_request_id": "pr-1", "status": status,
+                              "amount": 8_500, "currency": "IDR" });
+            let body = json!({ "data": [row], "has_more": false }).to_string();
+            list_of_refunds(&keys, &Fields::parse(body.as_bytes()).unwrap(), &key)
+        };
+        assert_eq!(list(json!("PENDING")).unwrap().refunds.len(), 1);
+        for status in [json!("PROCESSING"), Value::Null, json!(7)] {
+            let refusal = list(status.clone()).unwrap_err();
+            assert_eq!((refusal.again, refusal.code), (Again::Unknown, Code::Unreadable), "{status}");
+        }
+    }
+
+    #[test]
+    fn moments_that_nobody_can_reckon_with_are_none() {
+        let read = |text: &str| {
+            let body = json!({ "at": text }).to_string();
+            moment(&Fields::parse(body.as_bytes()).unwrap(), "at")
+        };
+        assert!(read("2026-01-14T10:00:00+07:00").is_some());
+        for text in
+            ["9999-12-31T23:59:59-01:00", "0000-01-01T00:00:00+01:00", "0000-01-01T00:00:00Z", "9999-12-31T23:59:59Z"]
+        {
+            assert_eq!(read(text), None, "{text}");
+        }
     }
 
     fn a_row(fee: Value) -> Value {

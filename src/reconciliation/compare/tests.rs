@@ -16,6 +16,7 @@ fn view() -> View {
 fn ours(payment: PaymentId) -> Ours {
     Ours {
         payment,
+        there: Some(format!("py-{payment}")),
         amount_minor: 48_500,
         currency: "IDR".to_owned(),
         state: State::Paid,
@@ -134,6 +135,14 @@ fn what_follows_is_a_look_and_never_a_word_on_money_that_came() {
     let back = Lesson { taken_back: Some(State::ChargedBack), ..Lesson::default() };
     let taken = Theirs { kind: RowKind::Chargeback, id: "cb".to_owned(), ..told(State::ChargedBack)[0].clone() };
     assert_eq!(lesson(&one, &[told(State::Paid)[0].clone(), taken.clone()]), back);
+    // What was paid once more by the same code, and taken back, is another's.
+    let voided = Theirs { state: Some(State::Reversed), there: Some("py-2".to_owned()), ..theirs(&one) };
+    assert_eq!(lesson(&one, &[Theirs { id: "2".to_owned(), settled: None, ..voided.clone() }]), look);
+    let both = [told(State::Paid)[0].clone(), Theirs { id: "2".to_owned(), ..voided.clone() }];
+    assert_eq!(lesson(&one, &both), look);
+    let charged = Theirs { id: "cb2".to_owned(), there: Some("py-2".to_owned()), ..taken.clone() };
+    let paid_twice = Theirs { state: Some(State::Paid), id: "2".to_owned(), ..voided };
+    assert_eq!(lesson(&one, &[told(State::Paid)[0].clone(), paid_twice, charged]), look);
     // A file is brought by a person.
     assert_eq!(lesson(&one, &[Theirs { source: Source::File, ..taken }]), look);
 }

@@ -56,6 +56,29 @@ async fn a_card_of_the_same_day_goes_back_once_midtrans_has_settled_it() {
     adds_up(&market.hub.database).await;
 }
 
+/// A refund waits for the settlement, and the customer's bank is faster.
+#[tokio::test]
+async fn what_its_bank_has_taken_back_is_not_given_back_as_well() {
+    let stage = Stage::opens().await;
+    let (market, shop, bread) = stage.cast();
+    let sale = opens(&shop, bread).await;
+    let payment = asks_for_card(market, &shop, &sale, "midtrans").await;
+    proves(&payment).await;
+    comes_to(&shop, &payment, "paid").await;
+    let refund = gives_back(&shop, &payment, None).await.created();
+    let waits = "select count(*) from refunds where state = 'created' and lease is null and next_at > now()";
+    until(async || (market.hub.database.psql(waits).await.trim() == "1").then_some(())).await;
+    market.says("settle", json!({ "id": payment["id"] })).await;
+    market.says("chargeback", json!({ "id": payment["id"] })).await;
+    comes_to(&shop, &payment, "charged_back").await;
+    let asked = market.asked("midtrans", "refund").await;
+    is_due(market, "refunds").await;
+    assert_eq!(refund_comes_to(&shop, &refund, "failed").await["failure"], "money_gone");
+    assert_eq!(market.asked("midtrans", "refund").await, asked, "nobody is asked for it any more");
+    assert_eq!(kinds(&tasks(&shop).await), ["charged_back", "refund_failed"]);
+    adds_up(&market.hub.database).await;
+}
+
 /// The customer pays what was called off, and then the bank has the money back before anybody has said what becomes of it.
 #[tokio::test]
 async fn late_money_that_its_bank_takes_back_is_no_money_to_decide_on() {
