@@ -1,6 +1,7 @@
 //! Imports go one way: `channels` ← `journal` ← `commerce` ← edges. What the code of each room names is read, in `use`
 //! lines and elsewhere.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -443,6 +444,33 @@ fn no_statement_is_one_that_a_busy_database_or_a_pooler_cannot_bear() {
     for code in ["select pg_notify('a', 'b')", "sqlx::query(\"NOTIFY a\")", "query.persistent(false)"] {
         assert_eq!(unbearable(code).count(), 1, "{code}");
     }
+}
+
+/// Of two types with one name the OpenAPI document describes one, and says it of both.
+#[test]
+fn no_two_types_are_described_by_one_name() {
+    let mut described: BTreeMap<String, PathBuf> = BTreeMap::new();
+    for file in [rust_files(&root().join("src")), rust_files(&root().join("channels/src"))].concat() {
+        let text = fs::read_to_string(&file).expect("a source");
+        for after in text.split("#[derive(").skip(1) {
+            let (derived, rest) = after.split_once(")]").expect("a derive");
+            if !derived.split([',', ' ', '\n']).any(|it| it == "ToSchema") {
+                continue;
+            }
+            let named = |word: &str| rest.find(word).map(|at| (at, &rest[at + word.len()..]));
+            let (at, own) = ["pub struct ", "pub enum "].into_iter().filter_map(named).min().expect("a type");
+            if own.starts_with('$') {
+                continue; // A macro's, whose types have names of their own.
+            }
+            let other = rest[..at].split_once("schema(as = ").map(|(_, name)| name);
+            let is_of_the_name = |it: char| it.is_alphanumeric() || it == '_';
+            let name = other.unwrap_or(own).split(|it| !is_of_the_name(it)).next().expect("a name").to_owned();
+            if let Some(another) = described.insert(name.clone(), file.clone()) {
+                panic!("{name} is described by {} and by {}: say #[schema(as = …)]", another.display(), file.display());
+            }
+        }
+    }
+    assert!(described.len() > 100, "{}", described.len());
 }
 
 /// What a file has in it that no statement may.

@@ -1,7 +1,6 @@
 //! The committed OpenAPI document is the one that the code describes, and tells a generator of clients all that it needs.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::collections::BTreeSet;
 
 use serde_json::Value;
 
@@ -53,42 +52,4 @@ fn every_operation_has_a_name_of_its_own_and_says_what_each_answer_is() {
         }
     }
     assert!(writes >= 10, "{writes}");
-}
-
-/// Of two types with one name the document describes one, and says it of both.
-#[test]
-fn no_two_types_are_described_by_one_name() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let mut described: BTreeMap<String, PathBuf> = BTreeMap::new();
-    for file in [sources(&root.join("src")), sources(&root.join("channels/src"))].concat() {
-        let text = std::fs::read_to_string(&file).expect("a source");
-        for after in text.split("#[derive(").skip(1) {
-            let (derived, rest) = after.split_once(")]").expect("a derive");
-            if !derived.split([',', ' ', '\n']).any(|it| it == "ToSchema") {
-                continue;
-            }
-            let named = |word: &str| rest.find(word).map(|at| (at, &rest[at + word.len()..]));
-            let (at, own) = ["pub struct ", "pub enum "].into_iter().filter_map(named).min().expect("a type");
-            if own.starts_with('$') {
-                continue; // A macro's, whose types have names of their own.
-            }
-            let other = rest[..at].split_once("schema(as = ").map(|(_, name)| name);
-            let is_of_the_name = |it: char| it.is_alphanumeric() || it == '_';
-            let name = other.unwrap_or(own).split(|it| !is_of_the_name(it)).next().expect("a name").to_owned();
-            if let Some(another) = described.insert(name.clone(), file.clone()) {
-                panic!("{name} is described by {} and by {}: say #[schema(as = …)]", another.display(), file.display());
-            }
-        }
-    }
-    assert!(described.len() > 100, "{}", described.len());
-}
-
-fn sources(folder: &Path) -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path());
-    let found = entries.map(|path| match path.extension() {
-        _ if path.is_dir() => sources(&path),
-        Some(extension) if extension == "rs" => vec![path],
-        _ => vec![],
-    });
-    found.flatten().collect()
 }

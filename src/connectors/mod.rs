@@ -10,7 +10,7 @@ pub(crate) mod amount;
 pub mod caller;
 pub mod credentials;
 mod digest;
-mod fields;
+pub mod fields;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 #[cfg(test)]

@@ -15,6 +15,7 @@ use time::{Date, OffsetDateTime, PrimitiveDateTime, Time, UtcOffset};
 
 use crate::connectors::ability::CURRENCY;
 use crate::connectors::amount;
+use crate::connectors::fields::in_utc;
 use crate::connectors::report::RowKind;
 use crate::error::{Error, Fault, Result};
 
@@ -390,7 +391,7 @@ fn moment(text: &str, otherwise: UtcOffset) -> Option<Moment> {
         let read = MOMENTS.iter().find_map(|format| PrimitiveDateTime::parse(&spaced, format).ok()).or_else(day)?;
         Some(read.assume_offset(zone))
     });
-    read.filter(|at| (2000..2100).contains(&at.year())).map(|at| at.to_offset(UtcOffset::UTC))
+    read.and_then(in_utc)
 }
 
 /// A moment without its zone, and the zone: `Z`, `+0700` or `+07:00`. A day has none.

@@ -77,8 +77,8 @@ pub async fn chunk(sql: &mut PgConnection, held: &Held, behind: Uuid, lists: boo
 
 async fn ours(sql: &mut PgConnection, held: &Held, ids: &[Uuid], lists: bool) -> Result<Vec<Ours>> {
     let rows = sqlx::query!(
-        r#"select payment_id, payment_there, method, coalesce(capture_minor, amount_minor) as "amount_minor!", currency, state, changed_at,
-                  fee_minor, created_at, paid_at, called_at
+        r#"select payment_id, payment_there, method, coalesce(capture_minor, amount_minor) as "amount_minor!", currency, state,
+                  changed_at, fee_minor, created_at, paid_at, called_at
          from payment_attempts where merchant_id = $1 and account_id = $2 and payment_id = any($3)"#,
         held.merchant.0,
         held.account,

@@ -321,29 +321,23 @@ mod tests {
 
     use super::*;
 
+    fn keys() -> XenditKeys {
+        XenditKeys { secret_key: "xnd_development_a".into(), callback_tokens: Vec::new(), business_id: "b".to_owned() }
+    }
+
     fn read_page(body: &Value) -> Result<Page, Refusal> {
-        let keys = XenditKeys {
-            secret_key: "xnd_development_a".into(),
-            callback_tokens: Vec::new(),
-            business_id: "b".to_owned(),
-        };
         let headers = reqwest::header::HeaderMap::new();
-        page(&keys, &Answer { status: 200, headers, body: body.to_string().into_bytes(), at: Moment::UNIX_EPOCH })
+        page(&keys(), &Answer { status: 200, headers, body: body.to_string().into_bytes(), at: Moment::UNIX_EPOCH })
     }
 
     #[test]
     fn a_refund_of_which_something_unknown_is_said_is_not_taken_for_none() {
-        let keys = XenditKeys {
-            secret_key: "xnd_development_a".into(),
-            callback_tokens: Vec::new(),
-            business_id: "b".to_owned(),
-        };
         let key = Id::parse("ours").unwrap();
         let list = |status: Value| {
             let row = json!({ "id": "rfd-1", "reference_id": "ours", "payment_request_id": "pr-1", "status": status,
                               "amount": 8_500, "currency": "IDR" });
             let body = json!({ "data": [row], "has_more": false }).to_string();
-            list_of_refunds(&keys, &Fields::parse(body.as_bytes()).unwrap(), &key)
+            list_of_refunds(&keys(), &Fields::parse(body.as_bytes()).unwrap(), &key)
         };
         assert_eq!(list(json!("PENDING")).unwrap().refunds.len(), 1);
         for status in [json!("PROCESSING"), Value::Null, json!(7)] {

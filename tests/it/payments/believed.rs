@@ -5,7 +5,7 @@ use base64::prelude::BASE64_STANDARD;
 use tillwire_simulators::midtrans_signature;
 
 use super::cards::{GOOD, card, proves};
-use super::storms::leave_in_peace;
+use super::storms::{is_slow, leave_in_peace};
 use super::*;
 use crate::support::services::proxy::Proxy;
 
@@ -161,10 +161,6 @@ async fn an_answer_that_is_older_than_what_was_believed_contradicts_nobody() {
         market
             .says("faults", json!({ "fault": "slow_s", "provider": "midtrans", "on": operation, "seconds": 4 }))
             .await;
-        let is_asked = async || {
-            let requests = market.requests("midtrans").await;
-            requests.iter().any(|it| it["status"].is_null() && it["faults"] == json!(["slow_s"]))
-        };
         let asking = async {
             match ended {
                 None => shop.get(&format!("{one}?ask=true")).await.ok(),
@@ -172,7 +168,7 @@ async fn an_answer_that_is_older_than_what_was_believed_contradicts_nobody() {
             }
         };
         let paying = async {
-            until(async || is_asked().await.then_some(())).await;
+            is_slow(market, "midtrans").await;
             line.pause();
             // It has answered, and its answer is on its way.
             until(async || (answered().await > before).then_some(())).await;

@@ -4,7 +4,7 @@ use tillwire::identity::tokens::Bearer;
 use tillwire_channels::{RegisterId, StaffId};
 
 use super::cards::{GOOD, card, proves};
-use super::storms::leave_in_peace;
+use super::storms::{is_slow, leave_in_peace};
 use super::*;
 use crate::support::caller::bearer;
 
@@ -314,11 +314,7 @@ async fn force_and_a_notification_at_once_record_the_money_once() {
                 // Its provider has told, and is being asked.
                 market.says("faults", json!({ "fault": "slow_s", "payment": payment["id"], "seconds": 4 })).await;
                 market.pays(&payment).await;
-                let is_asked = async || {
-                    let requests = market.requests(provider).await;
-                    requests.iter().any(|it| it["status"].is_null() && it["faults"] == json!(["slow_s"]))
-                };
-                until(async || is_asked().await.then_some(())).await;
+                is_slow(market, provider).await;
             }
             if is_forced_first && provider == "midtrans" {
                 // That it can be paid was looked at, and the pace allows the next look.

@@ -195,6 +195,35 @@ async fn what_never_arrived_is_asked_for_once_more() {
     }
 }
 
+/// What is in progress there may be this very one, of which nobody heard: it is looked for, and not asked for again and again.
+#[tokio::test]
+async fn what_may_be_in_progress_is_looked_for() {
+    let stage = Stage::opens().await;
+    let (market, shop, bread) = stage.cast();
+    let database = &market.hub.database;
+    let (_, payment) = sold(market, &shop, bread, "xendit").await;
+    market.says("clock", json!({ "speed": 0 })).await;
+    market.says("faults", json!({ "fault": "reset", "on": "refund", "provider": "xendit" })).await;
+    let refund = gives_back(&shop, &payment, Some(8_500)).await.created();
+    assert_eq!(refund["state"], "unknown", "{refund}");
+    refunds_there(market, "xendit", &payment, 1_000).await;
+    let before = market.asked("xendit", "refund").await;
+    let long_ago =
+        "update refunds set called_at = called_at - interval '11 minutes', next_at = now() where origin = 'hub'";
+    database.psql(long_ago).await;
+    until(async || (market.asked("xendit", "refund").await == before + 1).then_some(())).await;
+    let rests = "select count(*) from refunds where origin = 'hub' and state = 'unknown' and lease is null";
+    until(async || (database.psql(rests).await.trim() == "1").then_some(())).await;
+    for _ in 0..3 {
+        let looked = market.requests("xendit").await.len();
+        database.psql("update refunds set next_at = now() where origin = 'hub'").await;
+        until(async || (market.requests("xendit").await.len() > looked).then_some(())).await;
+    }
+    assert_eq!(market.asked("xendit", "refund").await, before + 1, "it was asked for again");
+    database.psql(long_ago).await;
+    assert_eq!(refund_comes_to(&shop, &refund, "failed").await["failure"], "never_arrived");
+}
+
 #[tokio::test]
 async fn of_two_at_once_one_wins() {
     let stage = Stage::opens().await;

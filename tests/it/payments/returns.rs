@@ -14,6 +14,15 @@ async fn reverses(market: &Market, payment: &Value) {
     market.says("faults", reversal).await;
 }
 
+/// A sale and its payment, by a card that Midtrans has not settled yet.
+async fn paid_by_card(market: &Market, shop: &Shop<'_>, bread: &str) -> (Value, Value) {
+    let sale = opens(shop, bread).await;
+    let payment = asks_for_card(market, shop, &sale, "midtrans").await;
+    proves(&payment).await;
+    comes_to(shop, &payment, "paid").await;
+    (sale, payment)
+}
+
 /// Whatever is to be done of one kind is to be done now.
 async fn is_due(market: &Market, what: &str) {
     market.hub.database.psql(&format!("update {what} set next_at = now() where next_at is not null")).await;
@@ -23,10 +32,7 @@ async fn is_due(market: &Market, what: &str) {
 async fn a_card_of_the_same_day_goes_back_once_midtrans_has_settled_it() {
     let stage = Stage::opens().await;
     let (market, shop, bread) = stage.cast();
-    let sale = opens(&shop, bread).await;
-    let payment = asks_for_card(market, &shop, &sale, "midtrans").await;
-    proves(&payment).await;
-    comes_to(&shop, &payment, "paid").await;
+    let (sale, payment) = paid_by_card(market, &shop, bread).await;
     let refund = gives_back(&shop, &payment, None).await.created();
     let rests = "select state || ' ' || calls || ' ' || (extract(epoch from next_at - now()) between 3300 and 3600)
                  from refunds where lease is null";
@@ -61,10 +67,7 @@ async fn a_card_of_the_same_day_goes_back_once_midtrans_has_settled_it() {
 async fn what_its_bank_has_taken_back_is_not_given_back_as_well() {
     let stage = Stage::opens().await;
     let (market, shop, bread) = stage.cast();
-    let sale = opens(&shop, bread).await;
-    let payment = asks_for_card(market, &shop, &sale, "midtrans").await;
-    proves(&payment).await;
-    comes_to(&shop, &payment, "paid").await;
+    let (_, payment) = paid_by_card(market, &shop, bread).await;
     let refund = gives_back(&shop, &payment, None).await.created();
     let waits = "select count(*) from refunds where state = 'created' and lease is null and next_at > now()";
     until(async || (market.hub.database.psql(waits).await.trim() == "1").then_some(())).await;

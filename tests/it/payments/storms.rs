@@ -101,6 +101,12 @@ pub(super) async fn leave_in_peace(market: &Market) {
     database.psql("update payment_attempts set next_at = now() + interval '1 hour' where next_at is not null").await;
 }
 
+/// Waits until a provider that takes its time has been asked, and has not answered.
+pub(super) async fn is_slow(market: &Market, provider: &str) {
+    let is_at_it = |it: &Value| it["status"].is_null() && it["faults"] == json!(["slow_s"]);
+    until(async || market.requests(provider).await.iter().any(is_at_it).then_some(())).await;
+}
+
 /// All webhooks, as the simulators remember them.
 async fn deliveries(simulators: SocketAddr) -> Vec<Value> {
     shown_by(simulators, "deliveries?limit=20000").await["deliveries"].as_array().expect("deliveries").clone()
